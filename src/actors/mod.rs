@@ -1,0 +1,43 @@
+//! Actors.
+
+pub mod directory;
+pub mod dispatcher;
+pub mod installation;
+pub mod webhook_router;
+
+use crate::model::error_kind::ErrorKind;
+
+/// Why asking an actor gave no reply, or the reply's own error.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AskError<E> {
+    /// Its mailbox or its share of memory is full; try again.
+    #[error("busy")]
+    Busy,
+    /// It stopped before it answered.
+    #[error("gone")]
+    Gone,
+    /// It did not answer in time; whether it acted is not known.
+    #[error("timed out")]
+    TimedOut,
+    /// It answered with an error.
+    #[error(transparent)]
+    Reply(E),
+}
+
+impl<E> AskError<E> {
+    /// The stable code, `inner` telling the reply's.
+    pub fn code(&self, inner: impl FnOnce(&E) -> &'static str) -> &'static str {
+        match self {
+            Self::Busy | Self::Gone | Self::TimedOut => "temporarily_unavailable",
+            Self::Reply(error) => inner(error),
+        }
+    }
+
+    /// The kind of failure, `inner` telling the reply's.
+    pub fn kind(&self, inner: impl FnOnce(&E) -> ErrorKind) -> ErrorKind {
+        match self {
+            Self::Busy | Self::Gone | Self::TimedOut => ErrorKind::Unavailable,
+            Self::Reply(error) => inner(error),
+        }
+    }
+}

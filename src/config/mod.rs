@@ -1,0 +1,214 @@
+//! Configuration: one TOML file plus `SIGNALBOX_SECTION__KEY` from the environment, checked as a whole.
+//!
+//! **Owns** every setting, its default and its checks. **Invariants**: all mistakes are reported at once, each with
+//! the setting's name; a secret is given as a value or as `<name>_file`, never printed; an unknown setting is a
+//! mistake. **Must not know** any room but the model: a provider's table is passed through untouched.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use url::Url;
+
+use crate::model::{provider::ProviderSlug, secret::Secret};
+
+/// Everything an operator can set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[server]`
+    pub server: ServerConfig,
+    /// `[database]`
+    pub database: DatabaseConfig,
+    /// `[vault]`
+    pub vault: VaultConfig,
+    /// `[auth]`
+    pub auth: AuthConfig,
+    /// `[console]`
+    pub console: ConsoleConfig,
+    /// `[delivery]`
+    pub delivery: DeliveryConfig,
+    /// `[ingest]`
+    pub ingest: IngestConfig,
+    /// `[retention]`
+    pub retention: RetentionConfig,
+    /// `[telemetry]`
+    pub telemetry: TelemetryConfig,
+    /// `[providers.*]`: one for each section present.
+    pub providers: BTreeMap<String, ProviderConfig>,
+}
+
+/// `[server]`
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Where to listen; port 0 picks one.
+    pub listen: SocketAddr,
+    /// What providers and browsers call; no trailing slash.
+    pub public_url: Url,
+    /// Largest webhook body, bytes, unless a provider says otherwise.
+    pub max_body_bytes: usize,
+    /// HTTP worker threads; one router actor each.
+    pub workers: usize,
+    /// Longest pause between two pieces of a request body.
+    pub body_idle_timeout: Duration,
+    /// Longest time for a whole request body.
+    pub body_timeout: Duration,
+    /// How long stopping may take before it is forced.
+    pub shutdown_deadline: Duration,
+}
+
+/// `[database]`
+#[derive(Debug, Clone)]
+pub struct DatabaseConfig {
+    /// `sqlite://…` or `postgres://…`; may hold a password, so it is never logged whole.
+    pub url: Secret,
+    /// Connections.
+    pub max_connections: u32,
+    /// How long to wait for one.
+    pub acquire_timeout: Duration,
+    /// Whether `serve` applies migrations.
+    pub migrate: bool,
+}
+
+/// `[vault]`
+#[derive(Debug, Clone)]
+pub struct VaultConfig {
+    /// Keys, first encrypts, all decrypt. Empty: read or create `key_file`.
+    pub keys: Vec<VaultKey>,
+    /// The key file used when no keys are given; created 0600 by the first start.
+    pub key_file: PathBuf,
+}
+
+/// One vault key.
+#[derive(Debug, Clone)]
+pub struct VaultKey {
+    /// Its id, recorded with everything it seals.
+    pub id: String,
+    /// Exactly 32 bytes.
+    pub key: Secret,
+}
+
+/// `[auth]`
+#[derive(Debug, Clone)]
+pub struct AuthConfig {
+    /// The bootstrap service key, at least 32 characters.
+    pub service_key: Option<Secret>,
+}
+
+/// `[console]`
+#[derive(Debug, Clone)]
+pub struct ConsoleConfig {
+    /// The external console's origin; `None` is the built-in one.
+    pub url: Option<Url>,
+}
+
+/// `[delivery]`
+#[derive(Debug, Clone)]
+pub struct DeliveryConfig {
+    /// Default destination.
+    pub url: Option<Url>,
+    /// Its signing secret, `whsec_…`.
+    pub secret: Option<Secret>,
+    /// Longest time for one attempt, answer included.
+    pub timeout: Duration,
+    /// Waits before each retry; as many retries as entries.
+    pub retry_schedule: Vec<Duration>,
+    /// Whether destinations may be on loopback and private networks.
+    pub allow_private_networks: bool,
+    /// Attempts in flight in all.
+    pub max_in_flight: usize,
+    /// Attempts in flight to one destination.
+    pub max_in_flight_per_destination: usize,
+    /// Failures in a row that open a destination's circuit.
+    pub circuit_failures: u32,
+    /// How long an open circuit waits before its first probe; doubles up to 16 times that.
+    pub circuit_probe: Duration,
+    /// Continuous failure after which a destination is disabled.
+    pub disable_after: Duration,
+}
+
+/// What happens to unrouted events when their link appears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LateBinding {
+    /// They wait for `POST /connections/{id}/reroute`.
+    Manual,
+    /// Those younger than `late_binding_max_age` are routed by themselves.
+    Auto,
+}
+
+/// What happens to a body seen before under another, unsigned delivery id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplayPolicy {
+    /// Flagged `possible_replay` and delivered.
+    Flag,
+    /// Stored as filtered, not delivered.
+    Drop,
+}
+
+/// `[ingest]`
+#[derive(Debug, Clone)]
+pub struct IngestConfig {
+    /// Whether unrouted events are routed by themselves when their link appears.
+    pub late_binding: LateBinding,
+    /// Up to which age.
+    pub late_binding_max_age: Duration,
+    /// What a possible replay is worth.
+    pub possible_replay: ReplayPolicy,
+    /// How long a webhook may wait for its commit before 503.
+    pub ack_deadline: Duration,
+    /// Webhooks being handled at once, per worker, before 503.
+    pub max_in_flight: usize,
+    /// Bytes of webhook bodies being handled at once, in all, before 503.
+    pub max_in_flight_bytes: usize,
+    /// Quarantined webhooks at the most.
+    pub quarantine_max_count: u64,
+    /// Bytes of quarantined bodies at the most.
+    pub quarantine_max_bytes: u64,
+}
+
+/// `[retention]`, ages in whole days.
+#[derive(Debug, Clone)]
+pub struct RetentionConfig {
+    /// Events; at least 7, so that dedup outlives every provider's redelivery window.
+    pub events: Duration,
+    /// Dead letters.
+    pub dead_letters: Duration,
+    /// Quarantined webhooks.
+    pub quarantine: Duration,
+    /// Lifecycle and audit log.
+    pub log: Duration,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// `[telemetry]`
+#[derive(Debug, Clone)]
+pub struct TelemetryConfig {
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// What is logged: a `tracing` filter such as `info,signalbox=debug`.
+    pub log_filter: String,
+    /// Where traces go, OTLP over HTTP; `None` is nowhere.
+    pub otlp_endpoint: Option<Url>,
+}
+
+/// `[providers.X]`: what every provider has, and its own table.
+#[derive(Debug, Clone)]
+pub struct ProviderConfig {
+    /// Which provider.
+    pub slug: ProviderSlug,
+    /// Live webhook secrets, newest first; never empty. For Vercel and Sentry the client secret comes first.
+    pub webhook_secrets: Vec<Secret>,
+    /// Largest webhook body, bytes, when it differs from the provider's default.
+    pub max_body_bytes: Option<usize>,
+    /// How far a signed timestamp may be from the present.
+    pub timestamp_tolerance: Duration,
+    /// Text settings (`app_slug`, `app_id`, `client_id`, `web_url`, `api_url`, …).
+    pub settings: BTreeMap<String, String>,
+    /// Secret settings other than the webhook secrets (`client_secret`, `private_key`).
+    pub secrets: BTreeMap<String, Secret>,
+}

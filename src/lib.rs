@@ -1,0 +1,10 @@
+//! Signalbox.
+
+pub mod actors;
+pub mod config;
+pub mod crypto;
+pub mod model;
+pub mod providers;
+pub mod store;
+pub mod telemetry;
+pub mod vault;

@@ -1,0 +1,236 @@
+//! Providers: everything that differs between GitHub, Vercel, Linear and Sentry, one file each.
+//!
+//! **Owns** the provider trait, the signature verifier, the event catalogues and the registry. **Invariants**: `verify`
+//! and `extract` are functions of (headers, bytes): no I/O, no clock, no panic, whatever the bytes. A
+//! [`VerifiedWebhook`] exists only if one of the live secrets signed its body. **Must not know** the store, actix or
+//! HTTP.
+
+mod catalogue;
+mod registry;
+mod scheme;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+pub use self::{
+    catalogue::{Category, EventSpec},
+    registry::{ProviderSettings, Registered, Registry, RegistryError},
+    scheme::{Digest, SignatureScheme, VerifyError},
+};
+use crate::model::{
+    clock::EpochMs,
+    error_kind::ErrorKind,
+    event::EventKey,
+    provider::{ExternalId, ProviderDeliveryId, ProviderResourceId, ProviderSlug},
+    secret::Secret,
+    webhook::{Headers, ReceivedWebhook},
+};
+
+/// A provider's receiving half: data and pure functions.
+pub trait Provider: Send + Sync + 'static {
+    /// Its short name.
+    fn slug(&self) -> ProviderSlug;
+
+    /// Its name as people write it (`GitHub`).
+    fn name(&self) -> &'static str;
+
+    /// What its resources are called (`repository`, `project`, `team`); also the `kind` of resource rows.
+    fn resource_label(&self) -> &'static str;
+
+    /// Every event we have a key for, the catalogue that the console and `sync.events` read.
+    fn events(&self) -> &'static [EventSpec];
+
+    /// The categories of those events.
+    fn categories(&self) -> &'static [Category];
+
+    /// How its webhooks are signed.
+    fn scheme(&self) -> &SignatureScheme;
+
+    /// The largest body accepted unless configured otherwise, bytes.
+    fn default_max_body_bytes(&self) -> usize;
+
+    /// Whether the provider delivery id comes from a header that the signature does not cover, so that a captured
+    /// body could come again under another id (`promises.md` S2b).
+    fn delivery_id_is_unsigned(&self) -> bool;
+
+    /// Understands a verified webhook.
+    ///
+    /// # Errors
+    /// [`ExtractError`] when a required header is missing or the payload is not a JSON object. A schema surprise is
+    /// not an error: unknown types and missing members are extracted as far as they go.
+    fn extract(&self, headers: &Headers, body: &Bytes) -> Result<Inbound, ExtractError>;
+
+    /// The `source_config` of a new integration, without `sync`: the seed's shape for this provider (`providers.md`
+    /// 6.1, 6.2).
+    fn source_config(&self, of: &ResourceFacts<'_>) -> Map<String, Value>;
+}
+
+/// What is known of a resource when an integration is made of it.
+#[derive(Debug, Clone, Copy)]
+pub struct ResourceFacts<'a> {
+    /// The installation's id at the provider.
+    pub external_id: &'a ExternalId,
+    /// The second id some payloads name (Vercel's configuration id).
+    pub alternate_external_id: Option<&'a ExternalId>,
+    /// The account's login or slug.
+    pub account_login: Option<&'a str>,
+    /// The resource's id at the provider.
+    pub provider_resource_id: &'a ProviderResourceId,
+    /// Its slug.
+    pub slug: Option<&'a str>,
+    /// Its name.
+    pub name: Option<&'a str>,
+    /// Its small facts.
+    pub attrs: &'a Map<String, Value>,
+}
+
+/// A webhook one of whose live secrets signed it. Only [`verify`] makes one.
+#[derive(Debug, Clone)]
+pub struct VerifiedWebhook {
+    webhook: ReceivedWebhook,
+    secret_index: usize,
+}
+
+impl VerifiedWebhook {
+    /// The webhook.
+    pub fn webhook(&self) -> &ReceivedWebhook {
+        &self.webhook
+    }
+
+    /// Which of the live secrets verified it: 0 is the newest.
+    pub fn secret_index(&self) -> usize {
+        self.secret_index
+    }
+}
+
+/// Verifies a webhook over its raw bytes, in constant work over all live `secrets`, then checks the signed timestamp
+/// (where the provider signs one) against `received_at` and `tolerance`.
+///
+/// # Errors
+/// Returns the webhook beside the reason, so that it can be quarantined.
+pub fn verify(
+    provider: &dyn Provider,
+    webhook: ReceivedWebhook,
+    secrets: &[Secret],
+    tolerance: Duration,
+) -> Result<VerifiedWebhook, (ReceivedWebhook, VerifyError)> {
+    let verdict = provider.scheme().verify(&webhook.headers, &webhook.body, secrets).and_then(|secret_index| {
+        provider.scheme().check_timestamp(&webhook.body, webhook.received_at, tolerance).map(|()| secret_index)
+    });
+    match verdict {
+        Ok(secret_index) => Ok(VerifiedWebhook { webhook, secret_index }),
+        Err(error) => Err((webhook, error)),
+    }
+}
+
+/// What a verified webhook says.
+#[derive(Debug, Clone)]
+pub struct Inbound {
+    /// The provider's id of it, never random (`providers.md` 0.1).
+    pub delivery_id: ProviderDeliveryId,
+    /// The provider's name of it: `pull_request`, `deployment.created`, `Issue:create`, `issue`.
+    pub wire_type: String,
+    /// What `sync.events` compares with; `None` when the catalogue has no such event.
+    pub key: Option<EventKey>,
+    /// The account it belongs to, when the payload names one.
+    pub installation: Option<ExternalId>,
+    /// A second id of the account, tried when `installation` finds nothing (Vercel: configuration id).
+    pub alternate_installation: Option<ExternalId>,
+    /// The resources it concerns.
+    pub resources: ResourceSelector,
+    /// State changes to make before routing; empty for ordinary events.
+    pub control: Vec<ControlChange>,
+    /// The provider's own time of the event, to order control events by; `None` when it does not say.
+    pub control_at: Option<EpochMs>,
+    /// A test message, to be acknowledged and recorded only.
+    pub ping: bool,
+    /// The JSON text of the event: the body itself, or the `payload` field of a form.
+    pub payload: Bytes,
+}
+
+/// Which resources of its installation an event concerns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ResourceSelector {
+    /// Organisation-level: every linked resource.
+    All,
+    /// Those with these provider ids.
+    Ids(Vec<ProviderResourceId>),
+    /// Those with these slugs (Sentry metric alerts and comments).
+    Slugs(Vec<String>),
+}
+
+/// A change of state that a control event asks for (`providers.md` 1.7, 2.7, 3.7, 4.7). Every change is idempotent.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ControlChange {
+    /// The grant exists; learn the account's login and facts. Does not create an installation.
+    InstallationConfirmed {
+        /// The account's login or slug.
+        account_login: Option<String>,
+        /// Facts to merge into the installation's metadata.
+        metadata: Map<String, Value>,
+    },
+    /// The grant ended at the provider: teardown with reason `provider_revoked`.
+    InstallationRevoked,
+    /// Paused.
+    InstallationSuspended,
+    /// No longer paused.
+    InstallationResumed,
+    /// The token's person lost access.
+    InstallationNeedsReauth,
+    /// The account moved to another external id (Vercel transfer).
+    InstallationMoved {
+        /// Its new external id.
+        to: ExternalId,
+    },
+    /// Resources left the grant's reach or were deleted.
+    ResourcesRemoved {
+        /// Which.
+        ids: Vec<ProviderResourceId>,
+        /// `access_lost`, `deleted` or `transferred`.
+        reason: &'static str,
+    },
+    /// Resources came into reach: linkable, and noted in the log; nothing is linked by itself.
+    ResourcesAdded {
+        /// Which.
+        ids: Vec<ProviderResourceId>,
+    },
+    /// A resource's facts changed.
+    ResourceChanged {
+        /// Which.
+        id: ProviderResourceId,
+        /// Its new name.
+        name: Option<String>,
+        /// Its new slug.
+        slug: Option<String>,
+        /// Facts to merge into its attrs and into the `source_config` of its integrations.
+        attrs: Map<String, Value>,
+    },
+}
+
+/// Why a verified webhook could not be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExtractError {
+    /// A header that the provider always sends is missing.
+    #[error("the required header {0} is missing")]
+    MissingHeader(&'static str),
+    /// The body (or a form's `payload`) is not a JSON object.
+    #[error("the payload is not a JSON object: {0}")]
+    InvalidPayload(String),
+}
+
+impl ExtractError {
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::MissingHeader(_) => "missing_required_headers",
+            Self::InvalidPayload(_) => "invalid_payload",
+        }
+    }
+
+    /// The kind of failure.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::BadRequest
+    }
+}

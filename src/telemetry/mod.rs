@@ -1,0 +1,3 @@
+//! Telemetry: logs, traces, metrics.
+
+pub mod metrics;

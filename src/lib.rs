@@ -1,8 +1,10 @@
 //! Signalbox.
 
 pub mod actors;
+pub mod cache;
 pub mod config;
 pub mod crypto;
+pub mod delivery;
 pub mod model;
 pub mod providers;
 pub mod store;

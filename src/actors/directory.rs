@@ -1,23 +1,82 @@
-//! The directory's handle.
+//! The directory: finds the supervisor of an installation, starts it on demand, starts it anew after a panic, forgets it
+//! when idle. Every write to an installation's rows goes through here.
 
-use serde_json::Value;
+use std::{sync::Arc, time::Duration};
+
+use actix::Arbiter;
+use dashmap::DashMap;
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
 
 use crate::{
-    actors::{AskError, installation::InstallationError},
+    actors::{
+        AskError,
+        dispatcher::DispatcherHandle,
+        installation::{
+            InstallationError, InstallationHandle, SupervisorDeps, control,
+            state::{self, Edit},
+        },
+    },
+    cache::RouteCache,
+    delivery::plan::MatchedBy,
     model::{
-        clock::EpochMs,
-        ids::{InstallationId, IntegrationId, OrgId, ResourceId, WorkspaceId},
-        installation::Installation,
+        clock::{Clock, EpochMs, Ids},
+        ids::{DestinationId, InstallationId, IntegrationId, OrgId, ResourceId, WorkspaceId},
+        installation::{Installation, InstallationStatus},
         integration::{Integration, IntegrationStatus},
-        log_entry::Actor,
+        log_entry::{Actor, LogEntry},
         provider::{ExternalId, ProviderResourceId, ProviderSlug},
         resource::Resource,
+        routes::RouteTable,
     },
+    providers::{ControlChange, Provider, Registry},
+    store::{InstallationRecord, SharedStore, StoreError},
 };
 
-/// Finds (and starts) the supervisor of an installation. Every write to an installation's rows goes through here.
+/// Finds (and starts) the supervisor of an installation.
 #[derive(Clone)]
-pub struct Directory {}
+pub struct Directory {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    supervisors: DashMap<InstallationId, InstallationHandle>,
+    arbiter: Arbiter,
+    deps: SupervisorDeps,
+    registry: Arc<Registry>,
+    dispatcher: DispatcherHandle,
+    clock: Arc<dyn Clock>,
+    ids: Ids,
+    seen: LastSeen,
+    linked: mpsc::UnboundedSender<InstallationId>,
+}
+
+/// What the directory needs of the other rooms.
+pub struct DirectoryDeps {
+    /// The rows.
+    pub store: SharedStore,
+    /// Where supervisors publish.
+    pub routes: RouteCache,
+    /// The providers.
+    pub registry: Arc<Registry>,
+    /// Told when destinations change.
+    pub dispatcher: DispatcherHandle,
+    /// The configured default destination, if there is one.
+    pub fallback_destination: Option<DestinationId>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// New ids.
+    pub ids: Ids,
+    /// Told about every installation that gained a link: late binding listens.
+    pub linked: mpsc::UnboundedSender<InstallationId>,
+}
+
+/// When installations and integrations last had an event, gathered in memory and written in batches by the janitor.
+#[derive(Default)]
+struct LastSeen {
+    installations: DashMap<InstallationId, EpochMs>,
+    integrations: DashMap<IntegrationId, EpochMs>,
+}
 
 /// `POST /admin/connections`.
 #[derive(Debug, Clone)]
@@ -93,76 +152,373 @@ pub struct IntegrationPatch {
     pub auto_sync: Option<bool>,
 }
 
+/// The org an actor's log entry is about, and the rest of it.
+fn created_entry(ids: &Ids, installation: &Installation, actor: &Actor, at: EpochMs) -> LogEntry {
+    LogEntry {
+        id: ids.log(),
+        org: Some(installation.org.clone()),
+        installation: Some(installation.id.clone()),
+        subject: Some(installation.external_id.to_string()),
+        action: "installation.adopted".into(),
+        from_state: None,
+        to_state: Some(installation.status.to_string()),
+        reason: None,
+        actor: actor.clone(),
+        at,
+    }
+}
+
 impl Directory {
-    /// Adopts an installation that exists at the provider.
-    pub async fn adopt(&self, _request: AdoptInstallation) -> Result<Adopted, AskError<InstallationError>> {
-        todo!()
+    /// A directory without a supervisor yet. Needs a running actix system.
+    pub fn start(deps: DirectoryDeps) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                supervisors: DashMap::new(),
+                arbiter: Arbiter::new(),
+                deps: SupervisorDeps {
+                    store: deps.store,
+                    routes: deps.routes,
+                    fallback_destination: deps.fallback_destination,
+                },
+                registry: deps.registry,
+                dispatcher: deps.dispatcher,
+                clock: deps.clock,
+                ids: deps.ids,
+                seen: LastSeen::default(),
+                linked: deps.linked,
+            }),
+        }
+    }
+
+    fn store(&self) -> &SharedStore {
+        &self.shared.deps.store
+    }
+
+    /// The supervisor of an installation, alive: one that died of a panic is replaced.
+    pub fn locate(&self, id: &InstallationId) -> InstallationHandle {
+        if let Some(alive) = self.shared.supervisors.get(id).filter(|handle| handle.is_alive()) {
+            return alive.clone();
+        }
+        let mut entry = self.shared.supervisors.entry(id.clone()).or_insert_with(|| self.start_supervisor(id));
+        if !entry.is_alive() {
+            *entry = self.start_supervisor(id);
+        }
+        entry.clone()
+    }
+
+    fn start_supervisor(&self, id: &InstallationId) -> InstallationHandle {
+        InstallationHandle::start(id.clone(), self.shared.deps.clone(), &self.shared.arbiter.handle())
+    }
+
+    /// Forgets supervisors that stopped for idleness.
+    pub fn forget_the_stopped(&self) {
+        self.shared.supervisors.retain(|_, handle| handle.is_alive());
+    }
+
+    /// The route table of an installation by our id; `None` if there is no such installation.
+    pub async fn routes_by_id(
+        &self,
+        id: &InstallationId,
+    ) -> Result<Option<Arc<RouteTable>>, AskError<InstallationError>> {
+        if let Some(table) = self.shared.deps.routes.get_by_id(id) {
+            return Ok(Some(table));
+        }
+        match self.locate(id).routes().await {
+            Ok(table) => Ok(Some(table)),
+            Err(AskError::Reply(InstallationError::NotFound)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The route table of the installation that an event names: by its account, else by its alternate id, else (when it
+    /// names no account) by a resource that exactly one routing installation has linked.
+    pub async fn find_routes(
+        &self,
+        provider: ProviderSlug,
+        external_id: Option<&ExternalId>,
+        alternate: Option<&ExternalId>,
+        resources: &[ProviderResourceId],
+    ) -> Result<Option<(Arc<RouteTable>, MatchedBy)>, AskError<InstallationError>> {
+        let accounts = [(external_id, MatchedBy::ExternalId), (alternate, MatchedBy::AlternateExternalId)];
+        for (account, matched_by) in accounts {
+            let Some(account) = account else { continue };
+            if let Some(table) = self.shared.deps.routes.get(provider, account) {
+                return Ok(Some((table, matched_by)));
+            }
+            let row = self.store().find_live_installation(provider, account).await.map_err(store_error)?;
+            if let Some(row) = row
+                && let Some(table) = self.routes_by_id(&row.id).await?
+            {
+                return Ok(Some((table, matched_by)));
+            }
+        }
+        if external_id.is_none() && alternate.is_none() {
+            for resource in resources {
+                let mut owners =
+                    self.store().find_installations_by_resource(provider, resource).await.map_err(store_error)?;
+                if let (Some(owner), true) = (owners.pop(), owners.is_empty())
+                    && let Some(table) = self.routes_by_id(&owner.id).await?
+                {
+                    return Ok(Some((table, MatchedBy::Resource)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Adopts an installation that exists at the provider. The same org's live row is answered as it is; another org's
+    /// is refused, never moved.
+    pub async fn adopt(&self, request: AdoptInstallation) -> Result<Adopted, AskError<InstallationError>> {
+        let now = self.shared.clock.now();
+        for _attempt in 0..2 {
+            let live = self.store().find_live_installation(request.provider, &request.external_id).await;
+            if let Some(installation) = live.map_err(store_error)? {
+                return if installation.org == request.org {
+                    Ok(Adopted { installation, created: false })
+                } else {
+                    Err(AskError::Reply(InstallationError::AlreadyBound))
+                };
+            }
+            let installation = Installation {
+                id: self.shared.ids.installation(),
+                provider: request.provider,
+                external_id: request.external_id.clone(),
+                alternate_external_id: request.alternate_external_id.clone(),
+                account_login: request.account_login.clone(),
+                org: request.org.clone(),
+                connected_by: request.connected_by.clone(),
+                status: InstallationStatus::Active,
+                status_reason: None,
+                metadata: Map::new(),
+                provider_account_info: None,
+                control_at: None,
+                last_event_at: None,
+                created_at: now,
+                updated_at: now,
+            };
+            let entry = created_entry(&self.shared.ids, &installation, &request.actor, now);
+            match self.store().insert_installation(&installation, &entry).await {
+                Ok(()) => {
+                    self.announce_link(&installation.id);
+                    return Ok(Adopted { installation, created: true });
+                }
+                // Somebody adopted it at the same moment: look again.
+                Err(StoreError::NotUnique { .. }) => {}
+                Err(error) => return Err(store_error(error)),
+            }
+        }
+        Err(AskError::Reply(InstallationError::AlreadyBound))
     }
 
     /// Links a resource: routable when this answers.
     pub async fn link_resource(
         &self,
-        _id: &InstallationId,
-        _resource: LinkResource,
-        _actor: Actor,
+        id: &InstallationId,
+        resource: LinkResource,
+        actor: Actor,
     ) -> Result<Resource, AskError<InstallationError>> {
-        todo!()
+        let linked = self.edit(id, actor, move |record, edit| state::link_resource(record, &resource, edit)).await?;
+        self.announce_link(id);
+        Ok(linked)
     }
 
     /// Unlinks a resource; its integrations are removed with it.
     pub async fn unlink_resource(
         &self,
-        _id: &InstallationId,
-        _resource: &ResourceId,
-        _actor: Actor,
+        id: &InstallationId,
+        resource: &ResourceId,
+        actor: Actor,
     ) -> Result<(), AskError<InstallationError>> {
-        todo!()
+        let resource = resource.clone();
+        self.edit(id, actor, move |record, edit| state::unlink_resource(record, &resource, edit)).await
     }
 
     /// Subscribes a workspace to resources.
     pub async fn subscribe(
         &self,
-        _id: &InstallationId,
-        _request: SubscribeWorkspace,
-        _actor: Actor,
+        id: &InstallationId,
+        request: SubscribeWorkspace,
+        actor: Actor,
     ) -> Result<Subscribed, AskError<InstallationError>> {
-        todo!()
+        let done = self.edit(id, actor, move |record, edit| state::subscribe(record, &request, edit)).await?;
+        self.announce_link(id);
+        Ok(done)
     }
 
     /// Changes an integration; effective on the next webhook.
     pub async fn patch_integration(
         &self,
-        _id: &InstallationId,
-        _integration: &IntegrationId,
-        _patch: IntegrationPatch,
-        _actor: Actor,
+        id: &InstallationId,
+        integration: &IntegrationId,
+        patch: IntegrationPatch,
+        actor: Actor,
     ) -> Result<Integration, AskError<InstallationError>> {
-        todo!()
+        let integration = integration.clone();
+        self.edit(id, actor, move |record, edit| state::patch_integration(record, &integration, &patch, edit)).await
     }
 
     /// Ends an integration.
     pub async fn end_integration(
         &self,
-        _id: &InstallationId,
-        _integration: &IntegrationId,
-        _status: IntegrationStatus,
-        _actor: Actor,
+        id: &InstallationId,
+        integration: &IntegrationId,
+        status: IntegrationStatus,
+        actor: Actor,
     ) -> Result<Integration, AskError<InstallationError>> {
-        todo!()
+        let integration = integration.clone();
+        self.edit(id, actor, move |record, edit| state::end_integration(record, &integration, status, edit)).await
+    }
+
+    /// Applies what a control event says, and answers the route table that results.
+    pub async fn apply_control(
+        &self,
+        id: &InstallationId,
+        changes: Vec<ControlChange>,
+        at: Option<EpochMs>,
+        provider: ProviderSlug,
+    ) -> Result<bool, AskError<InstallationError>> {
+        self.edit(id, Actor::provider(provider), move |record, edit| Ok(control::apply(record, &changes, at, edit)))
+            .await
+    }
+
+    async fn edit<T: Send + 'static>(
+        &self,
+        id: &InstallationId,
+        actor: Actor,
+        decide: impl FnOnce(&mut InstallationRecord, &Edit<'_>) -> Result<T, InstallationError> + Send + 'static,
+    ) -> Result<T, AskError<InstallationError>> {
+        let (registry, ids, now) = (self.shared.registry.clone(), self.shared.ids.clone(), self.shared.clock.now());
+        let decide = move |record: &mut InstallationRecord| {
+            let provider = registry.find(record.installation.provider.as_str()).ok_or(InstallationError::NotFound)?;
+            let provider: &dyn Provider = provider.as_ref();
+            decide(record, &Edit { now, ids: &ids, actor: &actor, provider })
+        };
+        self.locate(id).edit(Box::new(decide)).await
+    }
+
+    fn announce_link(&self, id: &InstallationId) {
+        if self.shared.linked.send(id.clone()).is_err() {
+            tracing::debug!(installation.id = %id, "nobody listens for links any more");
+        }
     }
 
     /// Destinations of this org changed: its deliveries are readdressed, routes and dispatcher told.
-    pub async fn destinations_changed(&self, _org: &OrgId, _now: EpochMs) -> Result<(), AskError<InstallationError>> {
-        todo!()
+    pub async fn destinations_changed(&self, org: &OrgId, now: EpochMs) -> Result<(), AskError<InstallationError>> {
+        self.refresh_org(org).await;
+        let fallback = self.shared.deps.fallback_destination.as_ref();
+        self.store().readdress_deliveries(Some(org), fallback, now).await.map_err(store_error)?;
+        self.shared.dispatcher.nudge(None);
+        Ok(())
+    }
+
+    /// Makes this node forget what it knew of an org's destinations.
+    pub async fn refresh_org(&self, org: &OrgId) {
+        self.shared.dispatcher.forget_destinations(Some(org));
+        for handle in self.live_supervisors() {
+            if let Err(error) = handle.reload(Some(org.clone())).await {
+                tracing::warn!(org.id = %org, %error, "a supervisor did not reload");
+            }
+        }
+    }
+
+    /// Makes this node read an installation's rows again if it holds them.
+    pub async fn refresh_installation(&self, id: &InstallationId) {
+        self.shared.deps.routes.forget(id);
+        let live = self.shared.supervisors.get(id).map(|handle| handle.clone());
+        if let Some(handle) = live.filter(InstallationHandle::is_alive)
+            && let Err(error) = handle.reload(None).await
+        {
+            tracing::warn!(installation.id = %id, %error, "a supervisor did not reload");
+        }
+    }
+
+    /// Makes this node forget everything it holds of rows: anything may have changed.
+    pub async fn refresh_everything(&self) {
+        self.shared.deps.routes.clear();
+        self.shared.dispatcher.forget_destinations(None);
+        for handle in self.live_supervisors() {
+            if let Err(error) = handle.reload(None).await {
+                tracing::warn!(%error, "a supervisor did not reload");
+            }
+        }
+    }
+
+    fn live_supervisors(&self) -> Vec<InstallationHandle> {
+        self.shared.supervisors.iter().map(|entry| entry.value().clone()).filter(InstallationHandle::is_alive).collect()
     }
 
     /// Drops and rebuilds every published route; answers how many installations route.
     pub async fn rebuild_routes(&self) -> Result<usize, AskError<InstallationError>> {
-        todo!()
+        self.refresh_everything().await;
+        let routing = self.store().list_routing_installations().await.map_err(store_error)?;
+        for id in &routing {
+            self.routes_by_id(id).await?;
+        }
+        Ok(routing.len())
+    }
+
+    /// Notes that events came, for `lastEventAt`.
+    pub fn note_seen<'i>(
+        &self,
+        installation: &InstallationId,
+        integrations: impl Iterator<Item = &'i IntegrationId>,
+        at: EpochMs,
+    ) {
+        self.shared.seen.installations.insert(installation.clone(), at);
+        for integration in integrations {
+            self.shared.seen.integrations.insert(integration.clone(), at);
+        }
+    }
+
+    /// Writes what was noted since the last time.
+    pub async fn flush_seen(&self) -> Result<(), StoreError> {
+        let installations = take_all(&self.shared.seen.installations);
+        let integrations = take_all(&self.shared.seen.integrations);
+        if installations.is_empty() && integrations.is_empty() {
+            return Ok(());
+        }
+        self.store().touch_last_event(installations, integrations).await
     }
 
     /// A copy of every live supervisor's state, without secrets.
     pub async fn snapshots(&self) -> Vec<Value> {
-        todo!()
+        let mut snapshots = Vec::new();
+        for handle in self.live_supervisors() {
+            match handle.snapshot().await {
+                Ok(snapshot) => match serde_json::to_value(snapshot) {
+                    Ok(value) => snapshots.push(value),
+                    Err(error) => tracing::warn!(%error, "a snapshot is not JSON"),
+                },
+                Err(error) => tracing::debug!(%error, "a supervisor gave no snapshot"),
+            }
+        }
+        snapshots
     }
+
+    /// Lets every supervisor finish and stop, within `limit`.
+    pub async fn drain(&self, limit: Duration) {
+        let drained = async {
+            for handle in self.live_supervisors() {
+                if let Err(error) = handle.drain().await {
+                    tracing::warn!(%error, "a supervisor did not stop in order");
+                }
+            }
+            if let Err(error) = self.flush_seen().await {
+                tracing::warn!(%error, "the last event times were not written");
+            }
+        };
+        if tokio::time::timeout(limit, drained).await.is_err() {
+            tracing::warn!("supervisors were still busy at the deadline");
+        }
+        self.shared.arbiter.stop();
+    }
+}
+
+fn store_error(error: StoreError) -> AskError<InstallationError> {
+    AskError::Reply(InstallationError::Store(error))
+}
+
+fn take_all<K: Clone + Eq + std::hash::Hash>(map: &DashMap<K, EpochMs>) -> Vec<(K, EpochMs)> {
+    let keys: Vec<K> = map.iter().map(|entry| entry.key().clone()).collect();
+    keys.into_iter().filter_map(|key| map.remove(&key)).collect()
 }

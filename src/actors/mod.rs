@@ -3,6 +3,8 @@
 pub mod directory;
 pub mod dispatcher;
 pub mod installation;
+pub mod janitor;
+pub mod runtime;
 pub mod webhook_router;
 
 use crate::model::error_kind::ErrorKind;

@@ -15,5 +15,6 @@ pub mod integration;
 pub mod log_entry;
 pub mod provider;
 pub mod resource;
+pub mod routes;
 pub mod secret;
 pub mod webhook;

@@ -62,6 +62,18 @@ pub trait Provider: Send + Sync + 'static {
     /// not an error: unknown types and missing members are extracted as far as they go.
     fn extract(&self, headers: &Headers, body: &Bytes) -> Result<Inbound, ExtractError>;
 
+    /// Understands a payload that a trusted writer posted (the service path): there are no provider headers, the
+    /// writer names the wire type. Control changes are left out: history must not change the present.
+    ///
+    /// # Errors
+    /// [`ExtractError::InvalidPayload`] when the payload is not a JSON object.
+    fn extract_trusted(
+        &self,
+        wire_type: &str,
+        delivery_id: &ProviderDeliveryId,
+        payload: &Bytes,
+    ) -> Result<Inbound, ExtractError>;
+
     /// The `source_config` of a new integration, without `sync`: the seed's shape for this provider (`providers.md`
     /// 6.1, 6.2).
     fn source_config(&self, of: &ResourceFacts<'_>) -> Map<String, Value>;
@@ -134,6 +146,9 @@ pub struct Inbound {
     pub wire_type: String,
     /// What `sync.events` compares with; `None` when the catalogue has no such event.
     pub key: Option<EventKey>,
+    /// Further keys under which `sync.events` may name it (`sentry:metric-alert.critical` beside
+    /// `sentry:metric-alert`).
+    pub also_keys: Vec<EventKey>,
     /// The account it belongs to, when the payload names one.
     pub installation: Option<ExternalId>,
     /// A second id of the account, tried when `installation` finds nothing (Vercel: configuration id).

@@ -1,30 +1,168 @@
-//! The webhook router's handle.
+//! The webhook router: one actor per HTTP worker; and the mending of stored events, which goes the same way again.
+//!
+//! **Owns** the way from a received webhook to a committed event (`pipeline.rs`, one function per step) and back from a
+//! stored event to new deliveries (`mending.rs`). **Invariants**: no receipt before the commit; exactly one outcome per
+//! webhook; a panic ends one webhook. **Must not know** HTTP or SQL.
 
+mod actor;
+mod mending;
+mod messages;
+mod pipeline;
+mod quarantine;
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use actix::{Actor, Addr};
 use bytes::Bytes;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+pub use self::mending::MendingHandle;
+use self::{
+    actor::WebhookRouter,
+    messages::{RouteTrusted, RouteWebhook},
+    pipeline::Pipeline,
+    quarantine::QuarantineWriter,
+};
 use crate::{
-    actors::AskError,
+    actors::{AskError, directory::Directory, dispatcher::DispatcherHandle, runtime::ask},
+    cache::FailureCounts,
+    config::IngestConfig,
     model::{
-        clock::EpochMs,
+        clock::{Clock, EpochMs, Ids},
         error_kind::ErrorKind,
         event::EventOutcome,
         ids::{DeliveryId, EventId, InstallationId, IntegrationId, OrgId, QuarantineId},
-        log_entry::Actor,
         provider::{ProviderDeliveryId, ProviderSlug},
         webhook::ReceivedWebhook,
     },
-    providers::{ExtractError, VerifyError},
-    store::StoreError,
+    providers::{ExtractError, Registry, VerifyError},
+    store::{QuarantineBounds, SharedStore, StoreError},
+    telemetry::metrics::Metrics,
 };
+
+/// How much longer than the acknowledgement deadline an asker waits for the answer that says so.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// What the routers of a node share.
+pub struct RouterDeps {
+    /// The rows.
+    pub store: SharedStore,
+    /// The providers and their secrets.
+    pub registry: Arc<Registry>,
+    /// Whose webhook it is.
+    pub directory: Directory,
+    /// Who sends.
+    pub dispatcher: DispatcherHandle,
+    /// Who counts.
+    pub metrics: Arc<Metrics>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// New ids.
+    pub ids: Ids,
+    /// `[ingest]`
+    pub ingest: IngestConfig,
+}
+
+/// Everything routers share on one node: makes the workers' handles and the mending handle.
+#[derive(Clone)]
+pub struct RouterPool {
+    pipeline: Arc<Pipeline>,
+    bytes_in_flight: Arc<AtomicUsize>,
+    webhooks_in_flight: Arc<AtomicUsize>,
+}
+
+impl RouterPool {
+    /// Prepares the pool on the current runtime; no router runs yet.
+    pub fn new(deps: RouterDeps) -> Self {
+        let bounds = QuarantineBounds {
+            max_count: deps.ingest.quarantine_max_count,
+            max_bytes: deps.ingest.quarantine_max_bytes,
+        };
+        let quarantine = QuarantineWriter::start(deps.store.clone(), bounds, deps.clock.clone(), deps.ids.clone());
+        let pipeline = Pipeline {
+            store: deps.store,
+            registry: deps.registry,
+            directory: deps.directory,
+            dispatcher: deps.dispatcher,
+            metrics: deps.metrics,
+            clock: deps.clock,
+            ids: deps.ids,
+            ingest: deps.ingest,
+            failures: FailureCounts::default(),
+            quarantine,
+        };
+        Self {
+            pipeline: Arc::new(pipeline),
+            bytes_in_flight: Arc::new(AtomicUsize::new(0)),
+            webhooks_in_flight: Arc::new(AtomicUsize::new(0)),
+        }
+    }
+
+    /// Starts a router on the calling thread's arbiter: call it once in every HTTP worker.
+    pub fn start_router(&self) -> RouterHandle {
+        let address = RouterHandle::start_actor(&self.pipeline);
+        RouterHandle {
+            pool: self.clone(),
+            address: Arc::new(Mutex::new(address)),
+            in_flight: Arc::new(AtomicUsize::new(0)),
+        }
+    }
+
+    /// The handle that replays, reroutes and releases.
+    pub fn mending(&self) -> MendingHandle {
+        MendingHandle::new(self.pipeline.clone())
+    }
+
+    /// A copy of the routers' state, for people.
+    pub fn snapshot(&self) -> Value {
+        json!({
+            "webhooksInFlight": self.webhooks_in_flight.load(Ordering::Relaxed),
+            "bytesInFlight": self.bytes_in_flight.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Waits until no webhook is under way, at the most `limit`. Intake must have stopped.
+    pub async fn drain(&self, limit: Duration) {
+        let emptied = async {
+            while self.webhooks_in_flight.load(Ordering::Acquire) > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(limit, emptied).await.is_err() {
+            tracing::warn!("webhooks were still under way at the deadline; their providers will retry");
+        }
+    }
+}
 
 /// What other rooms hold of a router.
 #[derive(Clone)]
-pub struct RouterHandle {}
+pub struct RouterHandle {
+    pool: RouterPool,
+    address: Arc<Mutex<Addr<WebhookRouter>>>,
+    in_flight: Arc<AtomicUsize>,
+}
 
-/// Replays, reroutes and releases of stored events; shared by every worker.
-#[derive(Clone)]
-pub struct MendingHandle {}
+/// Room taken by one webhook; given back when dropped.
+struct InFlight {
+    counters: [Arc<AtomicUsize>; 2],
+    bytes: Arc<AtomicUsize>,
+    size: usize,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        for counter in &self.counters {
+            counter.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.bytes.fetch_sub(self.size, Ordering::AcqRel);
+    }
+}
 
 /// What the provider is told.
 #[derive(Debug, Clone)]
@@ -127,14 +265,49 @@ impl RouteError {
 }
 
 impl RouterHandle {
+    fn start_actor(pipeline: &Arc<Pipeline>) -> Addr<WebhookRouter> {
+        WebhookRouter { pipeline: pipeline.clone(), mailbox: pipeline.ingest.max_in_flight }.start()
+    }
+
+    /// The router, alive: one that died of a panic is replaced.
+    fn address(&self) -> Addr<WebhookRouter> {
+        let mut address = self.address.lock().unwrap_or_else(PoisonError::into_inner);
+        if !address.connected() {
+            *address = Self::start_actor(&self.pool.pipeline);
+        }
+        address.clone()
+    }
+
+    /// Takes room for a webhook of this many bytes, or `None` when the node has enough to do.
+    fn enter(&self, size: usize) -> Option<InFlight> {
+        let ingest = &self.pool.pipeline.ingest;
+        let room = InFlight {
+            counters: [self.in_flight.clone(), self.pool.webhooks_in_flight.clone()],
+            bytes: self.pool.bytes_in_flight.clone(),
+            size,
+        };
+        self.pool.webhooks_in_flight.fetch_add(1, Ordering::AcqRel);
+        let webhooks = self.in_flight.fetch_add(1, Ordering::AcqRel);
+        let bytes = self.pool.bytes_in_flight.fetch_add(size, Ordering::AcqRel);
+        // A lone webhook is let in whatever its size: it is within the body limit.
+        let fits = webhooks < ingest.max_in_flight && (bytes == 0 || bytes + size <= ingest.max_in_flight_bytes);
+        fits.then_some(room)
+    }
+
+    fn ask_limit(&self) -> Duration {
+        self.pool.pipeline.ingest.ack_deadline + GRACE
+    }
+
     /// Routes a provider's webhook: answers after the commit.
-    pub async fn route(&self, _webhook: ReceivedWebhook) -> Result<Receipt, AskError<RouteError>> {
-        todo!()
+    pub async fn route(&self, webhook: ReceivedWebhook) -> Result<Receipt, AskError<RouteError>> {
+        let _room = self.enter(webhook.body.len()).ok_or(AskError::Busy)?;
+        ask(&self.address(), RouteWebhook { webhook }, self.ask_limit()).await
     }
 
     /// Routes a trusted writer's webhook.
-    pub async fn route_trusted(&self, _webhook: TrustedWebhook) -> Result<Receipt, AskError<RouteError>> {
-        todo!()
+    pub async fn route_trusted(&self, webhook: TrustedWebhook) -> Result<Receipt, AskError<RouteError>> {
+        let _room = self.enter(webhook.payload.len()).ok_or(AskError::Busy)?;
+        ask(&self.address(), RouteTrusted { webhook }, self.ask_limit()).await
     }
 }
 
@@ -189,58 +362,4 @@ pub struct CatchUp {
     pub since: Option<EpochMs>,
     /// Received before.
     pub until: Option<EpochMs>,
-}
-
-impl MendingHandle {
-    /// New deliveries of an event: to `only`, or to every integration that matches it now. `None` if there is no such
-    /// event.
-    pub async fn replay_event(
-        &self,
-        _event: &EventId,
-        _only: Option<&[IntegrationId]>,
-        _actor: &Actor,
-    ) -> Result<Option<Replayed>, StoreError> {
-        todo!()
-    }
-
-    /// Routes an installation's unrouted events received at or after `since`.
-    pub async fn reroute(
-        &self,
-        _id: &InstallationId,
-        _since: Option<EpochMs>,
-        _actor: &Actor,
-    ) -> Result<Rerouted, StoreError> {
-        todo!()
-    }
-
-    /// Lets an installation's held events go, oldest first; answers how many.
-    pub async fn release_held(&self, _id: &InstallationId, _actor: &Actor) -> Result<u64, StoreError> {
-        todo!()
-    }
-
-    /// Tries every dead delivery again whose event has this provider delivery id.
-    pub async fn replay_dead(
-        &self,
-        _org: Option<&OrgId>,
-        _provider: &str,
-        _delivery_id: &ProviderDeliveryId,
-        _actor: &Actor,
-    ) -> Result<Vec<DeliveryId>, StoreError> {
-        todo!()
-    }
-
-    /// Replays what an installation's integrations missed: dead deliveries, and unrouted events that route now.
-    pub async fn catch_up(&self, _request: CatchUp, _actor: &Actor) -> Result<CaughtUp, StoreError> {
-        todo!()
-    }
-
-    /// Checks quarantined webhooks again; those that verify enter at the step "extract".
-    pub async fn reverify(&self, _provider: Option<&str>, _actor: &Actor) -> Result<Reverified, StoreError> {
-        todo!()
-    }
-
-    /// A copy of the routers' state for people.
-    pub async fn snapshot(&self) -> Value {
-        todo!()
-    }
 }

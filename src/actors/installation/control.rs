@@ -1,0 +1,185 @@
+//! Control events: what providers say about installations and resources, applied to the rows. Any order, any number
+//! of times: a change older than what is known, or already made, does nothing.
+
+use super::state::{Edit, facts_of, merge, remove_resource, revoke, set_integration_status};
+use crate::{
+    model::{
+        clock::EpochMs, ids::ResourceId, installation::InstallationStatus, integration::IntegrationStatus,
+        provider::ProviderResourceId, resource::ResourceStatus,
+    },
+    providers::ControlChange,
+    store::InstallationRecord,
+};
+
+/// Applies the changes of one control event; `at` is the provider's own time of it. Answers whether anything changed.
+pub fn apply(record: &mut InstallationRecord, changes: &[ControlChange], at: Option<EpochMs>, edit: &Edit<'_>) -> bool {
+    let before = (record.installation.clone(), record.resources.clone(), record.integrations.clone());
+    for change in changes {
+        apply_one(record, change, at, edit);
+    }
+    before != (record.installation.clone(), record.resources.clone(), record.integrations.clone())
+}
+
+/// Whether something that happened at `at` is older than what was last applied.
+fn is_stale(at: Option<EpochMs>, known: Option<EpochMs>) -> bool {
+    matches!((at, known), (Some(at), Some(known)) if at < known)
+}
+
+fn apply_one(record: &mut InstallationRecord, change: &ControlChange, at: Option<EpochMs>, edit: &Edit<'_>) {
+    match change {
+        ControlChange::ResourcesRemoved { ids, reason } => {
+            let status = if *reason == "deleted" { IntegrationStatus::Deleted } else { IntegrationStatus::Removed };
+            for id in fresh_resources(record, ids, at) {
+                remove_resource(record, &id, reason, status, edit);
+                note_time(record, &id, at);
+            }
+        }
+        ControlChange::ResourcesAdded { ids } => {
+            for id in ids {
+                let mut entry = edit.entry(record, "resource.in_reach", Some(id.to_string()));
+                entry.reason = Some("granted".into());
+                record.log.push(entry);
+            }
+        }
+        ControlChange::ResourceChanged { id, name, slug, attrs } => {
+            for resource_id in fresh_resources(record, std::slice::from_ref(id), at) {
+                note_time(record, &resource_id, at);
+                change_resource(
+                    record,
+                    &resource_id,
+                    |resource| {
+                        if name.is_some() {
+                            resource.name.clone_from(name);
+                        }
+                        if slug.is_some() {
+                            resource.slug.clone_from(slug);
+                        }
+                        merge(&mut resource.attrs, attrs);
+                    },
+                    edit,
+                );
+            }
+        }
+        _ if is_stale(at, record.installation.control_at) => {}
+        installation_change => {
+            change_installation(record, installation_change, edit);
+            record.installation.control_at = record.installation.control_at.max(at);
+        }
+    }
+}
+
+/// The active resources among `ids` about which nothing newer is known.
+fn fresh_resources(record: &InstallationRecord, ids: &[ProviderResourceId], at: Option<EpochMs>) -> Vec<ResourceId> {
+    record
+        .resources
+        .iter()
+        .filter(|r| ids.contains(&r.provider_resource_id))
+        .filter(|r| r.status == ResourceStatus::Active && !is_stale(at, r.control_at))
+        .map(|r| r.id.clone())
+        .collect()
+}
+
+fn note_time(record: &mut InstallationRecord, id: &ResourceId, at: Option<EpochMs>) {
+    for resource in record.resources.iter_mut().filter(|r| r.id == *id) {
+        resource.control_at = resource.control_at.max(at);
+    }
+}
+
+/// Edits a resource and carries its facts into the `source_config` of its integrations.
+fn change_resource(
+    record: &mut InstallationRecord,
+    id: &ResourceId,
+    change: impl FnOnce(&mut crate::model::resource::Resource),
+    edit: &Edit<'_>,
+) {
+    let Some(position) = record.resources.iter().position(|r| r.id == *id) else { return };
+    let mut changed = record.resources[position].clone();
+    change(&mut changed);
+    if changed == record.resources[position] {
+        return;
+    }
+    changed.updated_at = edit.now;
+    let facts = edit.provider.source_config(&facts_of(record, &changed));
+    for integration in record.integrations.iter_mut().filter(|i| i.resource == *id) {
+        merge(&mut integration.source_config, &facts);
+        integration.updated_at = edit.now;
+    }
+    record.resources[position] = changed;
+    let entry = edit.entry(record, "resource.changed", Some(id.to_string()));
+    record.log.push(entry);
+}
+
+fn change_installation(record: &mut InstallationRecord, change: &ControlChange, edit: &Edit<'_>) {
+    if record.installation.status == InstallationStatus::Revoked {
+        return;
+    }
+    match change {
+        ControlChange::InstallationConfirmed { account_login, metadata } => {
+            if account_login.is_some() {
+                record.installation.account_login.clone_from(account_login);
+            }
+            merge(&mut record.installation.metadata, metadata);
+            record.installation.updated_at = edit.now;
+            if record.installation.status == InstallationStatus::Pending {
+                set_status(record, InstallationStatus::Active, Some("confirmed"), edit);
+            }
+        }
+        ControlChange::InstallationRevoked => revoke(record, "provider_revoked", edit),
+        ControlChange::InstallationSuspended => {
+            set_status(record, InstallationStatus::Suspended, Some("provider_suspended"), edit);
+            move_integrations(record, IntegrationStatus::Active, IntegrationStatus::Suspended, edit);
+        }
+        ControlChange::InstallationResumed => {
+            if record.installation.status == InstallationStatus::Suspended {
+                set_status(record, InstallationStatus::Active, Some("provider_resumed"), edit);
+                move_integrations(record, IntegrationStatus::Suspended, IntegrationStatus::Active, edit);
+            }
+        }
+        ControlChange::InstallationNeedsReauth => {
+            if record.installation.status == InstallationStatus::Active {
+                set_status(record, InstallationStatus::NeedsReauth, Some("access_lost"), edit);
+            }
+        }
+        ControlChange::InstallationMoved { to } => {
+            if record.installation.external_id != *to {
+                let mut entry = edit.entry(record, "installation.moved", None);
+                entry.from_state = Some(record.installation.external_id.to_string());
+                entry.to_state = Some(to.to_string());
+                record.log.push(entry);
+                record.installation.external_id = to.clone();
+                record.installation.updated_at = edit.now;
+            }
+        }
+        ControlChange::ResourcesRemoved { .. }
+        | ControlChange::ResourcesAdded { .. }
+        | ControlChange::ResourceChanged { .. } => {}
+    }
+}
+
+/// Moves the installation to a status and logs it.
+pub(super) fn set_status(
+    record: &mut InstallationRecord,
+    status: InstallationStatus,
+    reason: Option<&str>,
+    edit: &Edit<'_>,
+) {
+    let from = record.installation.status;
+    if from == status {
+        return;
+    }
+    record.installation.status = status;
+    record.installation.status_reason = reason.map(str::to_owned);
+    record.installation.updated_at = edit.now;
+    let mut entry = edit.entry(record, &format!("installation.{status}"), None);
+    entry.from_state = Some(from.to_string());
+    entry.to_state = Some(status.to_string());
+    entry.reason = reason.map(str::to_owned);
+    record.log.push(entry);
+}
+
+fn move_integrations(record: &mut InstallationRecord, from: IntegrationStatus, to: IntegrationStatus, edit: &Edit<'_>) {
+    let affected: Vec<_> = record.integrations.iter().filter(|i| i.status == from).map(|i| i.id.clone()).collect();
+    for integration in affected {
+        set_integration_status(record, &integration, to, None, edit);
+    }
+}

@@ -1,0 +1,48 @@
+//! What a supervisor can be asked. Private to this folder; others hold an [`super::InstallationHandle`].
+
+use std::{sync::Arc, time::Instant};
+
+use actix::Message;
+
+use super::{InstallationError, SupervisorSnapshot};
+use crate::{
+    model::{ids::OrgId, routes::RouteTable},
+    store::InstallationRecord,
+};
+
+/// A decision from `state.rs`, to be made on rows read under lock.
+pub(super) type Decide<T> = Box<dyn FnOnce(&mut InstallationRecord) -> Result<T, InstallationError> + Send>;
+
+/// Make a decision about the installation's rows and keep what it edits.
+#[derive(Message)]
+#[rtype(result = "Result<T, InstallationError>")]
+pub(super) struct EditRecord<T: Send + 'static> {
+    /// The decision.
+    pub decide: Decide<T>,
+}
+
+/// Read the route table, as it was at `asked_at` or later.
+#[derive(Message)]
+#[rtype(result = "Result<Arc<RouteTable>, InstallationError>")]
+pub(super) struct GetRoutes {
+    /// When the asker asked.
+    pub asked_at: Instant,
+}
+
+/// Rows may have changed elsewhere: read and publish them again.
+#[derive(Message)]
+#[rtype(result = "Result<(), InstallationError>")]
+pub(super) struct Reload {
+    /// Only if the installation is this org's.
+    pub only_of: Option<OrgId>,
+}
+
+/// Say what you know.
+#[derive(Message)]
+#[rtype(result = "Result<SupervisorSnapshot, InstallationError>")]
+pub(super) struct GetSnapshot;
+
+/// Finish what is under way and stop.
+#[derive(Message)]
+#[rtype(result = "Result<(), InstallationError>")]
+pub(super) struct Drain;

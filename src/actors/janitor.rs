@@ -1,0 +1,213 @@
+//! The janitor: what time and other nodes bring about. Ticks for retention, abandoned leases, deliveries without a
+//! destination, idle supervisors and last-seen times; and the listener for changes made elsewhere.
+//!
+//! **Invariants**: a tick that fails is logged and tried again at its next turn; two ticks of a kind never overlap; all
+//! of it may be late without harm.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use actix::{Actor, ActorContext, Addr, Arbiter, AsyncContext, Context, Handler, Message, WrapFuture};
+use tokio::sync::mpsc;
+
+use super::{
+    directory::Directory,
+    dispatcher::DispatcherHandle,
+    runtime::{ask, isolate},
+    webhook_router::MendingHandle,
+};
+use crate::{
+    actors::AskError,
+    config::{IngestConfig, LateBinding, RetentionConfig},
+    model::{
+        clock::Clock,
+        ids::{DestinationId, InstallationId},
+        log_entry,
+    },
+    store::{Change, RetentionCutoffs, SharedStore, StoreError},
+};
+
+const LEASES_EVERY: Duration = Duration::from_secs(2);
+const LAST_SEEN_EVERY: Duration = Duration::from_secs(5);
+const READDRESS_EVERY: Duration = Duration::from_secs(30);
+const RETENTION_EVERY: Duration = Duration::from_secs(60);
+/// Rows of each kind deleted in one transaction.
+const RETENTION_BATCH: u32 = 500;
+/// Batches deleted in one tick at the most, so that a backlog does not hold the writer for long.
+const RETENTION_BATCHES: u32 = 20;
+
+/// What the janitor needs of the other rooms.
+#[derive(Clone)]
+pub struct JanitorDeps {
+    /// The rows.
+    pub store: SharedStore,
+    /// The supervisors.
+    pub directory: Directory,
+    /// Who sends.
+    pub dispatcher: DispatcherHandle,
+    /// Who routes late.
+    pub mending: MendingHandle,
+    /// `[retention]`
+    pub retention: RetentionConfig,
+    /// `[ingest]`
+    pub ingest: IngestConfig,
+    /// The configured default destination, if there is one.
+    pub fallback_destination: Option<DestinationId>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// This node's name in leases.
+    pub node: String,
+}
+
+struct Janitor {
+    deps: JanitorDeps,
+    linked: Option<mpsc::UnboundedReceiver<InstallationId>>,
+}
+
+/// What other rooms hold of the janitor.
+#[derive(Clone)]
+pub struct JanitorHandle {
+    address: Addr<Janitor>,
+}
+
+/// Stop ticking.
+#[derive(Message)]
+#[rtype(result = "Result<(), StoreError>")]
+struct Drain;
+
+impl JanitorHandle {
+    /// Starts the janitor on an arbiter of its own; `linked` brings the installations that gained a link.
+    pub fn start(deps: JanitorDeps, linked: mpsc::UnboundedReceiver<InstallationId>) -> Self {
+        let arbiter = Arbiter::new();
+        let address = Janitor::start_in_arbiter(&arbiter.handle(), move |_ctx: &mut Context<Janitor>| Janitor {
+            deps,
+            linked: Some(linked),
+        });
+        Self { address }
+    }
+
+    /// Stops ticking.
+    pub async fn drain(&self) -> Result<(), AskError<StoreError>> {
+        ask(&self.address, Drain, Duration::from_secs(2)).await
+    }
+}
+
+impl Actor for Janitor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.every(ctx, LEASES_EVERY, "leases", |deps| async move { take_over_leases(&deps).await });
+        self.every(ctx, LAST_SEEN_EVERY, "last seen", |deps| async move {
+            deps.directory.forget_the_stopped();
+            deps.directory.flush_seen().await
+        });
+        self.every(ctx, READDRESS_EVERY, "readdress", |deps| async move {
+            let fallback = deps.fallback_destination.as_ref();
+            let readdressed = deps.store.readdress_deliveries(None, fallback, deps.clock.now()).await?;
+            if readdressed > 0 {
+                deps.dispatcher.nudge(None);
+            }
+            Ok(())
+        });
+        self.every(ctx, RETENTION_EVERY, "retention", |deps| async move { retain(&deps).await });
+        let deps = self.deps.clone();
+        ctx.spawn(async move { follow_changes(deps).await }.into_actor(self));
+        if let Some(linked) = self.linked.take() {
+            let deps = self.deps.clone();
+            ctx.spawn(async move { bind_late(deps, linked).await }.into_actor(self));
+        }
+    }
+}
+
+impl Janitor {
+    /// Runs a job again and again: now, and `pause` after it ended.
+    fn every<F, W>(&self, ctx: &mut Context<Self>, pause: Duration, name: &'static str, work: W)
+    where
+        W: Fn(JanitorDeps) -> F + 'static,
+        F: Future<Output = Result<(), StoreError>> + 'static,
+    {
+        let deps = self.deps.clone();
+        let turns = async move {
+            loop {
+                match isolate(work(deps.clone())).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::warn!(job = name, %error, "the janitor will try again"),
+                    Err(_panicked) => tracing::error!(job = name, "a job of the janitor panicked"),
+                }
+                tokio::time::sleep(pause).await;
+            }
+        };
+        ctx.spawn(turns.into_actor(self));
+    }
+}
+
+impl Handler<Drain> for Janitor {
+    type Result = Result<(), StoreError>;
+
+    fn handle(&mut self, _message: Drain, ctx: &mut Self::Context) -> Self::Result {
+        ctx.stop();
+        Ok(())
+    }
+}
+
+/// Deliveries leased by nodes that are gone fall due at once.
+async fn take_over_leases(deps: &JanitorDeps) -> Result<(), StoreError> {
+    let released = deps.store.release_leases_of_the_gone(&deps.node, deps.clock.now()).await?;
+    if released > 0 {
+        tracing::info!(deliveries = released, "took over the deliveries of a node that is gone");
+        deps.dispatcher.nudge(None);
+    }
+    Ok(())
+}
+
+async fn retain(deps: &JanitorDeps) -> Result<(), StoreError> {
+    let now = deps.clock.now();
+    let cutoffs = RetentionCutoffs {
+        events: now.minus(deps.retention.events),
+        dead_letters: now.minus(deps.retention.dead_letters),
+        quarantine: now.minus(deps.retention.quarantine),
+        log: now.minus(deps.retention.log),
+    };
+    for _batch in 0..RETENTION_BATCHES {
+        let deleted = deps.store.delete_expired(&cutoffs, RETENTION_BATCH).await?;
+        let full = u64::from(RETENTION_BATCH);
+        if deleted.events < full && deleted.quarantined < full && deleted.log_entries < full {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
+/// Changes made on other nodes reach this one's caches.
+async fn follow_changes(deps: JanitorDeps) {
+    loop {
+        match deps.store.next_change().await {
+            Change::Installation(id) => deps.directory.refresh_installation(&id).await,
+            Change::Destinations(org) => {
+                deps.directory.refresh_org(&org).await;
+                deps.dispatcher.nudge(None);
+            }
+            // API keys are remembered for less than a second.
+            Change::Keys => {}
+            Change::Unknown => deps.directory.refresh_everything().await,
+        }
+    }
+}
+
+/// With `late_binding = "auto"`, unrouted events go out when their link appears.
+async fn bind_late(deps: JanitorDeps, mut linked: mpsc::UnboundedReceiver<InstallationId>) {
+    while let Some(installation) = linked.recv().await {
+        if deps.ingest.late_binding != LateBinding::Auto {
+            continue;
+        }
+        let since = deps.clock.now().minus(deps.ingest.late_binding_max_age);
+        let actor = log_entry::Actor::system();
+        match deps.mending.reroute(&installation, Some(since), &actor).await {
+            Ok(done) if done.routed > 0 => {
+                tracing::info!(installation.id = %installation, events = done.routed, "routed events that waited for their link");
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(installation.id = %installation, %error, "late binding failed"),
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! Mending: stored events go their way again. Replays, reroutes, releases, and the quarantine checked anew.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{
+    CatchUp, CaughtUp, Receipt, Replayed, Rerouted, Reverified,
+    pipeline::{Pipeline, decision_json, unavailable},
+    quarantine::webhook_of,
+};
+use crate::{
+    delivery::plan::{Decision, MatchedBy, Plan, VerifiedBy},
+    model::{
+        clock::EpochMs,
+        event::{Event, EventOutcome},
+        ids::{DeliveryId, EventId, InstallationId, IntegrationId, OrgId},
+        log_entry::{Actor, LogEntry},
+        provider::{ProviderDeliveryId, ProviderResourceId},
+        routes::RouteTable,
+        webhook::Headers,
+    },
+    providers::{ExtractError, Inbound, ResourceSelector},
+    store::{EventDetail, Rerouting, StoreError, UnroutedFilter},
+};
+
+/// Events looked at in one read.
+const CHUNK: u32 = 100;
+
+/// Unrouted events that one catch-up looks through at the most.
+const MAX_LOOKED_AT: u64 = 5_000;
+
+/// Replays, reroutes and releases of stored events; shared by every worker.
+#[derive(Clone)]
+pub struct MendingHandle {
+    pipeline: Arc<Pipeline>,
+    /// One mending of unrouted events at a time, so that none is routed twice.
+    rerouting: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl MendingHandle {
+    pub(super) fn new(pipeline: Arc<Pipeline>) -> Self {
+        Self { pipeline, rerouting: Arc::new(tokio::sync::Mutex::new(())) }
+    }
+
+    fn entry(&self, event: &Event, action: &str, actor: &Actor) -> LogEntry {
+        LogEntry {
+            id: self.pipeline.ids.log(),
+            org: event.org.clone(),
+            installation: event.installation.clone(),
+            subject: Some(event.id.to_string()),
+            action: action.to_owned(),
+            from_state: Some(event.outcome.to_string()),
+            to_state: None,
+            reason: None,
+            actor: actor.clone(),
+            at: self.pipeline.clock.now(),
+        }
+    }
+
+    /// New deliveries of an event: to `only`, whatever their rules say, or to every integration that matches it now.
+    /// `None` if there is no such event.
+    pub async fn replay_event(
+        &self,
+        event: &EventId,
+        only: Option<&[IntegrationId]>,
+        actor: &Actor,
+    ) -> Result<Option<Replayed>, StoreError> {
+        let Some(detail) = self.pipeline.store.find_event_detail(event).await? else { return Ok(None) };
+        let Some(found) = self.find_routes(&detail.event).await? else {
+            return Ok(Some(Replayed { deliveries: Vec::new() }));
+        };
+        let plan = self.plan_again(&detail, found.clone(), only).await?;
+        if plan.deliveries.is_empty() {
+            return Ok(Some(Replayed { deliveries: Vec::new() }));
+        }
+        // A replay adds deliveries; the decision that was made when the event came stays readable.
+        let deliveries = self.reroute_one(&detail.event, &found.0, plan, true).await?;
+        self.pipeline.store.append_log(&[self.entry(&detail.event, "event.replayed", actor)]).await?;
+        Ok(Some(Replayed { deliveries }))
+    }
+
+    /// Routes an installation's unrouted events received at or after `since`.
+    pub async fn reroute(
+        &self,
+        id: &InstallationId,
+        since: Option<EpochMs>,
+        actor: &Actor,
+    ) -> Result<Rerouted, StoreError> {
+        let _one_at_a_time = self.rerouting.lock().await;
+        let mut done = Rerouted::default();
+        let Some(table) = self.routes_by_id(id).await? else { return Ok(done) };
+        let mut filter = unrouted_of(&table, since);
+        loop {
+            let events = self.pipeline.store.list_unrouted(&filter).await?;
+            let Some(last) = events.last() else { break };
+            filter.after = Some(last.id.clone());
+            for event in &events {
+                done.considered += 1;
+                match self.reroute_unrouted(event, &table, None).await? {
+                    Some(EventOutcome::Routed) => {
+                        done.routed += 1;
+                        self.pipeline.store.append_log(&[self.entry(event, "event.rerouted", actor)]).await?;
+                    }
+                    Some(EventOutcome::Filtered) => done.filtered += 1,
+                    _ => {}
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Routes one unrouted event if its installation has a place for it now. `until` bounds catch-ups.
+    async fn reroute_unrouted(
+        &self,
+        event: &Event,
+        table: &Arc<RouteTable>,
+        until: Option<EpochMs>,
+    ) -> Result<Option<EventOutcome>, StoreError> {
+        if until.is_some_and(|until| event.received_at >= until) {
+            return Ok(None);
+        }
+        let Some(detail) = self.pipeline.store.find_event_detail(&event.id).await? else { return Ok(None) };
+        let matched_by = if event.external_id.is_some() { MatchedBy::ExternalId } else { MatchedBy::Resource };
+        let plan = self.plan_again(&detail, (table.clone(), matched_by), None).await?;
+        match plan.outcome {
+            EventOutcome::Routed | EventOutcome::Filtered => {
+                let outcome = plan.outcome;
+                self.reroute_one(&detail.event, table, plan, false).await?;
+                Ok(Some(outcome))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Lets an installation's held events go, oldest first; answers how many.
+    pub async fn release_held(&self, id: &InstallationId, actor: &Actor) -> Result<u64, StoreError> {
+        let mut released = 0;
+        loop {
+            let held = self.pipeline.store.list_held(id, CHUNK).await?;
+            if held.is_empty() {
+                break;
+            }
+            self.pipeline.store.release_held(&held, self.pipeline.clock.now()).await?;
+            self.pipeline.dispatcher.nudge(None);
+            if let Some(event) = self.pipeline.find_event(&held[0]).await? {
+                self.pipeline.store.append_log(&[self.entry(&event, "events.released", actor)]).await?;
+            }
+            released += held.len() as u64;
+        }
+        Ok(released)
+    }
+
+    /// Tries every dead delivery again whose event has this provider delivery id.
+    pub async fn replay_dead(
+        &self,
+        org: Option<&OrgId>,
+        provider: &str,
+        delivery_id: &ProviderDeliveryId,
+        actor: &Actor,
+    ) -> Result<Vec<DeliveryId>, StoreError> {
+        let dead = self.pipeline.store.find_dead_letters(org, provider, delivery_id).await?;
+        let mut retried = Vec::new();
+        for letter in dead {
+            if self.retry_dead(&letter.event, &letter.delivery.id, actor).await? {
+                retried.push(letter.delivery.id);
+            }
+        }
+        Ok(retried)
+    }
+
+    async fn retry_dead(&self, event: &Event, delivery: &DeliveryId, actor: &Actor) -> Result<bool, StoreError> {
+        let mut entry = self.entry(event, "delivery.retried", actor);
+        entry.subject = Some(delivery.to_string());
+        let retried = self.pipeline.store.retry_delivery(delivery, self.pipeline.clock.now(), &entry).await?;
+        self.pipeline.dispatcher.nudge(None);
+        Ok(retried)
+    }
+
+    /// Replays what an installation's integrations missed: dead deliveries, and unrouted events that route now.
+    pub async fn catch_up(&self, request: CatchUp, actor: &Actor) -> Result<CaughtUp, StoreError> {
+        let _one_at_a_time = self.rerouting.lock().await;
+        let mut done = CaughtUp::default();
+        let (dead, dead_in_all) = self
+            .pipeline
+            .store
+            .list_dead_of_installation(&request.installation, request.since, request.until, request.batch_size)
+            .await?;
+        let mut retried = 0;
+        for letter in &dead {
+            if self.retry_dead(&letter.event, &letter.delivery.id, actor).await? {
+                retried += 1;
+                if !done.replayed.iter().any(|(event, _)| *event == letter.event.id) {
+                    done.replayed.push((letter.event.id.clone(), letter.event.provider_delivery_id.clone()));
+                }
+            }
+        }
+        done.remaining = dead_in_all.saturating_sub(retried);
+        let Some(table) = self.routes_by_id(&request.installation).await? else { return Ok(done) };
+        let mut filter = unrouted_of(&table, request.since);
+        let mut looked_at = 0;
+        while looked_at < MAX_LOOKED_AT {
+            let events = self.pipeline.store.list_unrouted(&filter).await?;
+            let Some(last) = events.last() else { break };
+            filter.after = Some(last.id.clone());
+            for event in &events {
+                looked_at += 1;
+                if done.replayed.len() < request.batch_size as usize {
+                    let rerouted = self.reroute_unrouted(event, &table, request.until).await?;
+                    if rerouted == Some(EventOutcome::Routed) {
+                        done.replayed.push((event.id.clone(), event.provider_delivery_id.clone()));
+                        self.pipeline.store.append_log(&[self.entry(event, "event.rerouted", actor)]).await?;
+                    }
+                } else if self.would_route(event, &table, request.until).await? {
+                    done.remaining += 1;
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    async fn would_route(
+        &self,
+        event: &Event,
+        table: &Arc<RouteTable>,
+        until: Option<EpochMs>,
+    ) -> Result<bool, StoreError> {
+        if until.is_some_and(|until| event.received_at >= until) {
+            return Ok(false);
+        }
+        let Some(detail) = self.pipeline.store.find_event_detail(&event.id).await? else { return Ok(false) };
+        let plan = self.plan_again(&detail, (table.clone(), MatchedBy::ExternalId), None).await?;
+        Ok(plan.outcome == EventOutcome::Routed)
+    }
+
+    /// Checks quarantined webhooks again; those that verify enter at the step "extract".
+    pub async fn reverify(&self, provider: Option<&str>, actor: &Actor) -> Result<Reverified, StoreError> {
+        let mut done = Reverified::default();
+        let mut after = None;
+        loop {
+            let rows = self.pipeline.store.list_quarantined_bodies(provider, after.as_ref(), CHUNK).await?;
+            let Some(last) = rows.last() else { break };
+            after = Some(last.id.clone());
+            for row in &rows {
+                done.considered += 1;
+                let verified = webhook_of(row).map(|webhook| self.pipeline.verify_again(webhook));
+                let Some(Ok(verified)) = verified else {
+                    done.rejected += 1;
+                    continue;
+                };
+                match self.pipeline.route_verified(verified, Instant::now()).await {
+                    Ok(Receipt::Accepted { .. }) => done.accepted += 1,
+                    Ok(Receipt::Duplicate { .. }) => done.duplicates += 1,
+                    Ok(Receipt::SetAside { .. }) | Err(_) => {
+                        done.rejected += 1;
+                        continue;
+                    }
+                }
+                self.pipeline.store.delete_quarantined(std::slice::from_ref(&row.id)).await?;
+            }
+        }
+        let entry = LogEntry {
+            id: self.pipeline.ids.log(),
+            org: None,
+            installation: None,
+            subject: provider.map(str::to_owned),
+            action: "quarantine.reverified".into(),
+            from_state: None,
+            to_state: None,
+            reason: Some(format!("{} accepted, {} rejected", done.accepted, done.rejected)),
+            actor: actor.clone(),
+            at: self.pipeline.clock.now(),
+        };
+        self.pipeline.store.append_log(&[entry]).await?;
+        Ok(done)
+    }
+
+    async fn routes_by_id(&self, id: &InstallationId) -> Result<Option<Arc<RouteTable>>, StoreError> {
+        self.pipeline.directory.routes_by_id(id).await.map_err(|error| store_error(unavailable(error)))
+    }
+
+    async fn find_routes(&self, event: &Event) -> Result<Option<(Arc<RouteTable>, MatchedBy)>, StoreError> {
+        if let Some(id) = &event.installation {
+            return Ok(self.routes_by_id(id).await?.map(|table| (table, MatchedBy::ConnectionId)));
+        }
+        self.pipeline
+            .directory
+            .find_routes(event.provider, event.external_id.as_ref(), None, &event.resources)
+            .await
+            .map_err(|error| store_error(unavailable(error)))
+    }
+
+    /// Plans a stored event against today's table, from its stored bytes.
+    async fn plan_again(
+        &self,
+        detail: &EventDetail,
+        found: (Arc<RouteTable>, MatchedBy),
+        insist_on: Option<&[IntegrationId]>,
+    ) -> Result<Plan, StoreError> {
+        let event = &detail.event;
+        let verified_by = serde_json::from_str::<Decision>(&detail.decision)
+            .map_or(VerifiedBy::ServiceKey, |decision| decision.verified_by);
+        let body = self.pipeline.store.find_event_body(&event.id).await?.map(|(_, body)| body).unwrap_or_default();
+        let extracted = match (self.pipeline.registry.find(event.provider.as_str()), &verified_by) {
+            (Some(provider), VerifiedBy::ServiceKey) => {
+                provider.extract_trusted(&event.wire_type, &event.provider_delivery_id, &body)
+            }
+            (Some(provider), VerifiedBy::Secret { .. }) => provider.extract(&stored_headers(detail), &body),
+            (None, _) => Err(ExtractError::MissingHeader("provider")),
+        };
+        // What was understood when the event came stands if it cannot be understood again.
+        let mut inbound = extracted.unwrap_or_else(|_error| as_stored(event));
+        // State changes were made when the event came; they are not made again.
+        inbound.control.clear();
+        Ok(self.pipeline.decide(&inbound, &verified_by, &Some(found), insist_on))
+    }
+
+    /// Adds deliveries to a stored event and tells the dispatcher.
+    async fn reroute_one(
+        &self,
+        event: &Event,
+        table: &RouteTable,
+        plan: Plan,
+        replay: bool,
+    ) -> Result<Vec<(DeliveryId, IntegrationId)>, StoreError> {
+        let mut addressed = event.clone();
+        addressed.org = Some(table.org.clone());
+        addressed.installation = Some(table.installation.clone());
+        let (mut deliveries, slots) = self.pipeline.deliveries_of(&addressed, plan.deliveries, false);
+        // These rows are claimed, not sent from memory: give the room back first.
+        drop(slots);
+        let now = self.pipeline.clock.now();
+        for new in &mut deliveries {
+            new.lease_owner = None;
+            new.delivery.lease_until = None;
+            new.delivery.due_at = now;
+            new.delivery.replay = replay;
+        }
+        let added = deliveries.iter().map(|new| (new.delivery.id.clone(), new.delivery.integration.clone())).collect();
+        let rerouting = Rerouting {
+            event: event.id.clone(),
+            installation: event.installation.is_none().then(|| (table.installation.clone(), table.org.clone())),
+            outcome: plan.outcome,
+            reason: plan.reason.map(str::to_owned),
+            decision: if replay { None } else { Some(decision_json(&plan.decision)?) },
+            deliveries,
+        };
+        self.pipeline.store.reroute_event(rerouting).await?;
+        self.pipeline.dispatcher.nudge(None);
+        Ok(added)
+    }
+}
+
+fn unrouted_of(table: &RouteTable, since: Option<EpochMs>) -> UnroutedFilter {
+    UnroutedFilter {
+        provider: table.provider,
+        installation: table.installation.clone(),
+        external_id: table.external_id.clone(),
+        since: since.unwrap_or(EpochMs(0)),
+        after: None,
+        limit: CHUNK,
+    }
+}
+
+fn store_error(error: super::RouteError) -> StoreError {
+    match error {
+        super::RouteError::Store(error) => error,
+        other => StoreError::Unavailable(other.to_string()),
+    }
+}
+
+fn stored_headers(detail: &EventDetail) -> Headers {
+    let stored: serde_json::Map<String, Value> = serde_json::from_str(&detail.headers).unwrap_or_default();
+    stored.iter().filter_map(|(name, value)| value.as_str().map(|value| (name.as_str(), value))).collect()
+}
+
+/// What an event's row says of it, without its bytes.
+fn as_stored(event: &Event) -> Inbound {
+    Inbound {
+        delivery_id: event.provider_delivery_id.clone(),
+        wire_type: event.wire_type.clone(),
+        key: event.key.clone(),
+        also_keys: Vec::new(),
+        installation: event.external_id.clone(),
+        alternate_installation: None,
+        resources: if event.resources.is_empty() {
+            ResourceSelector::All
+        } else {
+            ResourceSelector::Ids(event.resources.iter().map(|id| ProviderResourceId::new(id.as_str())).collect())
+        },
+        control: Vec::new(),
+        control_at: None,
+        ping: false,
+        payload: bytes::Bytes::new(),
+    }
+}

@@ -1,0 +1,512 @@
+//! One webhook through the rooms: a function per step, in the order of `docs/path-of-a-webhook.md`.
+//!
+//! **Invariants**: no receipt before the commit; exactly one outcome per webhook; the service path enters at the step
+//! "extract" and ends in the same rows.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{
+    Receipt, RouteError, TrustedWebhook,
+    quarantine::{QuarantineWriter, SetAside},
+};
+use crate::{
+    actors::{
+        AskError,
+        directory::Directory,
+        dispatcher::{DispatcherHandle, FreshDelivery, Slot},
+        installation::InstallationError,
+        runtime::isolate,
+    },
+    cache::FailureCounts,
+    config::{IngestConfig, ReplayPolicy},
+    crypto::hmac::sha256,
+    delivery::plan::{MatchedBy, Plan, PlannedDelivery, Question, VerifiedBy, plan},
+    model::{
+        clock::{Clock, EpochMs, Ids},
+        delivery::{Delivery, DeliveryStatus},
+        event::{Event, EventOutcome},
+        ids::{EventId, IntegrationId},
+        provider::{ProviderResourceId, ProviderSlug},
+        routes::RouteTable,
+        webhook::{Headers, ReceivedWebhook},
+    },
+    providers::{self, ExtractError, Inbound, Provider, Registry, ResourceSelector, VerifiedWebhook, VerifyError},
+    store::{Accepted, ClaimedDelivery, NewDelivery, NewEvent, SharedStore, StoreError},
+    telemetry::metrics::Metrics,
+};
+
+/// How often the handling of one body may fail before it is set aside.
+const FAILURES_BEFORE_SET_ASIDE: u32 = 3;
+
+/// Headers that are never kept: what authenticates somebody, and what only concerned the connection.
+const HEADERS_NOT_KEPT: [&str; 10] = [
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "x-api-key",
+    "x-hub-signature",
+    "x-hub-signature-256",
+    "x-vercel-signature",
+    "linear-signature",
+    "sentry-hook-signature",
+    "connection",
+];
+
+/// What the steps need of the other rooms; shared by every router of the node.
+pub struct Pipeline {
+    pub(super) store: SharedStore,
+    pub(super) registry: Arc<Registry>,
+    pub(super) directory: Directory,
+    pub(super) dispatcher: DispatcherHandle,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) ids: Ids,
+    pub(super) ingest: IngestConfig,
+    pub(super) failures: FailureCounts,
+    pub(super) quarantine: QuarantineWriter,
+}
+
+/// A webhook that was understood, on its way into the store.
+pub(super) struct Understood {
+    pub provider: Arc<dyn Provider>,
+    pub inbound: Inbound,
+    pub verified_by: VerifiedBy,
+    pub headers: Headers,
+    pub body: Bytes,
+    pub received_at: EpochMs,
+    pub correlation_id: String,
+    pub hold: bool,
+    /// When its last byte arrived here, for the acknowledgement deadline.
+    pub arrived: Instant,
+}
+
+type Found = Option<(Arc<RouteTable>, MatchedBy)>;
+
+impl Pipeline {
+    /// The provider path: every step.
+    pub(super) async fn route(&self, webhook: ReceivedWebhook) -> Result<Receipt, RouteError> {
+        let arrived = Instant::now();
+        let verified = match self.verify(webhook) {
+            Ok(verified) => verified,
+            Err((webhook, error)) => {
+                self.quarantine.keep(&webhook, error.code()).await;
+                return Err(error.into());
+            }
+        };
+        self.route_verified(verified, arrived).await
+    }
+
+    /// From the step "extract" on; also where a webhook enters that verifies after its secret was corrected.
+    pub(super) async fn route_verified(
+        &self,
+        verified: VerifiedWebhook,
+        arrived: Instant,
+    ) -> Result<Receipt, RouteError> {
+        let webhook = verified.webhook().clone();
+        let handled = isolate(async {
+            let (provider, inbound) = self.extract(&verified)?;
+            let understood = Understood {
+                provider,
+                inbound,
+                verified_by: VerifiedBy::Secret { index: verified.secret_index() },
+                headers: webhook.headers.clone(),
+                body: webhook.body.clone(),
+                received_at: webhook.received_at,
+                correlation_id: webhook.correlation_id.clone(),
+                hold: false,
+                arrived,
+            };
+            let found = self.apply_control(&understood).await?;
+            match found {
+                Controlled::Duplicate(receipt) => Ok(receipt),
+                Controlled::Routable(found) => self.accept(understood, found).await,
+            }
+        })
+        .await;
+        match handled {
+            Ok(Err(RouteError::Extract(error))) => {
+                self.count_failure(&webhook, &error).await;
+                Err(error.into())
+            }
+            Ok(result) => result,
+            Err(_panicked) => self.set_aside(&webhook).await,
+        }
+    }
+
+    /// The service path: trusted, addressed to a connection, and not a control event.
+    pub(super) async fn route_trusted(&self, webhook: TrustedWebhook) -> Result<Receipt, RouteError> {
+        let arrived = Instant::now();
+        let provider = self.registry.find(webhook.provider.as_str()).ok_or(RouteError::UnknownInstallation)?.clone();
+        let handled = isolate(async {
+            let table = self
+                .directory
+                .routes_by_id(&webhook.installation)
+                .await
+                .map_err(unavailable)?
+                .filter(|table| table.provider == webhook.provider)
+                .ok_or(RouteError::UnknownInstallation)?;
+            if table.org != webhook.org {
+                return Err(RouteError::ForeignInstallation);
+            }
+            let inbound = provider.extract_trusted(&webhook.event_type, &webhook.delivery_id, &webhook.payload)?;
+            let understood = Understood {
+                provider: provider.clone(),
+                inbound,
+                verified_by: VerifiedBy::ServiceKey,
+                headers: Headers::new(),
+                body: webhook.payload.clone(),
+                received_at: webhook.received_at,
+                correlation_id: webhook.correlation_id.clone(),
+                hold: webhook.hold,
+                arrived,
+            };
+            self.accept(understood, Some((table, MatchedBy::ConnectionId))).await
+        })
+        .await;
+        handled.unwrap_or(Err(RouteError::Panicked))
+    }
+
+    /// Step 3: is it genuine? Over the raw bytes, against every live secret.
+    fn verify(&self, webhook: ReceivedWebhook) -> Result<VerifiedWebhook, (ReceivedWebhook, VerifyError)> {
+        match self.registry.find_enabled(webhook.provider.as_str()) {
+            None => Err((webhook, VerifyError::NoSecret)),
+            Some((provider, settings)) => {
+                providers::verify(provider.as_ref(), webhook, &settings.webhook_secrets, settings.timestamp_tolerance)
+            }
+        }
+    }
+
+    /// The quarantine's view of step 3, for webhooks that came earlier.
+    pub(super) fn verify_again(
+        &self,
+        webhook: ReceivedWebhook,
+    ) -> Result<VerifiedWebhook, (ReceivedWebhook, VerifyError)> {
+        self.verify(webhook)
+    }
+
+    /// Step 4: what does it say?
+    fn extract(&self, verified: &VerifiedWebhook) -> Result<(Arc<dyn Provider>, Inbound), RouteError> {
+        let webhook = verified.webhook();
+        let (provider, _) =
+            self.registry.find_enabled(webhook.provider.as_str()).ok_or(RouteError::Verify(VerifyError::NoSecret))?;
+        Ok((provider.clone(), provider.extract(&webhook.headers, &webhook.body)?))
+    }
+
+    /// Step 5: whose is it? From the published table; the database is asked only for an installation that is not known
+    /// here yet.
+    async fn find_routes(&self, provider: ProviderSlug, inbound: &Inbound) -> Result<Found, RouteError> {
+        let resources: &[ProviderResourceId] = match &inbound.resources {
+            ResourceSelector::Ids(ids) => ids,
+            ResourceSelector::All | ResourceSelector::Slugs(_) => &[],
+        };
+        self.directory
+            .find_routes(provider, inbound.installation.as_ref(), inbound.alternate_installation.as_ref(), resources)
+            .await
+            .map_err(unavailable)
+    }
+
+    /// Step 5 for control events: state first, then routing. A redelivered control event changes nothing.
+    async fn apply_control(&self, understood: &Understood) -> Result<Controlled, RouteError> {
+        let provider = understood.provider.slug();
+        let inbound = &understood.inbound;
+        let found = self.find_routes(provider, inbound).await?;
+        if inbound.control.is_empty() {
+            return Ok(Controlled::Routable(found));
+        }
+        if let Some(known) = self.store.find_event_by_delivery_id(provider, &inbound.delivery_id).await? {
+            self.metrics.webhook_duplicate(provider);
+            return Ok(Controlled::Duplicate(Receipt::Duplicate {
+                delivery_id: inbound.delivery_id.clone(),
+                event: known.id,
+            }));
+        }
+        let Some((table, matched_by)) = found else { return Ok(Controlled::Routable(None)) };
+        let applied = self
+            .directory
+            .apply_control(&table.installation, inbound.control.clone(), inbound.control_at, provider)
+            .await;
+        match applied {
+            Ok(_changed) => {}
+            // Two rows would claim one account (a transfer onto an account that is connected): the state stays, the
+            // event is kept, a person decides.
+            Err(AskError::Reply(InstallationError::Store(StoreError::NotUnique { .. }))) => {
+                tracing::error!(installation.id = %table.installation, "a control event collides with another connection");
+            }
+            Err(error) => return Err(unavailable(error)),
+        }
+        let fresh = self.directory.routes_by_id(&table.installation).await.map_err(unavailable)?;
+        Ok(Controlled::Routable(fresh.map(|table| (table, matched_by))))
+    }
+
+    /// Steps 6 and 7: who gets it, and why do the others not? Pure, on the published table.
+    pub(super) fn decide(
+        &self,
+        inbound: &Inbound,
+        verified_by: &VerifiedBy,
+        found: &Found,
+        insist_on: Option<&[IntegrationId]>,
+    ) -> Plan {
+        let by_slug: Vec<ProviderResourceId>;
+        let resources = match &inbound.resources {
+            ResourceSelector::All => None,
+            ResourceSelector::Ids(ids) => Some(ids.as_slice()),
+            ResourceSelector::Slugs(slugs) => {
+                let known = found.as_ref().map(|(table, _)| &table.slugs);
+                by_slug = slugs.iter().filter_map(|slug| known.and_then(|known| known.get(slug)).cloned()).collect();
+                Some(by_slug.as_slice())
+            }
+        };
+        let spec = inbound.key.as_ref().and_then(|key| self.registry.find_event(key.as_str()));
+        let question = Question {
+            verified_by,
+            key: inbound.key.as_ref(),
+            also_keys: &inbound.also_keys,
+            category: spec.map_or("", |spec| spec.category),
+            ping: inbound.ping,
+            control: !inbound.control.is_empty(),
+            resources,
+            insist_on,
+        };
+        plan(&question, found.as_ref().map(|(table, matched_by)| (table.as_ref(), *matched_by)))
+    }
+
+    /// Steps 8 and 9: commit the event and its deliveries in one transaction, then answer, then send.
+    async fn accept(&self, understood: Understood, found: Found) -> Result<Receipt, RouteError> {
+        let provider = understood.provider.slug();
+        let plan = self.decide(&understood.inbound, &understood.verified_by, &found, None);
+        let event = self.event_of(&understood, &plan, &found);
+        let (event_id, delivery_id) = (event.id.clone(), event.provider_delivery_id.clone());
+        let outcome = plan.outcome;
+        let (deliveries, slots) = self.deliveries_of(&event, plan.deliveries, understood.hold);
+        let new_event = NewEvent {
+            headers: kept_headers(&understood.headers),
+            content_type: understood.headers.get("content-type").map(str::to_owned),
+            body_digest: understood.provider.delivery_id_is_unsigned().then(|| digest_prefix(&understood.body)),
+            body: understood.body.clone(),
+            decision: decision_json(&plan.decision)?,
+            deliveries,
+            drop_possible_replay: self.ingest.possible_replay == ReplayPolicy::Drop,
+            event,
+        };
+        let delivery_count = new_event.deliveries.len();
+        let held = understood.hold;
+        let accepted = self.commit(new_event, slots, understood.arrived).await?;
+        match accepted {
+            Accepted::New { possible_replay } => {
+                let dropped = possible_replay && self.ingest.possible_replay == ReplayPolicy::Drop;
+                let outcome = if dropped { EventOutcome::Filtered } else { outcome };
+                let took = understood.arrived.elapsed();
+                self.metrics.webhook_stored(provider, outcome, if dropped { 0 } else { delivery_count }, took);
+                Ok(Receipt::Accepted { delivery_id, event: event_id, outcome, held })
+            }
+            Accepted::Duplicate { of } => {
+                self.metrics.webhook_duplicate(provider);
+                Ok(Receipt::Duplicate { delivery_id, event: of })
+            }
+        }
+    }
+
+    /// Waits for the commit until the acknowledgement deadline. The commit itself is not cut short: if it comes too
+    /// late for the answer, its deliveries go out all the same, and the provider's retry is a duplicate.
+    async fn commit(
+        &self,
+        new_event: NewEvent,
+        slots: Vec<(usize, Slot)>,
+        arrived: Instant,
+    ) -> Result<Accepted, RouteError> {
+        let (store, dispatcher, directory) = (self.store.clone(), self.dispatcher.clone(), self.directory.clone());
+        let committing = tokio::spawn(async move {
+            let event = new_event.event.clone();
+            let (content_type, body) = (new_event.content_type.clone(), new_event.body.clone());
+            let deliveries: Vec<Delivery> = new_event.deliveries.iter().map(|new| new.delivery.clone()).collect();
+            let dropping = new_event.drop_possible_replay;
+            let accepted = store.accept_event(new_event).await?;
+            if let Accepted::New { possible_replay } = accepted
+                && !(possible_replay && dropping)
+            {
+                if let Some(installation) = &event.installation {
+                    directory.note_seen(installation, deliveries.iter().map(|d| &d.integration), event.received_at);
+                }
+                let mut leased = vec![false; deliveries.len()];
+                let fresh: Vec<FreshDelivery> = slots
+                    .into_iter()
+                    .map(|(index, slot)| {
+                        leased[index] = true;
+                        let claimed = ClaimedDelivery {
+                            delivery: deliveries[index].clone(),
+                            event: event.clone(),
+                            content_type: content_type.clone(),
+                            body: body.clone(),
+                        };
+                        FreshDelivery { claimed, slot }
+                    })
+                    .collect();
+                if !fresh.is_empty() {
+                    dispatcher.send(fresh);
+                }
+                for (delivery, leased) in deliveries.iter().zip(leased) {
+                    if !leased && delivery.status == DeliveryStatus::Pending && delivery.destination.is_some() {
+                        dispatcher.nudge(delivery.destination.as_ref());
+                    }
+                }
+            }
+            Ok::<_, StoreError>(accepted)
+        });
+        let deadline = arrived + self.ingest.ack_deadline;
+        match tokio::time::timeout_at(deadline, committing).await {
+            Err(_elapsed) => {
+                Err(StoreError::Unavailable("no commit within the acknowledgement deadline".into()).into())
+            }
+            Ok(Err(_join)) => Err(RouteError::Panicked),
+            Ok(Ok(accepted)) => Ok(accepted?),
+        }
+    }
+
+    fn event_of(&self, understood: &Understood, plan: &Plan, found: &Found) -> Event {
+        let table = found.as_ref().map(|(table, _)| table);
+        let resources = match &understood.inbound.resources {
+            ResourceSelector::All => Vec::new(),
+            ResourceSelector::Ids(ids) => ids.clone(),
+            ResourceSelector::Slugs(slugs) => slugs.iter().map(|slug| ProviderResourceId::new(slug.as_str())).collect(),
+        };
+        Event {
+            id: self.ids.event(),
+            provider: understood.provider.slug(),
+            provider_delivery_id: understood.inbound.delivery_id.clone(),
+            wire_type: understood.inbound.wire_type.clone(),
+            key: understood.inbound.key.clone(),
+            installation: table.map(|table| table.installation.clone()),
+            org: table.map(|table| table.org.clone()),
+            external_id: understood
+                .inbound
+                .installation
+                .clone()
+                .or_else(|| understood.inbound.alternate_installation.clone()),
+            resources,
+            outcome: plan.outcome,
+            reason: plan.reason.map(str::to_owned),
+            possible_replay: false,
+            held: understood.hold,
+            received_at: understood.received_at,
+            correlation_id: understood.correlation_id.clone(),
+        }
+    }
+
+    /// The rows of planned deliveries. Where the dispatcher has room right now a row is written with this node's lease,
+    /// and goes out from memory after the commit; the others wait to be claimed.
+    pub(super) fn deliveries_of(
+        &self,
+        event: &Event,
+        planned: Vec<PlannedDelivery>,
+        hold: bool,
+    ) -> (Vec<NewDelivery>, Vec<(usize, Slot)>) {
+        let now = self.clock.now();
+        let lease_until = now.plus(Duration::from_millis(u64::try_from(self.dispatcher.lease_ms()).unwrap_or(0)));
+        let mut slots = Vec::new();
+        let deliveries = planned
+            .into_iter()
+            .enumerate()
+            .map(|(index, planned)| {
+                let slot = (!hold)
+                    .then_some(planned.destination.as_ref())
+                    .flatten()
+                    .and_then(|destination| self.dispatcher.reserve(destination));
+                let leased = slot.is_some();
+                if let Some(slot) = slot {
+                    slots.push((index, slot));
+                }
+                let delivery = Delivery {
+                    id: self.ids.delivery(),
+                    event: event.id.clone(),
+                    integration: planned.integration,
+                    resource: planned.resource,
+                    workspace: planned.workspace,
+                    org: event.org.clone().unwrap_or_else(|| crate::model::ids::OrgId::from_raw("")),
+                    reason: planned.destination.is_none().then(|| "no_destination".to_owned()),
+                    destination: planned.destination,
+                    status: if hold { DeliveryStatus::Held } else { DeliveryStatus::Pending },
+                    attempts: 0,
+                    due_at: if leased { lease_until } else { now },
+                    lease_until: leased.then_some(lease_until),
+                    replay: false,
+                    created_at: now,
+                    finished_at: None,
+                };
+                NewDelivery { delivery, lease_owner: leased.then(|| self.dispatcher.node().to_owned()) }
+            })
+            .collect();
+        (deliveries, slots)
+    }
+
+    /// A verified webhook that could not be understood: the third time the same body comes, it is kept for a person.
+    async fn count_failure(&self, webhook: &ReceivedWebhook, error: &ExtractError) {
+        if self.failures.count(sha256(&webhook.body)) >= FAILURES_BEFORE_SET_ASIDE {
+            self.quarantine.keep(webhook, error.code()).await;
+        }
+    }
+
+    /// A webhook whose handling panicked is kept at once, and the provider asked to try again; the third time it is set
+    /// aside for good, so that one poisonous webhook does not disable a whole connection at the provider.
+    async fn set_aside(&self, webhook: &ReceivedWebhook) -> Result<Receipt, RouteError> {
+        match self.quarantine.keep_now(webhook, "handling_panicked").await {
+            Ok(SetAside { id, times }) if times >= FAILURES_BEFORE_SET_ASIDE => {
+                Ok(Receipt::SetAside { quarantine: id })
+            }
+            Ok(_) => Err(RouteError::Panicked),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The same event by id, for logs that only have the id.
+    pub(super) async fn find_event(&self, id: &EventId) -> Result<Option<Event>, StoreError> {
+        self.store.find_event(id).await
+    }
+}
+
+/// What the control step found.
+enum Controlled {
+    /// Go on with this installation.
+    Routable(Found),
+    /// It was stored before.
+    Duplicate(Receipt),
+}
+
+pub(super) fn decision_json(decision: &crate::delivery::plan::Decision) -> Result<String, StoreError> {
+    serde_json::to_string(decision).map_err(|error| StoreError::Driver(format!("the decision is not JSON: {error}")))
+}
+
+/// The part of a failed ask that matters to a provider: nothing was promised, try again.
+pub(super) fn unavailable(error: AskError<InstallationError>) -> RouteError {
+    match error {
+        AskError::Reply(InstallationError::Store(error)) => error.into(),
+        AskError::Reply(InstallationError::NotFound) => RouteError::UnknownInstallation,
+        other => StoreError::Unavailable(other.to_string()).into(),
+    }
+}
+
+fn digest_prefix(body: &[u8]) -> [u8; 16] {
+    let digest = sha256(body);
+    let mut prefix = [0; 16];
+    prefix.copy_from_slice(&digest[..16]);
+    prefix
+}
+
+/// Headers worth keeping, as a JSON object; repeated ones are joined the way HTTP allows.
+fn kept_headers(headers: &Headers) -> String {
+    let mut kept = serde_json::Map::new();
+    for (name, value) in headers.iter() {
+        if HEADERS_NOT_KEPT.contains(&name) {
+            continue;
+        }
+        let value = String::from_utf8_lossy(value);
+        let joined = match kept.get(name).and_then(serde_json::Value::as_str) {
+            Some(before) => format!("{before}, {value}"),
+            None => value.into_owned(),
+        };
+        kept.insert(name.to_owned(), joined.into());
+    }
+    serde_json::Value::Object(kept).to_string()
+}

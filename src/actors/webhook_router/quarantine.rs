@@ -1,0 +1,165 @@
+//! Keeping webhooks that cannot become events: wrongly signed ones, and those whose handling fails. One writer takes
+//! them from a bounded queue, so that a flood of bad signatures costs the flood, not the database.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    crypto::hmac::sha256,
+    model::{
+        clock::{Clock, EpochMs, Ids},
+        ids::QuarantineId,
+        provider::ProviderSlug,
+        webhook::{Headers, ReceivedWebhook},
+    },
+    store::{QuarantineBounds, Quarantined, SharedStore, StoreError},
+};
+
+/// Webhooks waiting for the writer.
+const QUEUE: usize = 256;
+
+/// How long a refused provider waits for its webhook to be kept: the answer is no in any case.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// Where a webhook was kept.
+#[derive(Debug, Clone)]
+pub(super) struct SetAside {
+    /// Its id.
+    pub id: QuarantineId,
+    /// How often it has come.
+    pub times: u32,
+}
+
+struct Item {
+    webhook: Quarantined,
+    done: oneshot::Sender<Result<u32, StoreError>>,
+}
+
+/// The sending side of the queue.
+#[derive(Clone)]
+pub(super) struct QuarantineWriter {
+    queue: mpsc::Sender<Item>,
+    clock: Arc<dyn Clock>,
+    ids: Ids,
+}
+
+impl QuarantineWriter {
+    /// Starts the writer on the current runtime.
+    pub fn start(store: SharedStore, bounds: QuarantineBounds, clock: Arc<dyn Clock>, ids: Ids) -> Self {
+        let (queue, mut items) = mpsc::channel::<Item>(QUEUE);
+        tokio::spawn(async move {
+            while let Some(item) = items.recv().await {
+                let kept = store.quarantine(&item.webhook, bounds).await;
+                if let Err(error) = &kept {
+                    tracing::warn!(%error, "a webhook could not be quarantined");
+                }
+                if item.done.send(kept).is_err() {
+                    tracing::trace!("nobody waited for the quarantine");
+                }
+            }
+        });
+        Self { queue, clock, ids }
+    }
+
+    /// Keeps a webhook if there is room in the queue.
+    pub async fn keep(&self, webhook: &ReceivedWebhook, cause: &str) {
+        let (done, kept) = oneshot::channel();
+        let row = self.row_of(webhook, cause);
+        match self.queue.try_send(Item { webhook: row, done }) {
+            Ok(()) => {
+                if tokio::time::timeout(PATIENCE, kept).await.is_err() {
+                    tracing::debug!("the quarantine is slow");
+                }
+            }
+            Err(_full) => tracing::debug!(provider = %webhook.provider, cause, "the quarantine's queue is full"),
+        }
+    }
+
+    /// Keeps a webhook and says how often it has come: for those whose bytes must not be lost.
+    pub async fn keep_now(&self, webhook: &ReceivedWebhook, cause: &str) -> Result<SetAside, StoreError> {
+        let (done, kept) = oneshot::channel();
+        let row = self.row_of(webhook, cause);
+        let id = row.id.clone();
+        let gone = || StoreError::Unavailable("the quarantine does not answer".into());
+        self.queue.send(Item { webhook: row, done }).await.map_err(|_closed| gone())?;
+        let times = kept.await.map_err(|_closed| gone())??;
+        Ok(SetAside { id, times })
+    }
+
+    fn row_of(&self, webhook: &ReceivedWebhook, cause: &str) -> Quarantined {
+        Quarantined {
+            id: self.ids.quarantine(),
+            provider: webhook.provider,
+            cause: cause.to_owned(),
+            headers: headers_to_json(&webhook.headers),
+            body: webhook.body.clone(),
+            body_sha256: hex::encode(sha256(&webhook.body)),
+            attempts: 1,
+            received_at: webhook.received_at,
+            last_at: self.clock.now(),
+        }
+    }
+}
+
+/// Every header as `[name, value]`; a value that is not UTF-8 as `[name, null, hex]`.
+fn headers_to_json(headers: &Headers) -> String {
+    let pairs: Vec<Value> = headers
+        .iter()
+        .map(|(name, value)| match std::str::from_utf8(value) {
+            Ok(text) => serde_json::json!([name, text]),
+            Err(_not_text) => serde_json::json!([name, null, hex::encode(value)]),
+        })
+        .collect();
+    Value::Array(pairs).to_string()
+}
+
+/// The webhook that a quarantined row holds.
+pub(super) fn webhook_of(row: &Quarantined) -> Option<ReceivedWebhook> {
+    let pairs: Vec<Vec<Option<String>>> = serde_json::from_str(&row.headers).ok()?;
+    let mut headers = Headers::new();
+    for pair in &pairs {
+        match pair.as_slice() {
+            [Some(name), Some(text)] => headers.append(name, text.as_bytes()),
+            [Some(name), None, Some(encoded)] => headers.append(name, hex::decode(encoded).ok()?),
+            _ => return None,
+        }
+    }
+    Some(received(row.provider, headers, row.body.clone(), row.received_at, row.id.to_string()))
+}
+
+fn received(
+    provider: ProviderSlug,
+    headers: Headers,
+    body: bytes::Bytes,
+    received_at: EpochMs,
+    correlation_id: String,
+) -> ReceivedWebhook {
+    ReceivedWebhook { provider, headers, body, received_at, correlation_id }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_survive_the_quarantine_whatever_their_bytes() {
+        let mut headers = Headers::new();
+        headers.append("X-One", &b"a"[..]);
+        headers.append("x-one", &b"b"[..]);
+        headers.append("x-odd", &[0xff, 0xfe][..]);
+        let row = Quarantined {
+            id: QuarantineId::from_raw("qtn_1"),
+            provider: ProviderSlug("acme"),
+            cause: "invalid_signature".into(),
+            headers: headers_to_json(&headers),
+            body: bytes::Bytes::from_static(b"{}"),
+            body_sha256: String::new(),
+            attempts: 1,
+            received_at: EpochMs(1),
+            last_at: EpochMs(1),
+        };
+        assert_eq!(webhook_of(&row).expect("readable").headers, headers);
+    }
+}

@@ -1,0 +1,3 @@
+//! Delivery: who gets an event (`plan`), and sending it.
+
+pub mod plan;

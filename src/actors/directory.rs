@@ -254,9 +254,9 @@ impl Directory {
         }
         if external_id.is_none() && alternate.is_none() {
             for resource in resources {
-                let mut owners =
+                let owners =
                     self.store().find_installations_by_resource(provider, resource).await.map_err(store_error)?;
-                if let (Some(owner), true) = (owners.pop(), owners.is_empty())
+                if let Some(owner) = sole_owner(owners)
                     && let Some(table) = self.routes_by_id(&owner.id).await?
                 {
                     return Ok(Some((table, MatchedBy::Resource)));
@@ -511,6 +511,16 @@ impl Directory {
             tracing::warn!("supervisors were still busy at the deadline");
         }
         self.shared.arbiter.stop();
+    }
+}
+
+/// The installation that an event may be routed within by its resource alone: the only one that has it. Where two have
+/// it nobody gets it, so that linking a foreign id gains nothing.
+pub(super) fn sole_owner<T>(owners: Vec<T>) -> Option<T> {
+    let mut owners = owners.into_iter();
+    match (owners.next(), owners.next()) {
+        (Some(owner), None) => Some(owner),
+        _ => None,
     }
 }
 

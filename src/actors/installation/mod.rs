@@ -9,6 +9,8 @@ mod actor;
 pub(crate) mod control;
 mod messages;
 pub(crate) mod state;
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::Arc,

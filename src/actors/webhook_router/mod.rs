@@ -73,8 +73,7 @@ pub struct RouterDeps {
 #[derive(Clone)]
 pub struct RouterPool {
     pipeline: Arc<Pipeline>,
-    bytes_in_flight: Arc<AtomicUsize>,
-    webhooks_in_flight: Arc<AtomicUsize>,
+    in_flight: Arc<AtomicUsize>,
 }
 
 impl RouterPool {
@@ -97,11 +96,7 @@ impl RouterPool {
             failures: FailureCounts::default(),
             quarantine,
         };
-        Self {
-            pipeline: Arc::new(pipeline),
-            bytes_in_flight: Arc::new(AtomicUsize::new(0)),
-            webhooks_in_flight: Arc::new(AtomicUsize::new(0)),
-        }
+        Self { pipeline: Arc::new(pipeline), in_flight: Arc::new(AtomicUsize::new(0)) }
     }
 
     /// Starts a router on the calling thread's arbiter: call it once in every HTTP worker.
@@ -121,16 +116,13 @@ impl RouterPool {
 
     /// A copy of the routers' state, for people.
     pub fn snapshot(&self) -> Value {
-        json!({
-            "webhooksInFlight": self.webhooks_in_flight.load(Ordering::Relaxed),
-            "bytesInFlight": self.bytes_in_flight.load(Ordering::Relaxed),
-        })
+        json!({ "webhooksInFlight": self.in_flight.load(Ordering::Relaxed) })
     }
 
     /// Waits until no webhook is under way, at the most `limit`. Intake must have stopped.
     pub async fn drain(&self, limit: Duration) {
         let emptied = async {
-            while self.webhooks_in_flight.load(Ordering::Acquire) > 0 {
+            while self.in_flight.load(Ordering::Acquire) > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -149,18 +141,13 @@ pub struct RouterHandle {
 }
 
 /// Room taken by one webhook; given back when dropped.
-struct InFlight {
-    counters: [Arc<AtomicUsize>; 2],
-    bytes: Arc<AtomicUsize>,
-    size: usize,
-}
+struct InFlight([Arc<AtomicUsize>; 2]);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        for counter in &self.counters {
+        for counter in &self.0 {
             counter.fetch_sub(1, Ordering::AcqRel);
         }
-        self.bytes.fetch_sub(self.size, Ordering::AcqRel);
     }
 }
 
@@ -278,20 +265,12 @@ impl RouterHandle {
         address.clone()
     }
 
-    /// Takes room for a webhook of this many bytes, or `None` when the node has enough to do.
-    fn enter(&self, size: usize) -> Option<InFlight> {
-        let ingest = &self.pool.pipeline.ingest;
-        let room = InFlight {
-            counters: [self.in_flight.clone(), self.pool.webhooks_in_flight.clone()],
-            bytes: self.pool.bytes_in_flight.clone(),
-            size,
-        };
-        self.pool.webhooks_in_flight.fetch_add(1, Ordering::AcqRel);
-        let webhooks = self.in_flight.fetch_add(1, Ordering::AcqRel);
-        let bytes = self.pool.bytes_in_flight.fetch_add(size, Ordering::AcqRel);
-        // A lone webhook is let in whatever its size: it is within the body limit.
-        let fits = webhooks < ingest.max_in_flight && (bytes == 0 || bytes + size <= ingest.max_in_flight_bytes);
-        fits.then_some(room)
+    /// Takes room for a webhook, or `None` when this worker has enough to do. Bytes are bounded where bodies are read.
+    fn enter(&self) -> Option<InFlight> {
+        let room = InFlight([self.in_flight.clone(), self.pool.in_flight.clone()]);
+        self.pool.in_flight.fetch_add(1, Ordering::AcqRel);
+        let others = self.in_flight.fetch_add(1, Ordering::AcqRel);
+        (others < self.pool.pipeline.ingest.max_in_flight).then_some(room)
     }
 
     fn ask_limit(&self) -> Duration {
@@ -300,13 +279,13 @@ impl RouterHandle {
 
     /// Routes a provider's webhook: answers after the commit.
     pub async fn route(&self, webhook: ReceivedWebhook) -> Result<Receipt, AskError<RouteError>> {
-        let _room = self.enter(webhook.body.len()).ok_or(AskError::Busy)?;
+        let _room = self.enter().ok_or(AskError::Busy)?;
         ask(&self.address(), RouteWebhook { webhook }, self.ask_limit()).await
     }
 
     /// Routes a trusted writer's webhook.
     pub async fn route_trusted(&self, webhook: TrustedWebhook) -> Result<Receipt, AskError<RouteError>> {
-        let _room = self.enter(webhook.payload.len()).ok_or(AskError::Busy)?;
+        let _room = self.enter().ok_or(AskError::Busy)?;
         ask(&self.address(), RouteTrusted { webhook }, self.ask_limit()).await
     }
 }

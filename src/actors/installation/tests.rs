@@ -1,0 +1,373 @@
+//! Edits and control changes on records, and the property that no order of them leaks an event to a foreign org.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::{
+    InstallationError, control,
+    state::{self, Edit},
+};
+use crate::{
+    actors::directory::{IntegrationPatch, LinkResource, SubscribeWorkspace, sole_owner},
+    delivery::plan::{MatchedBy, Question, VerifiedBy, plan},
+    model::{
+        clock::{EpochMs, Ids, ManualClock},
+        event::{EventKey, EventOutcome},
+        ids::{InstallationId, IntegrationId, OrgId, WorkspaceId},
+        installation::{Installation, InstallationStatus},
+        integration::IntegrationStatus,
+        log_entry::Actor,
+        provider::{ExternalId, ProviderDeliveryId, ProviderResourceId, ProviderSlug},
+        resource::ResourceStatus,
+        webhook::Headers,
+    },
+    providers::{
+        Category, ControlChange, Digest, EventSpec, ExtractError, Inbound, Provider, ResourceFacts, SignatureScheme,
+    },
+    store::InstallationRecord,
+};
+
+const SCHEME: SignatureScheme =
+    SignatureScheme { header: "x-acme", prefix: "", digest: Digest::Sha256, signed_timestamp: None };
+
+/// A provider that only knows shapes.
+struct Acme;
+
+impl Provider for Acme {
+    fn slug(&self) -> ProviderSlug {
+        ProviderSlug("acme")
+    }
+    fn name(&self) -> &'static str {
+        "Acme"
+    }
+    fn resource_label(&self) -> &'static str {
+        "repository"
+    }
+    fn events(&self) -> &'static [EventSpec] {
+        &[]
+    }
+    fn categories(&self) -> &'static [Category] {
+        &[]
+    }
+    fn scheme(&self) -> &SignatureScheme {
+        &SCHEME
+    }
+    fn default_max_body_bytes(&self) -> usize {
+        1024
+    }
+    fn delivery_id_is_unsigned(&self) -> bool {
+        false
+    }
+    fn extract(&self, _headers: &Headers, _body: &Bytes) -> Result<Inbound, ExtractError> {
+        Err(ExtractError::MissingHeader("x-acme"))
+    }
+    fn extract_trusted(&self, _: &str, _: &ProviderDeliveryId, _: &Bytes) -> Result<Inbound, ExtractError> {
+        Err(ExtractError::MissingHeader("x-acme"))
+    }
+    fn source_config(&self, of: &ResourceFacts<'_>) -> Map<String, Value> {
+        let mut config = Map::new();
+        config.insert("repoId".into(), of.provider_resource_id.as_str().into());
+        config.insert("repoFullName".into(), of.name.map_or(Value::Null, Value::from));
+        config
+    }
+}
+
+struct World {
+    ids: Ids,
+    actor: Actor,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { ids: Ids::new(Arc::new(ManualClock::starting_at(EpochMs(1_000)))), actor: Actor::system() }
+    }
+
+    fn edit(&self) -> Edit<'_> {
+        Edit { now: EpochMs(2_000), ids: &self.ids, actor: &self.actor, provider: &Acme }
+    }
+
+    fn record(&self, org: &str, external_id: &str) -> InstallationRecord {
+        InstallationRecord {
+            installation: Installation {
+                id: self.ids.installation(),
+                provider: ProviderSlug("acme"),
+                external_id: ExternalId::new(external_id),
+                alternate_external_id: None,
+                account_login: None,
+                org: OrgId::from_raw(org),
+                connected_by: "user".into(),
+                status: InstallationStatus::Active,
+                status_reason: None,
+                metadata: Map::new(),
+                provider_account_info: None,
+                control_at: None,
+                last_event_at: None,
+                created_at: EpochMs(1_000),
+                updated_at: EpochMs(1_000),
+            },
+            resources: Vec::new(),
+            integrations: Vec::new(),
+            destinations: Vec::new(),
+            log: Vec::new(),
+        }
+    }
+}
+
+fn link(id: &str) -> LinkResource {
+    LinkResource { provider_resource_id: ProviderResourceId::new(id), name: None, slug: None, attrs: Map::new() }
+}
+
+fn subscription(workspace: &str, resource: &str) -> SubscribeWorkspace {
+    SubscribeWorkspace {
+        workspace: WorkspaceId::from_raw(workspace),
+        resources: vec![link(resource)],
+        events: vec!["acme:push".into()],
+    }
+}
+
+/// Which integrations an `acme:push` of this account and resource reaches, over all records.
+fn deliver(
+    records: &[InstallationRecord],
+    account: Option<&str>,
+    resource: &str,
+) -> Vec<(InstallationId, IntegrationId)> {
+    let resource = ProviderResourceId::new(resource);
+    let key = EventKey::new("acme:push");
+    let live = records.iter().filter(|r| r.installation.status != InstallationStatus::Revoked);
+    let found = match account {
+        Some(account) => live.into_iter().find(|r| r.installation.external_id.as_str() == account),
+        None => sole_owner(
+            live.filter(|r| r.installation.status.routes())
+                .filter(|r| {
+                    r.resources
+                        .iter()
+                        .any(|known| known.provider_resource_id == resource && known.status == ResourceStatus::Active)
+                })
+                .collect(),
+        ),
+    };
+    let table = found.map(|record| state::route_table(record, None));
+    let resources = [resource];
+    let question = Question {
+        verified_by: &VerifiedBy::ServiceKey,
+        key: Some(&key),
+        also_keys: &[],
+        category: "push",
+        ping: false,
+        control: false,
+        resources: Some(&resources),
+        insist_on: None,
+    };
+    let plan = plan(&question, table.as_ref().map(|table| (table, MatchedBy::ExternalId)));
+    assert_eq!(plan.outcome == EventOutcome::Routed, !plan.deliveries.is_empty());
+    let installation = plan.decision.installation.map(|decided| decided.id);
+    plan.deliveries
+        .into_iter()
+        .map(|d| (installation.clone().expect("a delivery has an installation"), d.integration))
+        .collect()
+}
+
+#[test]
+fn linking_twice_is_a_conflict_and_linking_again_after_unlinking_revives_the_row() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    let first = state::link_resource(&mut record, &link("r"), &world.edit()).expect("linked");
+    let again = state::link_resource(&mut record, &link("r"), &world.edit());
+    assert!(matches!(again, Err(InstallationError::ResourceAlreadyLinked(id)) if id == first.id));
+    state::unlink_resource(&mut record, &first.id, &world.edit()).expect("unlinked");
+    let gone = state::unlink_resource(&mut record, &first.id, &world.edit());
+    assert!(matches!(gone, Err(InstallationError::AlreadyRemoved)));
+    let revived = state::link_resource(&mut record, &link("r"), &world.edit()).expect("linked again");
+    assert_eq!(revived.id, first.id);
+    assert_eq!(record.resources.len(), 1);
+}
+
+#[test]
+fn only_an_active_installation_accepts_links() {
+    let world = World::new();
+    for status in [InstallationStatus::Pending, InstallationStatus::Suspended, InstallationStatus::Revoked] {
+        let mut record = world.record("org_a", "1");
+        record.installation.status = status;
+        let refused = state::link_resource(&mut record, &link("r"), &world.edit());
+        assert!(matches!(refused, Err(InstallationError::NotActive(of)) if of == status));
+    }
+}
+
+#[test]
+fn a_patch_keeps_everything_else_of_the_source_config() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    let done = state::subscribe(&mut record, &subscription("ws", "r"), &world.edit()).expect("subscribed");
+    let id = done.integrations[0].0.id.clone();
+    record.integrations[0].source_config.insert("status".into(), json!({"configStatus": "configured"}));
+    let patch = IntegrationPatch { events: None, auto_sync: Some(false) };
+    let patched = state::patch_integration(&mut record, &id, &patch, &world.edit()).expect("patched");
+    assert_eq!(patched.source_config["status"], json!({"configStatus": "configured"}));
+    assert_eq!(patched.source_config["sync"], json!({"events": ["acme:push"], "autoSync": false}));
+}
+
+#[test]
+fn subscribing_again_skips_the_active_and_revives_the_ended() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    let first = state::subscribe(&mut record, &subscription("ws", "r"), &world.edit()).expect("subscribed");
+    let second = state::subscribe(&mut record, &subscription("ws", "r"), &world.edit()).expect("subscribed");
+    assert_eq!((second.created, second.reactivated, second.skipped), (0, 0, 1));
+    let id = &first.integrations[0].0.id;
+    state::end_integration(&mut record, id, IntegrationStatus::Disconnected, &world.edit()).expect("ended");
+    let third = state::subscribe(&mut record, &subscription("ws", "r"), &world.edit()).expect("subscribed");
+    assert_eq!((third.created, third.reactivated, third.skipped), (0, 1, 0));
+    assert_eq!(third.integrations[0].0.id, *id);
+}
+
+#[test]
+fn control_changes_are_idempotent_and_older_ones_do_not_undo_newer_ones() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    state::subscribe(&mut record, &subscription("ws", "r"), &world.edit()).expect("subscribed");
+    let suspend = [ControlChange::InstallationSuspended];
+    assert!(control::apply(&mut record, &suspend, Some(EpochMs(20)), &world.edit()));
+    assert_eq!(record.integrations[0].status, IntegrationStatus::Suspended);
+    assert!(!control::apply(&mut record, &suspend, Some(EpochMs(20)), &world.edit()));
+    // The resume of before the suspension arrives late.
+    control::apply(&mut record, &[ControlChange::InstallationResumed], Some(EpochMs(10)), &world.edit());
+    assert_eq!(record.installation.status, InstallationStatus::Suspended);
+    control::apply(&mut record, &[ControlChange::InstallationResumed], Some(EpochMs(30)), &world.edit());
+    assert_eq!(record.installation.status, InstallationStatus::Active);
+    assert_eq!(record.integrations[0].status, IntegrationStatus::Active);
+    control::apply(&mut record, &[ControlChange::InstallationRevoked], Some(EpochMs(40)), &world.edit());
+    assert_eq!(record.resources[0].status, ResourceStatus::Removed);
+    assert_eq!(record.integrations[0].status, IntegrationStatus::Revoked);
+    control::apply(&mut record, &[ControlChange::InstallationResumed], Some(EpochMs(50)), &world.edit());
+    assert_eq!(record.installation.status, InstallationStatus::Revoked);
+}
+
+#[test]
+fn a_renamed_resource_carries_its_name_into_the_source_config_of_its_integrations() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    state::subscribe(&mut record, &subscription("ws", "r"), &world.edit()).expect("subscribed");
+    let renamed = ControlChange::ResourceChanged {
+        id: ProviderResourceId::new("r"),
+        name: Some("acme/new".into()),
+        slug: None,
+        attrs: Map::new(),
+    };
+    assert!(control::apply(&mut record, &[renamed], Some(EpochMs(5)), &world.edit()));
+    assert_eq!(record.integrations[0].source_config["repoFullName"], json!("acme/new"));
+    assert_eq!(record.integrations[0].source_config["sync"]["events"], json!(["acme:push"]));
+}
+
+#[test]
+fn a_deleted_resource_ends_its_integrations_as_deleted() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    state::subscribe(&mut record, &subscription("ws", "r"), &world.edit()).expect("subscribed");
+    let deleted = ControlChange::ResourcesRemoved { ids: vec![ProviderResourceId::new("r")], reason: "deleted" };
+    control::apply(&mut record, &[deleted], None, &world.edit());
+    assert_eq!(record.integrations[0].status, IntegrationStatus::Deleted);
+    assert!(deliver(&[record], Some("1"), "r").is_empty());
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Link(usize, u8),
+    Unlink(usize, u8),
+    Subscribe(usize, u8),
+    End(usize, u8),
+    Suspend(usize),
+    Resume(usize),
+    Revoke(usize),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let (side, resource) = (0..2_usize, 0..3_u8);
+    prop_oneof![
+        3 => (side.clone(), resource.clone()).prop_map(|(s, r)| Act::Link(s, r)),
+        1 => (side.clone(), resource.clone()).prop_map(|(s, r)| Act::Unlink(s, r)),
+        4 => (side.clone(), resource.clone()).prop_map(|(s, r)| Act::Subscribe(s, r)),
+        1 => (side.clone(), resource).prop_map(|(s, r)| Act::End(s, r)),
+        1 => side.clone().prop_map(Act::Suspend),
+        1 => side.clone().prop_map(Act::Resume),
+        1 => side.prop_map(Act::Revoke),
+    ]
+}
+
+fn perform(world: &World, records: &mut [InstallationRecord; 2], act: &Act) {
+    let name = |r: u8| format!("r{r}");
+    let orgs = ["ws_a", "ws_b"];
+    match act {
+        Act::Link(side, r) => {
+            if let Err(error) = state::link_resource(&mut records[*side], &link(&name(*r)), &world.edit()) {
+                assert_ne!(error.code(), "internal_error");
+            }
+        }
+        Act::Unlink(side, r) => {
+            let id = records[*side].resources.iter().find(|k| k.provider_resource_id.as_str() == name(*r));
+            if let Some(id) = id.map(|resource| resource.id.clone())
+                && let Err(error) = state::unlink_resource(&mut records[*side], &id, &world.edit())
+            {
+                assert_eq!(error.code(), "already_removed");
+            }
+        }
+        Act::Subscribe(side, r) => {
+            let request = subscription(orgs[*side], &name(*r));
+            if let Err(error) = state::subscribe(&mut records[*side], &request, &world.edit()) {
+                assert_eq!(error.code(), "installation_not_active");
+            }
+        }
+        Act::End(side, r) => {
+            let id = records[*side].integrations.get(usize::from(*r)).map(|i| i.id.clone());
+            if let Some(id) = id {
+                state::end_integration(&mut records[*side], &id, IntegrationStatus::Disconnected, &world.edit())
+                    .expect("it is there");
+            }
+        }
+        Act::Suspend(side) => {
+            control::apply(&mut records[*side], &[ControlChange::InstallationSuspended], None, &world.edit());
+        }
+        Act::Resume(side) => {
+            control::apply(&mut records[*side], &[ControlChange::InstallationResumed], None, &world.edit());
+        }
+        Act::Revoke(side) => {
+            control::apply(&mut records[*side], &[ControlChange::InstallationRevoked], None, &world.edit());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+    /// Two orgs link and subscribe to the same foreign ids in any order: an event that names an account reaches that
+    /// account's org only; one that names none reaches nobody unless exactly one routing installation has the resource.
+    #[test]
+    fn no_order_of_edits_leaks_an_event_to_a_foreign_org(acts in prop::collection::vec(act(), 1..12)) {
+        let world = World::new();
+        let mut records = [world.record("org_a", "1"), world.record("org_b", "2")];
+        for act in &acts {
+            perform(&world, &mut records, act);
+        }
+        for resource in ["r0", "r1", "r2"] {
+            for (side, account) in ["1", "2"].into_iter().enumerate() {
+                let own = &records[side];
+                for (installation, integration) in deliver(&records, Some(account), resource) {
+                    prop_assert_eq!(&installation, &own.installation.id);
+                    prop_assert!(own.integrations.iter().any(|i| i.id == integration));
+                }
+            }
+            let owners = records
+                .iter()
+                .filter(|r| r.installation.status.routes())
+                .filter(|r| r.resources.iter().any(|k| {
+                    k.provider_resource_id.as_str() == resource && k.status == ResourceStatus::Active
+                }))
+                .count();
+            if owners != 1 {
+                prop_assert!(deliver(&records, None, resource).is_empty());
+            }
+        }
+    }
+}

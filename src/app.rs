@@ -1,0 +1,354 @@
+//! The only place that knows every room: builds them bottom-up, and stops them top-down.
+//!
+//! **Invariants**: everything that can be wrong is found before the listener is bound; stopping goes intake → routers →
+//! dispatcher → supervisors → store, each with what is left of one deadline, so that no acknowledged event is lost and no
+//! lease outlives its node in silence.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn, web};
+use anyhow::Context as _;
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use crate::{
+    actors::{
+        destinations::DestinationsHandle,
+        directory::{Directory, DirectoryDeps},
+        dispatcher::{DispatcherDeps, DispatcherHandle},
+        janitor::{JanitorDeps, JanitorHandle},
+        webhook_router::{RouterDeps, RouterPool},
+    },
+    cache::RouteCache,
+    config::{Config, ProviderConfig},
+    crypto::api_key,
+    model::{
+        clock::{Clock, Ids, SystemClock},
+        ids::DestinationId,
+        log_entry::{Actor, LogEntry},
+        secret::Secret,
+    },
+    providers::{ProviderSettings, Registry},
+    routes::{
+        self,
+        auth::KeyRing,
+        gateway::{Gateway, Readiness},
+        request_body::BodyBudget,
+    },
+    store::{self, ApiKey, BatchObserver, OpenOptions, SharedStore},
+    telemetry::metrics::Metrics,
+    vault::Vault,
+};
+
+/// How long a connection may stay without a request.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long a client may take to send its request head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections held at once, per worker.
+const MAX_CONNECTIONS: usize = 20_000;
+
+/// A gateway that serves.
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The service key made by the very first start, to be shown once.
+    pub first_service_key: Option<Secret>,
+    server: ServerHandle,
+    served: JoinHandle<std::io::Result<()>>,
+    readiness: Readiness,
+    routers: RouterPool,
+    dispatcher: DispatcherHandle,
+    directory: Directory,
+    janitor: JanitorHandle,
+    store: SharedStore,
+    deadline: Duration,
+}
+
+/// Builds a gateway and starts serving. `registry` replaces the built-in providers in tests.
+///
+/// # Errors
+/// Everything that would keep it from serving well, before anything is served.
+pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result<Running> {
+    let config = Arc::new(config);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let ids = Ids::new(clock.clone());
+    let metrics = Arc::new(Metrics::default());
+    let registry = Arc::new(match registry {
+        Some(registry) => registry,
+        None => registry_of(&config)?,
+    });
+    let vault = Arc::new(open_vault(&config)?);
+    let node = format!("node-{}", ids.log().as_str().trim_start_matches("log_"));
+    let store = open_store(&config, &registry, node.clone(), true, metrics.clone()).await?;
+    prepare_store(&store, &config).await?;
+    let first_service_key = first_service_key(&store, &config, clock.as_ref(), &ids).await?;
+
+    let fallback_destination = config.delivery.url.as_ref().map(|_| DestinationId::configured_default());
+    let dispatcher = DispatcherHandle::start(DispatcherDeps {
+        store: store.clone(),
+        vault: vault.clone(),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+        ids: ids.clone(),
+        config: config.delivery.clone(),
+        node: node.clone(),
+    })?;
+    let (linked_sender, linked) = mpsc::unbounded_channel();
+    let directory = Directory::start(DirectoryDeps {
+        store: store.clone(),
+        routes: RouteCache::new(!caches_are_off()),
+        registry: registry.clone(),
+        dispatcher: dispatcher.clone(),
+        fallback_destination: fallback_destination.clone(),
+        clock: clock.clone(),
+        ids: ids.clone(),
+        linked: linked_sender,
+    });
+    let routers = RouterPool::new(RouterDeps {
+        store: store.clone(),
+        registry: registry.clone(),
+        directory: directory.clone(),
+        dispatcher: dispatcher.clone(),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+        ids: ids.clone(),
+        ingest: config.ingest.clone(),
+    });
+    let janitor = JanitorHandle::start(
+        JanitorDeps {
+            store: store.clone(),
+            directory: directory.clone(),
+            dispatcher: dispatcher.clone(),
+            mending: routers.mending(),
+            retention: config.retention.clone(),
+            ingest: config.ingest.clone(),
+            fallback_destination,
+            clock: clock.clone(),
+            node,
+        },
+        linked,
+    );
+    let readiness = Readiness::new();
+    let gateway = Arc::new(Gateway {
+        store: store.clone(),
+        registry,
+        directory: directory.clone(),
+        mending: routers.mending(),
+        dispatcher: dispatcher.clone(),
+        destinations: DestinationsHandle::new(store.clone(), vault, directory.clone(), dispatcher.clone(), clock.clone(), ids.clone(), config.delivery.allow_private_networks),
+        metrics,
+        clock,
+        ids: ids.clone(),
+        keys: KeyRing::new(store.clone(), config.auth.service_key.as_ref()),
+        readiness: readiness.clone(),
+        bodies: BodyBudget::new(config.ingest.max_in_flight_bytes),
+        config: config.clone(),
+    });
+    let (address, server, served) = bind(&config, gateway, routers.clone(), ids)?;
+    Ok(Running {
+        address,
+        first_service_key,
+        server,
+        served,
+        readiness,
+        routers,
+        dispatcher,
+        directory,
+        janitor,
+        store,
+        deadline: config.server.shutdown_deadline,
+    })
+}
+
+fn bind(
+    config: &Config,
+    gateway: Arc<Gateway>,
+    routers: RouterPool,
+    ids: Ids,
+) -> anyhow::Result<(SocketAddr, ServerHandle, JoinHandle<std::io::Result<()>>)> {
+    let gateway = web::Data::from(gateway);
+    let server = HttpServer::new(move || {
+        App::new()
+            .wrap(from_fn(routes::frame))
+            .app_data(gateway.clone())
+            .app_data(web::Data::new(ids.clone()))
+            // One router per worker, on the worker's own thread.
+            .app_data(web::Data::new(routers.start_router()))
+            .configure(routes::configure)
+    })
+    .workers(config.server.workers)
+    .keep_alive(KEEP_ALIVE)
+    .client_request_timeout(HEAD_TIMEOUT)
+    .max_connections(MAX_CONNECTIONS)
+    .shutdown_timeout(config.server.shutdown_deadline.as_secs())
+    .disable_signals()
+    .bind(config.server.listen)
+    .with_context(|| format!("cannot listen on {} (server.listen)", config.server.listen))?;
+    let address = server.addrs().first().copied().context("the server has no address")?;
+    let running = server.run();
+    let handle = running.handle();
+    Ok((address, handle, tokio::task::spawn_local(running)))
+}
+
+impl Running {
+    /// Waits until the server ends by itself, which it does only by failing.
+    ///
+    /// # Errors
+    /// What it failed of.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        match (&mut self.served).await {
+            Ok(Ok(())) => anyhow::anyhow!("the server ended by itself"),
+            Ok(Err(error)) => anyhow::Error::new(error).context("the server failed"),
+            Err(error) => anyhow::Error::new(error).context("the server panicked"),
+        }
+    }
+
+    /// Stops in order, within the configured deadline.
+    pub async fn stop(self) {
+        let began = Instant::now();
+        let left = || self.deadline.saturating_sub(began.elapsed());
+        self.readiness.begin_drain();
+        if tokio::time::timeout(left(), self.server.stop(true)).await.is_err() {
+            tracing::warn!("requests were still open at the deadline");
+        }
+        self.routers.drain(left()).await;
+        self.dispatcher.drain(left()).await;
+        if let Err(error) = self.janitor.drain().await {
+            tracing::warn!(%error, "the janitor did not stop in order");
+        }
+        self.directory.drain(left().max(Duration::from_millis(500))).await;
+        self.store.close().await;
+    }
+}
+
+/// The built-in providers, enabled as configured.
+///
+/// # Errors
+/// If the list contradicts itself.
+pub fn registry_of(config: &Config) -> anyhow::Result<Registry> {
+    let providers = Registry::built_in().iter().map(|registered| (registered.make)()).collect();
+    let settings = config
+        .providers
+        .iter()
+        .map(|(slug, provider)| (slug.clone(), settings_of(provider, config.server.max_body_bytes)))
+        .collect();
+    Ok(Registry::new(providers, settings)?)
+}
+
+fn settings_of(provider: &ProviderConfig, _max_body_bytes: usize) -> ProviderSettings {
+    ProviderSettings {
+        webhook_secrets: provider.webhook_secrets.clone(),
+        max_body_bytes: provider.max_body_bytes,
+        timestamp_tolerance: provider.timestamp_tolerance,
+    }
+}
+
+/// The vault of this configuration; a key file is made if there are no keys and no file yet.
+///
+/// # Errors
+/// If the keys cannot be read, or do not open what they sealed.
+pub fn open_vault(config: &Config) -> anyhow::Result<Vault> {
+    let vault = if config.vault.keys.is_empty() {
+        Vault::open_or_create_key_file(&config.vault.key_file)
+            .with_context(|| format!("the vault key file {} (vault.key_file)", config.vault.key_file.display()))?
+    } else {
+        Vault::new(config.vault.keys.iter().map(|key| (key.id.clone(), key.key.clone())).collect())
+            .context("vault.keys")?
+    };
+    vault.self_test().context("the vault does not open what it seals")?;
+    Ok(vault)
+}
+
+/// Opens the store of this configuration.
+///
+/// # Errors
+/// If it cannot be reached.
+pub async fn open_store(
+    config: &Config,
+    registry: &Registry,
+    node: String,
+    serving: bool,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<SharedStore> {
+    let url = config.database.url.expose_str().context("database.url is not text")?.to_owned();
+    let options = OpenOptions {
+        url,
+        max_connections: config.database.max_connections,
+        acquire_timeout: config.database.acquire_timeout,
+        providers: registry.iter().map(|(provider, _)| provider.slug()).collect(),
+        node,
+        serving,
+    };
+    store::open(options, Arc::new(CountBatches(metrics))).await.context("the database (database.url)")
+}
+
+/// The store tells the metrics what it committed.
+struct CountBatches(Arc<Metrics>);
+
+impl BatchObserver for CountBatches {
+    fn batch_committed(&self, events: usize, attempts: usize, took: Duration) {
+        self.0.batch_committed(events, attempts, took);
+    }
+}
+
+async fn prepare_store(store: &SharedStore, config: &Config) -> anyhow::Result<()> {
+    if config.database.migrate {
+        let applied = store.migrate().await.context("migrations")?;
+        if applied > 0 {
+            tracing::info!(migrations = applied, "the database is up to date");
+        }
+    } else {
+        let pending = store.count_pending_migrations().await.context("migrations")?;
+        anyhow::ensure!(pending == 0, "{pending} migrations are not applied: run `signalbox migrate`");
+    }
+    store.check_durability().await.context("the database would lose what it acknowledged")
+}
+
+/// A store without any key, and no bootstrap key in the configuration: make the first one.
+async fn first_service_key(
+    store: &SharedStore,
+    config: &Config,
+    clock: &dyn Clock,
+    ids: &Ids,
+) -> anyhow::Result<Option<Secret>> {
+    if config.auth.service_key.is_some() || !store.list_keys().await?.is_empty() {
+        return Ok(None);
+    }
+    let key = api_key::generate();
+    let text = key.expose_str().context("a key is text")?.to_owned();
+    let now = clock.now();
+    let row = ApiKey {
+        id: ids.key(),
+        name: "first".into(),
+        hash: api_key::hash(&text),
+        prefix: text.chars().take(12).collect(),
+        org: None,
+        can_write: true,
+        created_at: now,
+        last_used_at: None,
+        revoked_at: None,
+    };
+    let entry = LogEntry {
+        id: ids.log(),
+        org: None,
+        installation: None,
+        subject: Some(row.id.to_string()),
+        action: "key.created".into(),
+        from_state: None,
+        to_state: None,
+        reason: Some("first start".into()),
+        actor: Actor::system(),
+        at: now,
+    };
+    store.insert_key(&row, &entry).await?;
+    Ok(Some(key))
+}
+
+/// The suite runs once with `SIGNALBOX_TEST_NO_CACHE=1`: every answer must be the same.
+#[expect(clippy::disallowed_methods, reason = "a switch of the test suite, not a setting")]
+fn caches_are_off() -> bool {
+    std::env::var("SIGNALBOX_TEST_NO_CACHE").is_ok_and(|value| value == "1")
+}

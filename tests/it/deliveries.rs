@@ -1,0 +1,307 @@
+//! Delivering: signatures, retries, dead letters and their mending, destinations that misbehave, stopping.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use signalbox::sim::{
+    self,
+    sink::{Behaviour, Sink},
+};
+
+use crate::support::{App, Connected, Options, on_both};
+
+const SOON: Duration = Duration::from_secs(30);
+
+async fn connected(app: &App) -> Connected {
+    let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+    app.subscribe("org", "ws", &github, Some(&["github:push"])).await;
+    github
+}
+
+async fn post(app: &App, to: &Connected, seed: u64) -> String {
+    let (_, answer) = app.post_event(to, "github:push", seed).await;
+    let body = answer.json();
+    assert_eq!((answer.status, body["status"].as_str()), (200, Some("accepted")), "{body}");
+    body["eventId"].as_str().expect("an id").to_owned()
+}
+
+/// Asks until the first delivery of the event has that status.
+async fn until_status(app: &App, event: &str, status: &str) -> Value {
+    let path = format!("/events/{event}");
+    let asked = async {
+        loop {
+            let detail = app.operator("org").ask("GET", &path, None).await.expect("the event");
+            if detail["deliveries"][0]["status"] == status {
+                return detail;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(SOON, asked).await.unwrap_or_else(|_| panic!("{event} never was {status}"))
+}
+
+on_both! {
+    async fn an_envelope_carries_what_the_contract_says_and_any_standard_webhooks_library_verifies_it(backend) {
+        let sink = Sink::start().await.expect("a port");
+        let app = App::start(backend, Options::default()).await;
+        let secret = app.set_destination("org", None, &sink.url("/in")).await;
+        let github = connected(&app).await;
+        let (facts, _) = app.post_event(&github, "github:push", 1).await;
+        let received = sink.wait_for(1, SOON).await.expect("delivered").remove(0);
+
+        let library = standardwebhooks::Webhook::new(&secret).expect("a secret of that form");
+        let mut headers = reqwest_free_headers(&received);
+        library.verify(&received.body, &headers).expect("genuine");
+        headers.insert("webhook-id", "dlv_other".parse().expect("a value"));
+        library.verify(&received.body, &headers).expect_err("the id is signed");
+
+        let envelope: Value = serde_json::from_slice(&received.body).expect("JSON");
+        let members: Vec<_> = envelope.as_object().expect("an object").keys().cloned().collect();
+        let mut expected = vec!["eventId", "deliveryId", "connectionId", "orgId", "provider", "eventType", "eventKey",
+            "workspaceId", "integrationId", "resourceId", "receivedAt", "payload"];
+        expected.sort_unstable();
+        let mut found: Vec<_> = members.iter().map(String::as_str).collect();
+        found.sort_unstable();
+        assert_eq!(found, expected);
+        assert_eq!(envelope["deliveryId"], json!(facts.delivery_id));
+        assert_eq!((envelope["eventType"].as_str(), envelope["eventKey"].as_str()), (Some("push"), Some("github:push")));
+        assert!(received.webhook_id.starts_with("dlv_"));
+        assert_eq!(received.headers.get("content-type"), Some("application/json"));
+        assert!(received.headers.get("user-agent").is_some_and(|agent| agent.starts_with("Signalbox/")));
+        assert!(received.headers.get("x-correlation-id").is_some());
+        app.finish().await;
+    }
+
+    async fn a_failing_destination_is_retried_with_the_same_id_until_it_succeeds(backend) {
+        let sink = Sink::start().await.expect("a port");
+        sink.behave("/in", Behaviour::FailFirst { times: 2, with: Box::new(Behaviour::status_only(500)) });
+        let app = App::start(backend, Options::default().with("SIGNALBOX_DELIVERY__RETRY_SCHEDULE_S", "1,1,1")).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = connected(&app).await;
+        let event = post(&app, &github, 1).await;
+        let detail = until_status(&app, &event, "delivered").await;
+        let received = sink.received();
+        assert_eq!(received.len(), 3);
+        assert!(received.iter().all(|r| r.webhook_id == received[0].webhook_id));
+        let attempts = detail["deliveries"][0]["attempts"].clone();
+        let attempts = attempts.as_array().cloned().or_else(|| detail["attempts"].as_array().cloned());
+        assert_eq!(attempts.map(|a| a.len()), Some(3), "{detail:#}");
+        app.finish().await;
+    }
+
+    async fn a_delivery_that_used_up_its_attempts_is_a_dead_letter_and_can_be_replayed(backend) {
+        let sink = Sink::start().await.expect("a port");
+        sink.behave("/in", Behaviour::status_only(500));
+        let app = App::start(backend, Options::default().with("SIGNALBOX_DELIVERY__RETRY_SCHEDULE_S", "1")).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = connected(&app).await;
+        let (facts, answer) = app.post_event(&github, "github:push", 1).await;
+        let event = answer.json()["eventId"].as_str().expect("an id").to_owned();
+        until_status(&app, &event, "dead").await;
+        assert_eq!(sink.total(), 2, "one try and one retry");
+
+        let mut operator = app.operator("org");
+        let dlq = operator.ask("GET", "/admin/dlq", None).await.expect("the list");
+        assert_eq!((dlq["limit"].as_i64(), dlq["offset"].as_i64()), (Some(50), Some(0)), "{dlq}");
+        assert_eq!(dlq["items"].as_array().map(Vec::len), Some(1), "{dlq}");
+        let missing = operator.call("POST", "/admin/dlq/replay", Some(&json!({}))).await.expect("an answer");
+        assert_eq!((missing.status, missing.json()["error"].as_str()), (400, Some("missing_delivery_ids")));
+        let unknown = json!({"deliveryIds": [{"provider": "github", "deliveryId": "nothing"}]});
+        let unknown = operator.call("POST", "/admin/dlq/replay", Some(&unknown)).await.expect("an answer");
+        assert_eq!((unknown.status, unknown.json()["error"].as_str()), (404, Some("no_matching_dlq_entries")));
+        assert!(unknown.json()["requestedIds"].is_array());
+
+        sink.behave("/in", Behaviour::ok());
+        let known = json!({"deliveryIds": [{"provider": "github", "deliveryId": facts.delivery_id}]});
+        let replayed = operator.ask("POST", "/admin/dlq/replay", Some(&known)).await.expect("replayed");
+        assert_eq!(replayed["status"], "replayed", "{replayed}");
+        assert_eq!(replayed["replayed"].as_array().map(Vec::len), Some(1), "{replayed}");
+        until_status(&app, &event, "delivered").await;
+        let ids: Vec<_> = sink.received().iter().map(|r| r.webhook_id.clone()).collect();
+        assert!(ids.iter().all(|id| *id == ids[0]));
+        app.finish().await;
+    }
+
+    async fn catching_up_replays_what_an_installation_missed_in_batches(backend) {
+        let sink = Sink::start().await.expect("a port");
+        sink.behave("/in", Behaviour::status_only(400));
+        let options = Options::default()
+            .with("SIGNALBOX_DELIVERY__RETRY_SCHEDULE_S", "1")
+            .with("SIGNALBOX_DELIVERY__CIRCUIT_FAILURES", "1000");
+        let app = App::start(backend, options).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = connected(&app).await;
+        let mut events = Vec::new();
+        for seed in 0..5 {
+            events.push(post(&app, &github, seed).await);
+        }
+        for event in &events {
+            until_status(&app, event, "dead").await;
+        }
+        sink.behave("/in", Behaviour::ok());
+        let mut operator = app.operator("org");
+        let request = json!({"installationId": github.connection, "batchSize": 3});
+        let first = operator.ask("POST", "/admin/replay/catchup", Some(&request)).await.expect("caught up");
+        assert_eq!((first["status"].as_str(), first["remaining"].as_i64()), (Some("replayed"), Some(2)), "{first}");
+        let second = operator.ask("POST", "/admin/replay/catchup", Some(&request)).await.expect("caught up");
+        assert_eq!((second["replayed"].as_array().map(Vec::len), second["remaining"].as_i64()), (Some(2), Some(0)), "{second}");
+        for event in &events {
+            until_status(&app, event, "delivered").await;
+        }
+        let third = operator.ask("POST", "/admin/replay/catchup", Some(&request)).await.expect("caught up");
+        assert_eq!(third, json!({"status": "empty"}));
+        app.finish().await;
+    }
+
+    async fn an_answer_of_gone_disables_the_destination(backend) {
+        let sink = Sink::start().await.expect("a port");
+        sink.behave("/in", Behaviour::status_only(410));
+        let app = App::start(backend, Options::default()).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = connected(&app).await;
+        let event = post(&app, &github, 1).await;
+        let detail = until_status(&app, &event, "dead").await;
+        assert_eq!(detail["deliveries"][0]["reason"], "gone", "{detail:#}");
+        let destination = app.operator("org").ask("GET", "/orgs/org/destination", None).await.expect("there");
+        assert!(destination.to_string().contains("gone"), "{destination}");
+        app.finish().await;
+    }
+
+    async fn a_redirect_is_not_followed_and_a_private_address_is_not_dialled(backend) {
+        let (sink, elsewhere) = (Sink::start().await.expect("a port"), Sink::start().await.expect("a port"));
+        sink.behave("/in", Behaviour::redirect(&elsewhere.url("/stolen")));
+        let options = Options::default().with("SIGNALBOX_DELIVERY__RETRY_SCHEDULE_S", "1");
+        let app = App::start(backend, options).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = connected(&app).await;
+        let event = post(&app, &github, 1).await;
+        until_status(&app, &event, "dead").await;
+        assert_eq!(elsewhere.total(), 0);
+        app.finish().await;
+
+        let strict = Options::default()
+            .with("SIGNALBOX_DELIVERY__ALLOW_PRIVATE_NETWORKS", "false")
+            .with("SIGNALBOX_DELIVERY__RETRY_SCHEDULE_S", "1");
+        let app = App::start(crate::support::Backend::sqlite(), strict).await;
+        let mut operator = app.operator("org");
+        let literal = json!({"url": "http://127.0.0.1:1/in"});
+        let refused = operator.call("PUT", "/orgs/org/destination", Some(&literal)).await.expect("an answer");
+        assert_eq!((refused.status, refused.json()["error"].as_str()), (400, Some("invalid_destination_url")));
+        let named = json!({"url": format!("http://localhost:{}/in", elsewhere.address().port())});
+        operator.ask("PUT", "/orgs/org/destination", Some(&named)).await.expect("a name is checked when it is dialled");
+        let github = connected(&app).await;
+        let event = post(&app, &github, 1).await;
+        let detail = until_status(&app, &event, "dead").await;
+        assert_eq!(detail["deliveries"][0]["reason"], "address_refused", "{detail:#}");
+        assert_eq!(elsewhere.total(), 0);
+        app.finish().await;
+    }
+
+    async fn a_delivery_without_a_destination_waits_visibly_and_goes_when_there_is_one(backend) {
+        let sink = Sink::start().await.expect("a port");
+        let app = App::start(backend, Options::default()).await;
+        let github = connected(&app).await;
+        let event = post(&app, &github, 1).await;
+        let detail = until_status(&app, &event, "pending").await;
+        assert_eq!(detail["deliveries"][0]["reason"], "no_destination", "{detail:#}");
+        app.set_destination("org", Some("ws"), &sink.url("/in")).await;
+        until_status(&app, &event, "delivered").await;
+        app.finish().await;
+    }
+
+    async fn the_narrowest_destination_wins_and_a_rotated_secret_overlaps(backend) {
+        let sink = Sink::start().await.expect("a port");
+        let app = App::start(backend, Options::default()).await;
+        app.set_destination("org", None, &sink.url("/org")).await;
+        let github = connected(&app).await;
+        post(&app, &github, 1).await;
+        sink.wait_until("the org's", SOON, |all| all.iter().any(|r| r.path == "/org")).await.expect("delivered");
+        let old = app.set_destination("org", Some("ws"), &sink.url("/workspace")).await;
+        let mut operator = app.operator("org");
+        let rotated = operator.ask("POST", "/workspaces/ws/destination/rotate-secret", None).await.expect("rotated");
+        let new = rotated["secret"].as_str().expect("shown once").to_owned();
+        assert_ne!(old, new);
+        post(&app, &github, 2).await;
+        let received = sink.wait_until("the workspace's", SOON, |all| all.iter().any(|r| r.path == "/workspace")).await;
+        let received = received.expect("delivered");
+        let mine = received.iter().find(|r| r.path == "/workspace").expect("there");
+        for secret in [old, new] {
+            let library = standardwebhooks::Webhook::new(&secret).expect("a secret");
+            library.verify(&mine.body, &reqwest_free_headers(mine)).expect("both secrets verify");
+        }
+        let tested = operator.ask("POST", "/workspaces/ws/destination/test", None).await.expect("tested");
+        assert!(tested.to_string().contains("200"), "{tested}");
+        let seen = operator.ask("GET", "/workspaces/ws/destination", None).await.expect("there");
+        assert!(!seen.to_string().contains("whsec_"), "the secret is shown once: {seen}");
+        app.finish().await;
+    }
+
+    async fn a_hanging_destination_delays_nobody_else(backend) {
+        let sink = Sink::start().await.expect("a port");
+        sink.behave("/hang", Behaviour::Hang);
+        let options = Options::default().with("SIGNALBOX_DELIVERY__TIMEOUT_MS", "1000");
+        let app = App::start(backend, options).await;
+        let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+        app.subscribe("org", "stuck", &github, Some(&["github:push"])).await;
+        app.subscribe("org", "fine", &github, Some(&["github:push"])).await;
+        app.set_destination("org", Some("stuck"), &sink.url("/hang")).await;
+        app.set_destination("org", Some("fine"), &sink.url("/fine")).await;
+        for seed in 0..40 {
+            post(&app, &github, seed).await;
+        }
+        let fine = |all: &[sim::sink::Received]| all.iter().filter(|r| r.path == "/fine").count() == 40;
+        sink.wait_until("everything for the other", SOON, fine).await.expect("delivered");
+        app.operator("org").call("DELETE", "/workspaces/stuck/destination", None).await.expect("an answer");
+        app.check_invariants().await;
+    }
+
+    async fn stopping_in_order_loses_nothing_and_repeats_nothing(backend) {
+        let sink = Sink::start().await.expect("a port");
+        sink.behave("/in", Behaviour::After(Duration::from_millis(300), Box::new(Behaviour::ok())));
+        let options = Options::default().with("SIGNALBOX_DELIVERY__MAX_IN_FLIGHT_PER_DESTINATION", "4");
+        let mut app = App::start(backend, options).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = connected(&app).await;
+        for seed in 0..20 {
+            post(&app, &github, seed).await;
+        }
+        app.terminate().await;
+        app.restart().await;
+        sink.wait_for(20, SOON).await.expect("all delivered");
+        app.finish().await;
+        let mut ids: Vec<_> = sink.received().iter().map(|r| r.webhook_id.clone()).collect();
+        let total = ids.len();
+        ids.sort();
+        ids.dedup();
+        assert_eq!((ids.len(), total), (20, 20), "each once: an orderly stop makes no duplicates");
+    }
+
+    async fn an_event_can_be_replayed_to_everybody_or_to_some(backend) {
+        let sink = Sink::start().await.expect("a port");
+        let app = App::start(backend, Options::default()).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = connected(&app).await;
+        let second = app.subscribe("org", "other", &github, Some(&["github:issue.opened"])).await;
+        let event = post(&app, &github, 1).await;
+        sink.wait_for(1, SOON).await.expect("delivered");
+        let path = format!("/events/{event}/replay");
+        let mut operator = app.operator("org");
+        operator.ask("POST", &path, Some(&json!({}))).await.expect("replayed");
+        let received = sink.wait_for(2, SOON).await.expect("delivered again");
+        assert_ne!(received[0].webhook_id, received[1].webhook_id, "a replay is a new delivery");
+        operator.ask("POST", &path, Some(&json!({"integrationIds": [second]}))).await.expect("replayed");
+        let received = sink.wait_for(3, SOON).await.expect("delivered to the other");
+        assert_eq!(received[2].envelope.as_ref().map(|e| e.workspace_id.as_str()), Some("other"));
+        app.finish().await;
+    }
+}
+
+/// The headers that a Standard Webhooks library looks at.
+fn reqwest_free_headers(received: &sim::sink::Received) -> http::HeaderMap {
+    let mut headers = http::HeaderMap::new();
+    for name in ["webhook-id", "webhook-timestamp", "webhook-signature"] {
+        let value = received.headers.get(name).expect("signed");
+        headers.insert(name, value.parse().expect("a value"));
+    }
+    headers
+}

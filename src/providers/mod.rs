@@ -6,8 +6,16 @@
 //! HTTP.
 
 mod catalogue;
+mod delivery_id;
+mod facts;
+mod form;
+mod github;
+mod linear;
+mod partial;
 mod registry;
 mod scheme;
+mod sentry;
+mod vercel;
 
 use std::time::Duration;
 
@@ -61,6 +69,19 @@ pub trait Provider: Send + Sync + 'static {
     /// [`ExtractError`] when a required header is missing or the payload is not a JSON object. A schema surprise is
     /// not an error: unknown types and missing members are extracted as far as they go.
     fn extract(&self, headers: &Headers, body: &Bytes) -> Result<Inbound, ExtractError>;
+
+    /// Understands a webhook of the service path, whose writer names its wire type and delivery id: the same reading
+    /// of `payload`, without headers. A wire type may carry the action behind a dot or a colon, as the provider's own
+    /// writing has it, for payloads that do not name it.
+    ///
+    /// # Errors
+    /// [`ExtractError::InvalidPayload`] when the payload is not a JSON object.
+    fn extract_trusted(
+        &self,
+        wire_type: &str,
+        delivery_id: &ProviderDeliveryId,
+        payload: &Bytes,
+    ) -> Result<Inbound, ExtractError>;
 
     /// The `source_config` of a new integration, without `sync`: the seed's shape for this provider (`providers.md`
     /// 6.1, 6.2).
@@ -134,6 +155,9 @@ pub struct Inbound {
     pub wire_type: String,
     /// What `sync.events` compares with; `None` when the catalogue has no such event.
     pub key: Option<EventKey>,
+    /// Further keys under which `sync.events` may name it: narrower ones (`sentry:metric-alert.critical` beside
+    /// `sentry:metric-alert`). They filter; the envelope carries `key` alone.
+    pub also_keys: Vec<EventKey>,
     /// The account it belongs to, when the payload names one.
     pub installation: Option<ExternalId>,
     /// A second id of the account, tried when `installation` finds nothing (Vercel: configuration id).
@@ -159,6 +183,18 @@ pub enum ResourceSelector {
     Ids(Vec<ProviderResourceId>),
     /// Those with these slugs (Sentry metric alerts and comments).
     Slugs(Vec<String>),
+}
+
+impl ResourceSelector {
+    /// Those with these ids; every linked resource if there are none.
+    fn of_ids(ids: Vec<String>) -> Self {
+        if ids.is_empty() { Self::All } else { Self::Ids(ids.into_iter().map(ProviderResourceId::new).collect()) }
+    }
+
+    /// Those with these slugs; every linked resource if there are none.
+    fn of_slugs(slugs: Vec<String>) -> Self {
+        if slugs.is_empty() { Self::All } else { Self::Slugs(slugs) }
+    }
 }
 
 /// A change of state that a control event asks for (`providers.md` 1.7, 2.7, 3.7, 4.7). Every change is idempotent.

@@ -214,19 +214,11 @@ struct Payload<'a> {
 }
 
 impl<'a> Payload<'a> {
+    #[rustfmt::skip]
     fn read(body: &'a [u8], named_action: Option<&str>) -> Result<Self, ExtractError> {
         let names = [
-            "action",
-            "installation",
-            "repository",
-            "changes",
-            "pull_request",
-            "ref_type",
-            "account",
-            "repository_selection",
-            "repositories",
-            "repositories_added",
-            "repositories_removed",
+            "action", "installation", "repository", "changes", "pull_request", "ref_type", "account",
+            "repository_selection", "repositories", "repositories_added", "repositories_removed",
         ];
         let members = Json::body_members(body, names)?;
         let [action, installation, repository, changes, pull_request, ref_type, account, rest @ ..] = members;
@@ -307,31 +299,11 @@ fn select_resources(event: &str, payload: &Payload<'_>) -> ResourceSelector {
 }
 
 /// Members of events that are about neither an installation nor a repository itself.
+#[rustfmt::skip]
 const OTHER_SUBJECTS: [&str; 24] = [
-    "alert",
-    "check_run",
-    "check_suite",
-    "comment",
-    "definition",
-    "deployment",
-    "discussion",
-    "hook",
-    "issue",
-    "key",
-    "label",
-    "member",
-    "membership",
-    "milestone",
-    "package",
-    "project",
-    "pull_request",
-    "ref",
-    "release",
-    "review",
-    "rule",
-    "team",
-    "workflow_job",
-    "workflow_run",
+    "alert", "check_run", "check_suite", "comment", "definition", "deployment", "discussion", "hook", "issue", "key",
+    "label", "member", "membership", "milestone", "package", "project", "pull_request", "ref", "release", "review",
+    "rule", "team", "workflow_job", "workflow_run",
 ];
 
 /// Whether a control event's body is of another event. The event's name comes in a header that the signature does not
@@ -349,7 +321,6 @@ fn control_changes(event: &str, payload: &Payload<'_>) -> Vec<ControlChange> {
         ("installation", Some("created")) => {
             with_resources(installation_confirmed(payload), repository_ids(payload.repositories), Vec::new())
         }
-        ("installation", Some("new_permissions_accepted")) => vec![installation_confirmed(payload)],
         ("installation", Some("deleted")) => vec![ControlChange::InstallationRevoked],
         ("installation", Some("suspend")) => vec![ControlChange::InstallationSuspended],
         ("installation", Some("unsuspend")) => vec![ControlChange::InstallationResumed],
@@ -358,7 +329,9 @@ fn control_changes(event: &str, payload: &Payload<'_>) -> Vec<ControlChange> {
             repository_ids(payload.repositories_added),
             repository_ids(payload.repositories_removed),
         ),
-        ("installation_target", Some("renamed")) => vec![installation_confirmed(payload)],
+        ("installation", Some("new_permissions_accepted")) | ("installation_target", Some("renamed")) => {
+            vec![installation_confirmed(payload)]
+        }
         ("repository", Some(action)) => repository_changes(action, payload),
         _ => Vec::new(),
     }

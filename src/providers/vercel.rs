@@ -195,7 +195,7 @@ fn understand(wire_type: String, delivery_id: ProviderDeliveryId, hook: &Hook<'_
     } else {
         ResourceSelector::of_ids(project_id.clone().into_iter().collect())
     };
-    let control = control_changes(modern, hook, project_id);
+    let control = control_changes(modern, hook, project_id.as_deref());
     Inbound {
         delivery_id,
         key: find_event_key(modern),
@@ -278,8 +278,8 @@ impl Accounts {
     }
 }
 
-fn control_changes(modern: &str, hook: &Hook<'_>, project_id: Option<String>) -> Vec<ControlChange> {
-    let project_ids = || project_id.iter().map(|id| ProviderResourceId::new(id.as_str())).collect::<Vec<_>>();
+fn control_changes(modern: &str, hook: &Hook<'_>, project_id: Option<&str>) -> Vec<ControlChange> {
+    let project_ids = || project_id.into_iter().map(ProviderResourceId::new).collect::<Vec<_>>();
     let [configuration, projects, project, name] =
         hook.payload.members(["configuration", "projects", "project", "name"]);
     match modern {

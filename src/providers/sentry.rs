@@ -152,7 +152,8 @@ fn understand(
     let action = action.text().or_else(|| named_action.map(str::to_owned));
     let action = action.as_deref();
     let (key, also_keys) = find_event_keys(resource, action);
-    let installation = [installation, data.member("installation")].into_iter().find_map(|of| of.member("uuid").id());
+    let named_in_data = || data.member("installation").member("uuid").id();
+    let installation = installation.member("uuid").id().or_else(named_in_data);
     let resources = select_projects(resource, data);
     let control = if resource == "installation" { control_changes(action, data) } else { Vec::new() };
     Ok(Inbound {

@@ -6,8 +6,16 @@
 //! HTTP.
 
 mod catalogue;
+mod delivery_id;
+mod facts;
+mod form;
+mod github;
+mod linear;
+mod partial;
 mod registry;
 mod scheme;
+mod sentry;
+mod vercel;
 
 use std::time::Duration;
 
@@ -62,8 +70,9 @@ pub trait Provider: Send + Sync + 'static {
     /// not an error: unknown types and missing members are extracted as far as they go.
     fn extract(&self, headers: &Headers, body: &Bytes) -> Result<Inbound, ExtractError>;
 
-    /// Understands a payload that a trusted writer posted (the service path): there are no provider headers, the
-    /// writer names the wire type. Control changes are left out: history must not change the present.
+    /// Understands a webhook of the service path, whose writer names its wire type and delivery id: the same reading
+    /// of `payload`, without headers. A wire type may carry the action behind a dot or a colon, as the provider's own
+    /// writing has it, for payloads that do not name it.
     ///
     /// # Errors
     /// [`ExtractError::InvalidPayload`] when the payload is not a JSON object.
@@ -146,8 +155,8 @@ pub struct Inbound {
     pub wire_type: String,
     /// What `sync.events` compares with; `None` when the catalogue has no such event.
     pub key: Option<EventKey>,
-    /// Further keys under which `sync.events` may name it (`sentry:metric-alert.critical` beside
-    /// `sentry:metric-alert`).
+    /// Further keys under which `sync.events` may name it: narrower ones (`sentry:metric-alert.critical` beside
+    /// `sentry:metric-alert`). They filter; the envelope carries `key` alone.
     pub also_keys: Vec<EventKey>,
     /// The account it belongs to, when the payload names one.
     pub installation: Option<ExternalId>,
@@ -174,6 +183,18 @@ pub enum ResourceSelector {
     Ids(Vec<ProviderResourceId>),
     /// Those with these slugs (Sentry metric alerts and comments).
     Slugs(Vec<String>),
+}
+
+impl ResourceSelector {
+    /// Those with these ids; every linked resource if there are none.
+    fn of_ids(ids: Vec<String>) -> Self {
+        if ids.is_empty() { Self::All } else { Self::Ids(ids.into_iter().map(ProviderResourceId::new).collect()) }
+    }
+
+    /// Those with these slugs; every linked resource if there are none.
+    fn of_slugs(slugs: Vec<String>) -> Self {
+        if slugs.is_empty() { Self::All } else { Self::Slugs(slugs) }
+    }
 }
 
 /// A change of state that a control event asks for (`providers.md` 1.7, 2.7, 3.7, 4.7). Every change is idempotent.

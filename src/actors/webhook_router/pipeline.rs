@@ -27,13 +27,15 @@ use crate::{
     model::{
         clock::{Clock, EpochMs, Ids},
         delivery::{Delivery, DeliveryStatus},
-        event::{Event, EventOutcome},
-        ids::{EventId, IntegrationId},
+        event::{Event, EventKey, EventOutcome},
+        ids::{EventId, InstallationId, IntegrationId},
         provider::{ProviderResourceId, ProviderSlug},
         routes::RouteTable,
         webhook::{Headers, ReceivedWebhook},
     },
-    providers::{self, ExtractError, Inbound, Provider, Registry, ResourceSelector, VerifiedWebhook, VerifyError},
+    providers::{
+        self, ControlChange, ExtractError, Inbound, Provider, Registry, ResourceSelector, VerifiedWebhook, VerifyError,
+    },
     store::{Accepted, ClaimedDelivery, NewDelivery, NewEvent, SharedStore, StoreError},
     telemetry::metrics::Metrics,
 };
@@ -151,7 +153,9 @@ impl Pipeline {
             if table.org != webhook.org {
                 return Err(RouteError::ForeignInstallation);
             }
-            let inbound = provider.extract_trusted(&webhook.event_type, &webhook.delivery_id, &webhook.payload)?;
+            let mut inbound = provider.extract_trusted(&webhook.event_type, &webhook.delivery_id, &webhook.payload)?;
+            // History must not change the present.
+            inbound.control.clear();
             let understood = Understood {
                 provider: provider.clone(),
                 inbound,
@@ -223,22 +227,54 @@ impl Pipeline {
                 event: known.id,
             }));
         }
+        self.release_transferred(provider, inbound, found.as_ref().map(|(table, _)| &table.installation)).await?;
         let Some((table, matched_by)) = found else { return Ok(Controlled::Routable(None)) };
-        let applied = self
-            .directory
-            .apply_control(&table.installation, inbound.control.clone(), inbound.control_at, provider)
-            .await;
-        match applied {
-            Ok(_changed) => {}
+        if concerns_former_grant(&table, inbound) {
+            return Ok(Controlled::Routable(Some((table, matched_by))));
+        }
+        self.change_state(&table.installation, inbound.control.clone(), inbound.control_at, provider).await?;
+        let fresh = self.directory.routes_by_id(&table.installation).await.map_err(unavailable)?;
+        Ok(Controlled::Routable(fresh.map(|table| (table, matched_by))))
+    }
+
+    async fn change_state(
+        &self,
+        installation: &InstallationId,
+        changes: Vec<ControlChange>,
+        at: Option<EpochMs>,
+        provider: ProviderSlug,
+    ) -> Result<(), RouteError> {
+        match self.directory.apply_control(installation, changes, at, provider).await {
+            Ok(_changed) => Ok(()),
             // Two rows would claim one account (a transfer onto an account that is connected): the state stays, the
             // event is kept, a person decides.
             Err(AskError::Reply(InstallationError::Store(StoreError::NotUnique { .. }))) => {
-                tracing::error!(installation.id = %table.installation, "a control event collides with another connection");
+                tracing::error!(installation.id = %installation, "a control event collides with another connection");
+                Ok(())
             }
-            Err(error) => return Err(unavailable(error)),
+            Err(error) => Err(unavailable(error)),
         }
-        let fresh = self.directory.routes_by_id(&table.installation).await.map_err(unavailable)?;
-        Ok(Controlled::Routable(fresh.map(|table| (table, matched_by))))
+    }
+
+    /// A transfer is told by the receiving side (`providers.md` 1.6), while the resource is linked at the giving one:
+    /// every other installation that has it loses it.
+    async fn release_transferred(
+        &self,
+        provider: ProviderSlug,
+        inbound: &Inbound,
+        told_by: Option<&InstallationId>,
+    ) -> Result<(), RouteError> {
+        for change in &inbound.control {
+            let ControlChange::ResourcesRemoved { ids, reason: "transferred" } = change else { continue };
+            for id in ids {
+                for owner in self.store.find_installations_by_resource(provider, id).await? {
+                    if told_by != Some(&owner.id) {
+                        self.change_state(&owner.id, vec![change.clone()], inbound.control_at, provider).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Steps 6 and 7: who gets it, and why do the others not? Pure, on the published table.
@@ -260,10 +296,16 @@ impl Pipeline {
             }
         };
         let spec = inbound.key.as_ref().and_then(|key| self.registry.find_event(key.as_str()));
+        let also_keys: Vec<EventKey> = spec
+            .and_then(|spec| spec.alias_of)
+            .map(EventKey::new)
+            .into_iter()
+            .chain(inbound.also_keys.iter().cloned())
+            .collect();
         let question = Question {
             verified_by,
             key: inbound.key.as_ref(),
-            also_keys: &inbound.also_keys,
+            also_keys: &also_keys,
             category: spec.map_or("", |spec| spec.category),
             ping: inbound.ping,
             control: !inbound.control.is_empty(),
@@ -464,6 +506,16 @@ impl Pipeline {
     pub(super) async fn find_event(&self, id: &EventId) -> Result<Option<Event>, StoreError> {
         self.store.find_event(id).await
     }
+}
+
+/// Whether an ending names another grant of the same account than the one we hold: the account was connected anew
+/// since (Vercel: another configuration id, `providers.md` 2.3), and the old grant's end must not end the new one.
+fn concerns_former_grant(table: &RouteTable, inbound: &Inbound) -> bool {
+    inbound.control.contains(&ControlChange::InstallationRevoked)
+        && matches!(
+            (&table.alternate_external_id, &inbound.alternate_installation),
+            (Some(held), Some(named)) if held != named
+        )
 }
 
 /// What the control step found.

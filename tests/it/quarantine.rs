@@ -1,0 +1,60 @@
+//! What cannot become an event is kept: wrongly signed webhooks until their secret is mended, and those whose handling
+//! fails until it is.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use signalbox::{
+    model::clock::{Clock, SystemClock},
+    sim::{self, sink::Sink},
+};
+
+use crate::support::{App, Options, on_both};
+
+const SOON: Duration = Duration::from_secs(30);
+
+on_both! {
+    async fn a_wrongly_signed_webhook_becomes_an_event_once_its_secret_is_configured(backend) {
+        let sink = Sink::start().await.expect("a port");
+        let mut app = App::start(backend, Options::default()).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+        app.subscribe("org", "ws", &github, Some(&["github:push"])).await;
+        let facts = github.facts(1, SystemClock.now());
+        let rotated = github.provider.event("github:push", &facts, b"the secret nobody told us about").expect("known");
+        for _ in 0..2 {
+            let answer = app.outsider().post_webhook("github", &rotated).await.expect("an answer");
+            assert_eq!(answer.status, 401);
+        }
+        let kept = app.operator("org").admin("GET", "/admin/quarantine", None).await;
+        assert_eq!(kept["items"].as_array().map(Vec::len), Some(1), "{kept}");
+        assert_eq!(kept["items"][0]["cause"], "invalid_signature", "{kept}");
+        assert!(!kept.to_string().contains("x-hub-signature"), "no header is shown: {kept}");
+        let useless = app.operator("org").admin("POST", "/admin/quarantine/reverify", None).await;
+        assert_eq!((useless["accepted"].as_i64(), useless["rejected"].as_i64()), (Some(0), Some(1)), "{useless}");
+
+        app.terminate().await;
+        let secrets = format!("[\"{}\", \"the secret nobody told us about\"]", github.provider.secret);
+        app.set("SIGNALBOX_PROVIDERS__GITHUB__WEBHOOK_SECRETS", &secrets);
+        app.restart().await;
+        let mended = app.operator("org").admin("POST", "/admin/quarantine/reverify", None).await;
+        assert_eq!((mended["accepted"].as_i64(), mended["rejected"].as_i64()), (Some(1), Some(0)), "{mended}");
+        sink.wait_for(1, SOON).await.expect("delivered at last");
+        let empty = app.operator("org").admin("GET", "/admin/quarantine", None).await;
+        assert_eq!(empty["items"], json!([]));
+        app.finish().await;
+    }
+
+    async fn the_quarantine_stays_within_its_bounds(backend) {
+        let options = Options::default().with("SIGNALBOX_INGEST__QUARANTINE_MAX_COUNT", "5");
+        let app = App::start(backend, options).await;
+        for number in 0..12 {
+            let headers = [("x-github-event", "push"), ("x-github-delivery", "d"), ("x-hub-signature-256", "sha256=00")];
+            let answer = app.send("POST", "/webhooks/github", &headers, format!("{{\"n\":{number}}}")).await;
+            assert_eq!(answer.status, 401);
+        }
+        let kept: Value = app.operator("org").admin("GET", "/admin/quarantine?limit=100", None).await;
+        assert_eq!(kept["items"].as_array().map(Vec::len), Some(5), "{kept}");
+        app.finish().await;
+    }
+}

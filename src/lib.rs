@@ -1,10 +1,12 @@
 //! Signalbox.
 
 pub mod actors;
+pub mod cli;
 pub mod config;
 pub mod crypto;
 pub mod model;
 pub mod providers;
+pub mod shutdown;
 pub mod store;
 pub mod telemetry;
 pub mod vault;

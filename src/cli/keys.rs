@@ -13,7 +13,7 @@ use crate::{
     config::{AuthConfig, Config},
     crypto::api_key,
     model::{
-        clock::{Clock, Ids, SystemClock},
+        clock::{Clock, EpochMs, Ids, SystemClock},
         ids::{KeyId, OrgId},
         log_entry::{Actor, LogEntry},
         secret::Secret,
@@ -121,12 +121,7 @@ struct NewKey<'a> {
     made_by: &'a str,
 }
 
-async fn create(
-    store: &dyn Store,
-    ids: &Ids,
-    now: crate::model::clock::EpochMs,
-    wanted: NewKey<'_>,
-) -> anyhow::Result<(ApiKey, Secret)> {
+async fn create(store: &dyn Store, ids: &Ids, now: EpochMs, wanted: NewKey<'_>) -> anyhow::Result<(ApiKey, Secret)> {
     let key = api_key::generate();
     let text = key.expose_str().context("a key is text")?;
     let row = ApiKey {
@@ -145,14 +140,7 @@ async fn create(
     Ok((row, key))
 }
 
-fn log_entry(
-    ids: &Ids,
-    now: crate::model::clock::EpochMs,
-    key: &KeyId,
-    org: Option<OrgId>,
-    action: &str,
-    who: &str,
-) -> LogEntry {
+fn log_entry(ids: &Ids, now: EpochMs, key: &KeyId, org: Option<OrgId>, action: &str, who: &str) -> LogEntry {
     LogEntry {
         id: ids.log(),
         org,
@@ -186,8 +174,8 @@ fn key_as_json(key: &ApiKey) -> Value {
         "orgId": key.org,
         "scope": scope_of(key),
         "createdAt": key.created_at.to_rfc3339(),
-        "lastUsedAt": key.last_used_at.map(|at| at.to_rfc3339()),
-        "revokedAt": key.revoked_at.map(|at| at.to_rfc3339()),
+        "lastUsedAt": key.last_used_at.map(EpochMs::to_rfc3339),
+        "revokedAt": key.revoked_at.map(EpochMs::to_rfc3339),
     })
 }
 

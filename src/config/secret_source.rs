@@ -92,13 +92,11 @@ impl Section<'_> {
 
     /// Like [`Section::secret`], and its absence is a mistake.
     pub fn required_secret(&mut self, key: &str) -> Result<Secret, Reported> {
-        match self.secret(key)? {
-            Some(secret) => Ok(secret),
-            None => {
-                self.mistake(key, format!("is missing; give it, or its file as `{key}_file`"));
-                Err(Reported)
-            }
-        }
+        let given = self.secret(key)?;
+        given.ok_or_else(|| {
+            self.mistake(key, format!("is missing; give it, or its file as `{key}_file`"));
+            Reported
+        })
     }
 
     fn source_of(&mut self, key: &str) -> Result<Option<Source>, Reported> {

@@ -281,7 +281,7 @@ fn whole_number(given: &Given, range: &RangeInclusive<u64>) -> Result<u64, Strin
 }
 
 fn seconds_of(value: &Value, origin: Origin) -> Result<Duration, String> {
-    const YEAR: Duration = Duration::from_secs(366 * 86_400);
+    const YEAR: Duration = Duration::from_hours(366 * 24);
     let spelled = match (value, origin) {
         (Value::String(text), Origin::Environment) => value_of_text(text),
         _ => value.clone(),

@@ -1,0 +1,29 @@
+# Conveniences for people who have `just`; nothing depends on it. `just` alone lists them.
+
+_default:
+    @just --list
+
+# What CI runs.
+ci:
+    .ci/run
+
+# Format, then lint as CI does.
+tidy:
+    cargo fmt
+    cargo clippy --all-targets --locked -- -D warnings
+
+# Every test; set SIGNALBOX_TEST_POSTGRES_URL to include PostgreSQL.
+test *ARGS:
+    cargo test --locked {{ARGS}}
+
+# The whole system on this machine, no accounts needed.
+demo *ARGS:
+    cargo run --release -- demo {{ARGS}}
+
+# The documentation of the code, beginning with the path of a webhook.
+docs:
+    cargo doc --no-deps --open
+
+# Check a configuration file.
+doctor FILE:
+    cargo run -- doctor --config {{FILE}}

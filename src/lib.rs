@@ -3,6 +3,7 @@
 pub mod actors;
 pub mod config;
 pub mod crypto;
+pub mod delivery;
 pub mod model;
 pub mod providers;
 pub mod store;

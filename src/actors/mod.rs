@@ -3,6 +3,7 @@
 pub mod directory;
 pub mod dispatcher;
 pub mod installation;
+pub mod runtime;
 pub mod webhook_router;
 
 use crate::model::error_kind::ErrorKind;

@@ -8,14 +8,23 @@
 //! 1. Add a method below, in the group of its table, saying what it answers when nothing is found.
 //! 2. Write its query once, in `queries/<table>.rs`: `$1` placeholders, times as BIGINT milliseconds, JSON as TEXT. It
 //!    is compiled for both databases.
-//! 3. Name it in the `impl_store!` list in `backend.rs`.
+//! 3. Name it in the list of `backend.rs`, under reads, snapshots or writes.
 //! 4. Add a case to `tests/store`: it runs on both databases.
 //!
 //! Four things to note: a query that routes or claims needs an index (`tests/store/plans.rs` asks the planner); only
 //! `sqlite/` and `postgres/` may differ by dialect; a write to an installation's rows goes through
 //! [`Store::change_installation`], nowhere else; nothing here reads the clock: `now` is an argument.
 
+#[macro_use]
+mod backend;
+mod changes;
+mod driver_error;
 mod error;
+mod known;
+mod payload;
+mod postgres;
+mod sqlite;
+mod writer;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -35,6 +44,41 @@ use crate::model::{
     provider::{ExternalId, ProviderDeliveryId, ProviderResourceId, ProviderSlug},
     resource::Resource,
 };
+
+/// Opens the store named by `options.url`. Creates the SQLite file (0600) if there is none; applies no migration.
+///
+/// # Errors
+/// [`StoreError::Unavailable`] if the database does not answer, or if another process serves from the SQLite file or
+/// under the node's name; [`StoreError::Driver`] if the URL is none we know.
+pub async fn open(options: OpenOptions, observer: Arc<dyn BatchObserver>) -> StoreResult<SharedStore> {
+    let scheme = options.url.split(':').next().unwrap_or_default();
+    match scheme {
+        "sqlite" => Ok(Arc::new(sqlite::SqliteStore::open(&options, observer).await?)),
+        "postgres" | "postgresql" => Ok(Arc::new(postgres::PostgresStore::open(&options, observer).await?)),
+        _ => Err(StoreError::Driver("the database URL begins with neither sqlite:// nor postgres://".into())),
+    }
+}
+
+/// The statements that route, claim or are paid for by every webhook, with their names, as `backend` runs them.
+/// `tests/store/plans.rs` asks the planner whether each of them uses an index.
+#[doc(hidden)]
+pub fn hot_statements(backend: &str) -> Vec<(&'static str, &'static str)> {
+    if backend == "sqlite" { sqlite::hot_statements() } else { postgres::hot_statements() }
+}
+
+/// Who is told of every batch the writer commits.
+pub trait BatchObserver: Send + Sync + 'static {
+    /// One transaction committed this many events and attempt records.
+    fn batch_committed(&self, events: usize, attempts: usize, took: Duration);
+}
+
+/// An observer that does not look; for tests and short-lived commands.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoObserver;
+
+impl BatchObserver for NoObserver {
+    fn batch_committed(&self, _events: usize, _attempts: usize, _took: Duration) {}
+}
 
 /// The result of a store operation.
 pub type StoreResult<T> = Result<T, StoreError>;
@@ -499,10 +543,12 @@ pub trait Store: Send + Sync + 'static {
     /// Held events of an installation, oldest first.
     async fn list_held(&self, installation: &InstallationId, limit: u32) -> StoreResult<Vec<EventId>>;
 
-    /// Lets held events go: their held deliveries become pending, in the order given, due at `now`.
+    /// Lets held events go: their held deliveries become pending, due at `now` and claimed in the order given (the
+    /// earlier ones a few milliseconds before `now`). Answers how many events were let go.
     async fn release_held(&self, events: &[EventId], now: EpochMs) -> StoreResult<u64>;
 
-    /// Adds deliveries to a stored event and raises its outcome.
+    /// Adds deliveries to a stored event and raises its outcome; a routed one stays routed. Without the event, nothing
+    /// happens.
     async fn reroute_event(&self, rerouting: Rerouting) -> StoreResult<()>;
 
     // --- deliveries -------------------------------------------------------------------------------------------------
@@ -545,7 +591,7 @@ pub trait Store: Send + Sync + 'static {
     /// Makes a delivery pending, due at `now`, its attempts counted from 0. False if it is delivered or in flight.
     async fn retry_delivery(&self, id: &DeliveryId, now: EpochMs, entry: &LogEntry) -> StoreResult<bool>;
 
-    /// Pending and held deliveries of an integration end as dead (`integration_ended`).
+    /// Dead deliveries with their events, oldest first.
     async fn list_dead_letters(
         &self,
         org: Option<&OrgId>,

@@ -1,0 +1,256 @@
+//! `impl Store`, written once for both backends: a table of operations and the queries that answer them.
+//!
+//! **Owns** the transaction around each operation and the time it may take. **Invariants**: a write commits before it
+//! answers; nothing waits for ever on a database that does not answer. **Must not know** SQL.
+//!
+//! A backend has the fields `known`, `writer` and `patience`, the connections `reading`, `snapshot` and `writing`, and
+//! inherent methods for what is its own: see `sqlite/mod.rs`.
+
+use std::{future::Future, time::Duration};
+
+use super::{StoreError, StoreResult};
+
+/// How long an operation may take on top of waiting for a connection or a lock: what a statement needs when the disk
+/// is slow, and not so long that a caller would have given up.
+const STATEMENT_TIME: Duration = Duration::from_secs(5);
+
+/// How long reading everything may take.
+pub(crate) const CENSUS_TIME: Duration = Duration::from_mins(5);
+
+/// The time an operation may take: for a connection, for a lock, and for its statements.
+pub(crate) fn patience(acquire_timeout: Duration) -> Duration {
+    acquire_timeout.saturating_mul(2).saturating_add(STATEMENT_TIME)
+}
+
+/// Bounds an operation. One that is cut off is rolled back, or its commit was under way and its outcome is unknown:
+/// either way it may be tried again.
+pub(crate) async fn in_time<T>(
+    time: Duration,
+    operation: impl Future<Output = StoreResult<T>>,
+) -> StoreResult<T> {
+    tokio::time::timeout(time, operation)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {time:?}"))))
+}
+
+/// Implements [`super::Store`] for a backend: `operation(arguments) -> answer = query`, where a *read* has a connection,
+/// a *snapshot* sees one moment across several statements, and a *write* is a transaction.
+macro_rules! impl_store {
+    ($store:ident, $word:literal) => {
+        impl_store! { @table $store $word
+            reads {
+                find_installation(id: &InstallationId) -> Option<Installation> = installations::find;
+                find_live_installation(provider: ProviderSlug, external_id: &ExternalId) -> Option<Installation>
+                    = installations::find_live;
+                find_installations_by_resource(provider: ProviderSlug, resource: &ProviderResourceId)
+                    -> Vec<Installation> = installations::find_by_resource;
+                list_installations(
+                    org: Option<&OrgId>, provider: Option<&str>, status: Option<InstallationStatus>,
+                    page: PageRequest<'_>
+                ) -> Page<Installation> = installations::list;
+                list_routing_installations() -> Vec<InstallationId> = installations::list_routing;
+                find_integration(id: &IntegrationId) -> Option<Integration> = integrations::find;
+                list_workspace_integrations(
+                    org: &OrgId, workspace: &WorkspaceId, status: Option<IntegrationStatus>
+                ) -> Vec<(Integration, Resource)> = integrations::list_of_workspace;
+                list_events(filter: &EventFilter, page: PageRequest<'_>) -> Page<Event> = events::list_page;
+                list_events_after(org: Option<&OrgId>, after: &EventId, limit: u32) -> Vec<Event>
+                    = events::list_after;
+                find_event(id: &EventId) -> Option<Event> = events::find;
+                find_event_by_delivery_id(provider: ProviderSlug, id: &ProviderDeliveryId) -> Option<Event>
+                    = events::find_by_delivery_id;
+                find_event_body(id: &EventId) -> Option<(Option<String>, Bytes)> = events::find_body;
+                list_unrouted(filter: &UnroutedFilter) -> Vec<Event> = events::list_unrouted;
+                list_held(installation: &InstallationId, limit: u32) -> Vec<EventId> = events::list_held;
+                find_delivery(id: &DeliveryId) -> Option<(Delivery, Event)> = deliveries::find;
+                list_due_destinations(now: EpochMs, after: Option<&DestinationId>, limit: u32) -> Vec<DueDestination>
+                    = claims::list_due_destinations;
+                list_dead_letters(org: Option<&OrgId>, provider: Option<&str>, limit: u32, offset: u32)
+                    -> Vec<DeadLetter> = dead_letters::list;
+                find_dead_letters(org: Option<&OrgId>, provider: &str, id: &ProviderDeliveryId) -> Vec<DeadLetter>
+                    = dead_letters::find;
+                find_destination(id: &DestinationId) -> Option<Destination> = destinations::find;
+                find_destination_of(org: &OrgId, scope: DestinationScope, scope_id: &str) -> Option<Destination>
+                    = destinations::find_of;
+                list_destinations(org: &OrgId) -> Vec<Destination> = destinations::list;
+                find_key(hash: &[u8; 32]) -> Option<ApiKey> = keys::find;
+                list_keys() -> Vec<ApiKey> = keys::list;
+                list_quarantined(provider: Option<&str>, page: PageRequest<'_>) -> Page<Quarantined>
+                    = quarantine::list_kept;
+                list_quarantined_bodies(provider: Option<&str>, after: Option<&QuarantineId>, limit: u32)
+                    -> Vec<Quarantined> = quarantine::list_bodies;
+                list_log(org: Option<&OrgId>, installation: Option<&InstallationId>, page: PageRequest<'_>)
+                    -> Page<LogEntry> = log::list;
+            }
+            snapshots {
+                load_installation(id: &InstallationId) -> Option<InstallationRecord> = records::load;
+                find_event_detail(id: &EventId) -> Option<EventDetail> = events::find_detail;
+                list_dead_of_installation(
+                    installation: &InstallationId, since: Option<EpochMs>, until: Option<EpochMs>, limit: u32
+                ) -> (Vec<DeadLetter>, u64) = dead_letters::list_of_installation;
+            }
+            writes {
+                insert_installation(installation: &Installation, entry: &LogEntry) -> () = installations::insert;
+                change_installation(id: &InstallationId, change: ChangeFn) -> Option<InstallationRecord>
+                    = records::change;
+                touch_last_event(
+                    installations: Vec<(InstallationId, EpochMs)>, integrations: Vec<(IntegrationId, EpochMs)>
+                ) -> () = installations::touch_last_event;
+                release_held(events: &[EventId], now: EpochMs) -> u64 = events::release_held;
+                reroute_event(rerouting: Rerouting) -> () = events::reroute;
+                release_leases(owner: &str, only: Option<&[DeliveryId]>, now: EpochMs) -> u64 = leases::release;
+                release_leases_of_the_gone(owner: &str, now: EpochMs) -> u64 = release_leases_of_the_gone;
+                readdress_deliveries(org: Option<&OrgId>, fallback: Option<&DestinationId>, now: EpochMs) -> u64
+                    = deliveries::readdress;
+                retry_delivery(id: &DeliveryId, now: EpochMs, entry: &LogEntry) -> bool = deliveries::retry;
+                save_destination(destination: &Destination, entry: &LogEntry) -> () = destinations::save;
+                delete_destination(id: &DestinationId, entry: &LogEntry) -> bool = destinations::delete;
+                insert_key(key: &ApiKey, entry: &LogEntry) -> () = keys::insert;
+                revoke_key(id: &KeyId, now: EpochMs, entry: &LogEntry) -> bool = keys::revoke;
+                touch_keys(used: Vec<(KeyId, EpochMs)>) -> () = keys::touch;
+                quarantine(webhook: &Quarantined, bounds: QuarantineBounds) -> u32 = quarantine::keep;
+                delete_quarantined(ids: &[QuarantineId]) -> u64 = quarantine::delete;
+                append_log(entries: &[LogEntry]) -> () = log::append;
+            }
+        }
+    };
+
+    (@table $store:ident $word:literal
+        reads { $($read:ident($($read_arg:ident: $read_type:ty),*) -> $read_answer:ty = $read_query:path;)* }
+        snapshots { $($look:ident($($look_arg:ident: $look_type:ty),*) -> $look_answer:ty = $look_query:path;)* }
+        writes { $($write:ident($($write_arg:ident: $write_type:ty),*) -> $write_answer:ty = $write_query:path;)* }
+    ) => {
+        #[async_trait]
+        impl Store for $store {
+            fn backend(&self) -> &'static str {
+                $word
+            }
+
+            async fn ping(&self) -> StoreResult<()> {
+                in_time(self.patience, async {
+                    self.reading().await?.ping().await?;
+                    Ok(())
+                })
+                .await
+            }
+
+            async fn migrate(&self) -> StoreResult<u32> {
+                self.apply_migrations().await
+            }
+
+            async fn count_pending_migrations(&self) -> StoreResult<u32> {
+                in_time(self.patience, async {
+                    let mut conn = self.reading().await?;
+                    let mut db = Session { conn: &mut conn, known: &self.known };
+                    migrations::count_pending(&mut db, &MIGRATOR).await
+                })
+                .await
+            }
+
+            async fn check_durability(&self) -> StoreResult<()> {
+                in_time(self.patience, self.read_durability_settings()).await
+            }
+
+            async fn next_change(&self) -> Change {
+                self.receive_change().await
+            }
+
+            async fn close(&self) {
+                self.writer.close().await;
+                self.close_connections().await;
+            }
+
+            async fn take_census(&self) -> StoreResult<Census> {
+                in_time(CENSUS_TIME, async {
+                    let mut moment = self.snapshot().await?;
+                    census::take(&mut Session { conn: &mut moment, known: &self.known }).await
+                })
+                .await
+            }
+
+            async fn accept_event(&self, event: NewEvent) -> StoreResult<Accepted> {
+                self.writer.accept(event).await
+            }
+
+            async fn record_attempts(&self, records: Vec<AttemptRecord>) -> StoreResult<()> {
+                self.writer.record(records).await
+            }
+
+            async fn claim_deliveries(&self, request: &ClaimRequest) -> StoreResult<Vec<ClaimedDelivery>> {
+                let ids = in_time(self.patience, async {
+                    let mut transaction = self.writing().await?;
+                    let mut db = Session { conn: &mut transaction, known: &self.known };
+                    let ids = claims::claim(&mut db, request).await?;
+                    transaction.commit().await?;
+                    Ok(ids)
+                })
+                .await?;
+                if ids.is_empty() {
+                    return Ok(Vec::new());
+                }
+                // Bodies are read after the commit, so that the writer is free meanwhile.
+                let read = in_time(self.patience, async {
+                    let mut conn = self.reading().await?;
+                    let mut db = Session { conn: &mut conn, known: &self.known };
+                    let read = claims::read_claimed(&mut db, &ids).await?;
+                    drop(conn);
+                    let mut claimed = Vec::with_capacity(read.len());
+                    for (delivery, payload) in read {
+                        claimed.push(ClaimedDelivery { body: payload.decode().await?, ..delivery });
+                    }
+                    Ok(claimed)
+                })
+                .await;
+                if read.is_err() {
+                    // Nobody will try them: let them be claimed again before the lease ends, if that works at all.
+                    if let Err(error) = self.release_leases(&request.owner, Some(&ids), request.now).await {
+                        tracing::warn!(error = %error, "claimed deliveries wait for their leases to end");
+                    }
+                }
+                read
+            }
+
+            async fn delete_expired(&self, cutoffs: &RetentionCutoffs, limit: u32) -> StoreResult<Deleted> {
+                in_time(self.patience, async {
+                    let mut conn = self.reading().await?;
+                    let mut db = Session { conn: &mut conn, known: &self.known };
+                    let expired = retention::find_expired(&mut db, cutoffs, limit).await?;
+                    drop(conn);
+                    let mut transaction = self.writing().await?;
+                    let mut db = Session { conn: &mut transaction, known: &self.known };
+                    let deleted = retention::delete(&mut db, &expired, cutoffs, limit).await?;
+                    transaction.commit().await?;
+                    Ok(deleted)
+                })
+                .await
+            }
+
+            $(async fn $read(&self, $($read_arg: $read_type),*) -> StoreResult<$read_answer> {
+                in_time(self.patience, async {
+                    let mut conn = self.reading().await?;
+                    $read_query(&mut Session { conn: &mut conn, known: &self.known }, $($read_arg),*).await
+                })
+                .await
+            })*
+
+            $(async fn $look(&self, $($look_arg: $look_type),*) -> StoreResult<$look_answer> {
+                in_time(self.patience, async {
+                    let mut moment = self.snapshot().await?;
+                    $look_query(&mut Session { conn: &mut moment, known: &self.known }, $($look_arg),*).await
+                })
+                .await
+            })*
+
+            $(async fn $write(&self, $($write_arg: $write_type),*) -> StoreResult<$write_answer> {
+                in_time(self.patience, async {
+                    let mut transaction = self.writing().await?;
+                    let mut db = Session { conn: &mut transaction, known: &self.known };
+                    let answer = $write_query(&mut db, $($write_arg),*).await?;
+                    transaction.commit().await?;
+                    Ok(answer)
+                })
+                .await
+            })*
+        }
+    };
+}

@@ -1,0 +1,291 @@
+//! The PostgreSQL backend: several nodes are one gateway.
+//!
+//! **Owns** the connections and their settings, the notifications between nodes and each node's presence lock.
+//! **Invariants**: nothing waits for ever: statements and locks have timeouts here and operations have one in the client,
+//! because a stopped server answers nothing; a serving node holds its presence lock. **Must not know** queries both
+//! databases understand.
+
+mod listener;
+mod presence;
+
+use std::{str::FromStr as _, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use sqlx::{
+    ConnectOptions as _, Connection as _, Executor as _, PgPool, Row as _, Transaction,
+    migrate::Migrator,
+    pool::PoolConnection,
+    postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
+};
+use tokio::sync::Mutex;
+
+use self::{listener::Listener, presence::Presence};
+use super::{
+    Accepted, ApiKey, AttemptRecord, BatchObserver, Census, Change, ChangeFn, ClaimRequest, ClaimedDelivery,
+    DeadLetter, Deleted, DueDestination, EventDetail, EventFilter, InstallationRecord, NewEvent, OpenOptions, Page,
+    PageRequest, Quarantined, QuarantineBounds, Rerouting, RetentionCutoffs, Store, StoreError, StoreResult,
+    UnroutedFilter,
+    backend::{CENSUS_TIME, in_time, patience},
+    changes,
+    known::KnownProviders,
+    writer::{Batch, Committer, Writer},
+};
+use crate::model::{
+    clock::EpochMs,
+    delivery::Delivery,
+    destination::{Destination, DestinationScope},
+    event::Event,
+    ids::{DeliveryId, DestinationId, EventId, InstallationId, IntegrationId, KeyId, OrgId, QuarantineId, WorkspaceId},
+    installation::{Installation, InstallationStatus},
+    integration::{Integration, IntegrationStatus},
+    log_entry::LogEntry,
+    provider::{ExternalId, ProviderDeliveryId, ProviderResourceId, ProviderSlug},
+    resource::Resource,
+};
+
+/// What another node is claiming is not waited for.
+macro_rules! skip_locked {
+    () => {
+        " FOR UPDATE SKIP LOCKED"
+    };
+}
+macro_rules! for_update {
+    () => {
+        " FOR UPDATE"
+    };
+}
+macro_rules! in_list {
+    ($parameter:literal) => {
+        concat!(" IN (SELECT jsonb_array_elements_text(", $parameter, "::jsonb))")
+    };
+}
+macro_rules! table_exists {
+    ($table:literal) => {
+        concat!("SELECT to_regclass('", $table, "') IS NOT NULL")
+    };
+}
+
+#[path = "../queries/mod.rs"]
+mod queries;
+
+use queries::{
+    Session, batch, census, claims, dead_letters, deliveries, destinations, events, installations, integrations, keys,
+    leases, log, migrations, quarantine, records, retention,
+};
+
+type Db = sqlx::Postgres;
+
+static MIGRATOR: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// Two, so that one batch is gathered and planned while the other is flushed.
+const COMMITTERS: u32 = 2;
+/// Prepared statements kept per connection: every text we have, in every bucket size.
+const STATEMENTS: usize = 256;
+/// A connection that was idle longer is asked whether it still lives before it is used.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+
+/// The store on a PostgreSQL database.
+pub(crate) struct PostgresStore {
+    pool: PgPool,
+    committing: PgPool,
+    known: KnownProviders,
+    writer: Writer,
+    patience: Duration,
+    listener: Mutex<Listener>,
+    /// Held until the store is closed or dropped; `None` for a process that only looks.
+    presence: Option<Presence>,
+}
+
+impl PostgresStore {
+    pub(crate) async fn open(options: &OpenOptions, observer: Arc<dyn BatchObserver>) -> StoreResult<Self> {
+        let patience = patience(options.acquire_timeout);
+        in_time(patience, Self::connect(options, observer, patience)).await
+    }
+
+    async fn connect(
+        options: &OpenOptions,
+        observer: Arc<dyn BatchObserver>,
+        patience: Duration,
+    ) -> StoreResult<Self> {
+        let connect = PgConnectOptions::from_str(&options.url)?
+            .application_name("signalbox")
+            .statement_cache_capacity(STATEMENTS)
+            .disable_statement_logging();
+        let timeouts = Timeouts::new(options.acquire_timeout);
+        // Rows are found by keys that the planner cannot see the number of; a plan made while a table was small must
+        // not outlive that, so plans are made anew.
+        let pool = pool_options(options, options.max_connections.saturating_sub(COMMITTERS).max(2))
+            .after_connect(move |connection, _| {
+                Box::pin(async move { timeouts.apply(connection, "SET plan_cache_mode = force_custom_plan").await })
+            })
+            .connect_with(connect.clone())
+            .await?;
+        // The writer's statements only ever look up keys: with nothing else allowed, their plans are right whatever the
+        // statistics say, and can be kept.
+        let committing = pool_options(options, COMMITTERS)
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    let only_by_index = "SET enable_seqscan = off; SET enable_hashjoin = off; \
+                                         SET enable_mergejoin = off; SET plan_cache_mode = force_generic_plan";
+                    timeouts.apply(connection, only_by_index).await
+                })
+            })
+            .connect_with(connect.clone())
+            .await?;
+        let presence = if options.serving { Some(Presence::take(connect.clone(), &options.node).await?) } else { None };
+        let committers = (0..COMMITTERS)
+            .map(|_| Arc::new(PostgresCommitter { committing: committing.clone() }) as Arc<dyn Committer>)
+            .collect();
+        Ok(Self {
+            known: KnownProviders::new(options.providers.clone()),
+            writer: Writer::start(committers, observer, patience),
+            patience,
+            listener: Mutex::new(Listener::start(connect).await?),
+            presence,
+            pool,
+            committing,
+        })
+    }
+
+    async fn reading(&self) -> Result<PoolConnection<Db>, sqlx::Error> {
+        self.pool.acquire().await
+    }
+
+    async fn snapshot(&self) -> Result<Transaction<'static, Db>, sqlx::Error> {
+        self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await
+    }
+
+    async fn writing(&self) -> Result<Transaction<'static, Db>, sqlx::Error> {
+        self.pool.begin().await
+    }
+
+    async fn apply_migrations(&self) -> StoreResult<u32> {
+        // A connection of its own: without timeouts, and gone with its session lock whatever happens.
+        let mut connection = PgConnection::connect_with(&self.pool.connect_options()).await?;
+        let pending =
+            migrations::count_pending(&mut Session { conn: &mut connection, known: &self.known }, &MIGRATOR).await?;
+        MIGRATOR.run_direct(None, &mut connection, false).await?;
+        connection.close().await?;
+        Ok(pending)
+    }
+
+    async fn read_durability_settings(&self) -> StoreResult<()> {
+        let mut connection = self.committing.acquire().await?;
+        for setting in ["synchronous_commit", "fsync", "full_page_writes"] {
+            let value: String =
+                sqlx::query_scalar("SELECT current_setting($1)").bind(setting).fetch_one(&mut *connection).await?;
+            if value == "off" {
+                return Err(StoreError::NotDurable(format!("{setting} is off")));
+            }
+        }
+        Ok(())
+    }
+
+    async fn receive_change(&self) -> Change {
+        self.listener.lock().await.next().await
+    }
+
+    async fn close_connections(&self) {
+        self.listener.lock().await.stop();
+        if let Some(presence) = &self.presence {
+            presence.give_up().await;
+        }
+        self.pool.close().await;
+        self.committing.close().await;
+    }
+}
+
+impl_store!(PostgresStore, "postgres");
+
+fn pool_options(options: &OpenOptions, connections: u32) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(options.acquire_timeout)
+        .test_before_acquire(false)
+        .before_acquire(|connection, usage| {
+            Box::pin(async move {
+                if usage.idle_for > TRUSTED_IDLE {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+}
+
+/// Bounds that the server keeps.
+#[derive(Debug, Clone, Copy)]
+struct Timeouts {
+    statement_ms: u128,
+    lock_ms: u128,
+}
+
+impl Timeouts {
+    fn new(acquire_timeout: Duration) -> Self {
+        let lock_ms = acquire_timeout.as_millis().max(1);
+        Self { statement_ms: lock_ms + 5_000, lock_ms }
+    }
+
+    async fn apply(self, connection: &mut PgConnection, further_settings: &str) -> Result<(), sqlx::Error> {
+        let Self { statement_ms, lock_ms } = self;
+        let settings = format!(
+            "SET statement_timeout = {statement_ms}; SET lock_timeout = {lock_ms}; \
+             SET idle_in_transaction_session_timeout = {}; {further_settings}",
+            statement_ms * 2
+        );
+        connection.execute(sqlx::AssertSqlSafe(settings)).await?;
+        Ok(())
+    }
+}
+
+/// Lease owners whose presence lock is free are gone.
+async fn release_leases_of_the_gone(db: &mut Session<'_>, owner: &str, now: EpochMs) -> StoreResult<u64> {
+    // A server that just started has lost every lock; nodes need a moment to take theirs again.
+    const SERVER_IS_SETTLED: &str = "SELECT pg_postmaster_start_time() < now() - interval '5 seconds'";
+    const IS_GONE: &str = "SELECT pg_try_advisory_xact_lock($1)";
+    if !sqlx::query_scalar::<_, bool>(SERVER_IS_SETTLED).fetch_one(&mut *db.conn).await? {
+        return Ok(0);
+    }
+    let mut released = 0;
+    for other in leases::list_other_owners(db, owner).await? {
+        let row = sqlx::query(IS_GONE).bind(presence::key(&other)).fetch_one(&mut *db.conn).await?;
+        if row.try_get(0)? {
+            released += leases::release(db, &other, None, now).await?;
+        }
+    }
+    Ok(released)
+}
+
+struct PostgresCommitter {
+    committing: PgPool,
+}
+
+#[async_trait]
+impl Committer for PostgresCommitter {
+    async fn commit(&self, batch: &Batch<'_>) -> Result<Vec<Option<Accepted>>, sqlx::Error> {
+        let mut transaction = self.committing.begin().await?;
+        let answers = batch::write(&mut transaction, batch).await?;
+        transaction.commit().await?;
+        Ok(answers)
+    }
+}
+
+/// Tells the other nodes, if the transaction commits.
+async fn notify(connection: &mut PgConnection, change: &Change) -> StoreResult<()> {
+    sqlx::query("SELECT pg_notify($1, $2)")
+        .bind(changes::CHANNEL)
+        .bind(change.to_notification())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Lifts the statement timeout for this transaction.
+async fn unhurried(connection: &mut PgConnection) -> StoreResult<()> {
+    connection.execute("SET LOCAL statement_timeout = 0").await?;
+    Ok(())
+}
+
+pub(super) fn hot_statements() -> Vec<(&'static str, &'static str)> {
+    queries::hot_statements()
+}

@@ -1,0 +1,50 @@
+//! The column lists, in the order in which `rows.rs` reads them. Each table has its own letter in every query.
+
+macro_rules! event_columns {
+    () => {
+        "e.id, e.provider, e.provider_delivery_id, e.wire_type, e.event_key, e.installation_id, e.org_id, \
+         e.external_id, e.resources, e.outcome, e.reason, e.possible_replay, e.held, e.received_at, e.correlation_id"
+    };
+}
+
+macro_rules! delivery_columns {
+    () => {
+        "d.id, d.event_id, d.integration_id, d.resource_id, d.workspace_id, d.org_id, d.destination_id, d.status, \
+         d.reason, d.attempts, d.due_at, d.lease_owner, d.replay, d.created_at, d.finished_at"
+    };
+}
+
+macro_rules! attempt_columns {
+    () => {
+        "a.id, a.delivery_id, a.number, a.started_at, a.duration_ms, a.result, a.status_code, a.error, a.response_body"
+    };
+}
+
+macro_rules! installation_columns {
+    () => {
+        "i.id, i.provider, i.external_id, i.alternate_external_id, i.account_login, i.org_id, i.connected_by, \
+         i.status, i.status_reason, i.metadata, i.provider_account_info, i.control_at, i.last_event_at, i.created_at, \
+         i.updated_at"
+    };
+}
+
+macro_rules! resource_columns {
+    () => {
+        "r.id, r.installation_id, r.provider_resource_id, r.kind, r.slug, r.resource_name, r.attrs, r.status, \
+         r.status_reason, r.control_at, r.created_at, r.updated_at"
+    };
+}
+
+macro_rules! integration_columns {
+    () => {
+        "g.id, g.org_id, g.workspace_id, g.provider, g.installation_id, g.resource_id, g.source_config, g.status, \
+         g.status_reason, g.last_event_at, g.created_at, g.updated_at"
+    };
+}
+
+macro_rules! destination_columns {
+    () => {
+        "x.id, x.org_id, x.scope, x.scope_id, x.url, x.headers_sealed, x.secret_sealed, x.previous_secret_sealed, \
+         x.previous_until, x.disabled_reason, x.failing_since, x.created_at, x.updated_at"
+    };
+}

@@ -1,0 +1,150 @@
+//! Deliveries and attempts, read and mended. Claiming is in `claims.rs`, leases in `leases.rs`.
+
+use super::{Builder, Conn, Fields, Session, buckets, log, query, text};
+use crate::{
+    model::{
+        clock::EpochMs,
+        delivery::{Attempt, Delivery},
+        event::Event,
+        ids::{DeliveryId, DestinationId, EventId, OrgId},
+        log_entry::LogEntry,
+    },
+    store::{NewDelivery, StoreResult},
+};
+
+const FIND: &str = concat!(
+    "SELECT ",
+    delivery_columns!(),
+    ", ",
+    event_columns!(),
+    " FROM gw_deliveries d JOIN gw_events e ON e.id = d.event_id WHERE d.id = $1"
+);
+
+pub(super) const OF_EVENT: &str =
+    concat!("SELECT ", delivery_columns!(), " FROM gw_deliveries d WHERE d.event_id = $1 ORDER BY d.id");
+
+pub(super) const ATTEMPTS_OF_EVENT: &str = concat!(
+    "SELECT ",
+    attempt_columns!(),
+    " FROM gw_deliveries d JOIN gw_attempts a ON a.delivery_id = d.id WHERE d.event_id = $1 \
+     ORDER BY a.started_at, a.id"
+);
+
+/// Inserts deliveries. Also within the writer's batch, hence the driver's error.
+pub(super) async fn insert(conn: &mut Conn, deliveries: &[&NewDelivery]) -> Result<(), sqlx::Error> {
+    for bucket in buckets(deliveries) {
+        let mut sql = Builder::new(
+            "INSERT INTO gw_deliveries (id, event_id, integration_id, resource_id, workspace_id, org_id, \
+             destination_id, status, reason, attempts, is_retry, due_at, lease_owner, replay, created_at, finished_at) ",
+        );
+        sql.push_values(bucket, |mut row, new| {
+            let delivery = &new.delivery;
+            // Without an owner there is no lease, and without a lease the delivery is due when it says.
+            let due_at = new.lease_owner.as_ref().and(delivery.lease_until).unwrap_or(delivery.due_at);
+            row.push_bind(delivery.id.as_str())
+                .push_bind(delivery.event.as_str())
+                .push_bind(delivery.integration.as_str())
+                .push_bind(delivery.resource.as_str())
+                .push_bind(&*text(delivery.workspace.as_str()))
+                .push_bind(delivery.org.as_str())
+                .push_bind(delivery.destination.as_ref().map(DestinationId::as_str))
+                .push_bind(delivery.status.as_str())
+                .push_bind(delivery.reason.as_deref().map(|reason| text(reason).into_owned()))
+                .push_bind(i64::from(delivery.attempts))
+                .push_bind(delivery.attempts > 0)
+                .push_bind(due_at.0)
+                .push_bind(new.lease_owner.as_deref())
+                .push_bind(delivery.replay)
+                .push_bind(delivery.created_at.0)
+                .push_bind(delivery.finished_at.map(|at| at.0));
+        });
+        sql.build().execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn find(db: &mut Session<'_>, id: &DeliveryId) -> StoreResult<Option<(Delivery, Event)>> {
+    let found = query(FIND).bind(&*text(id.as_str())).fetch_optional(&mut *db.conn).await?;
+    found
+        .map(|row| {
+            let mut fields = Fields::new(&row);
+            Ok((fields.delivery()?, fields.event(db.known)?))
+        })
+        .transpose()
+}
+
+pub(super) async fn of_event(db: &mut Session<'_>, event: &EventId) -> StoreResult<Vec<Delivery>> {
+    let rows = query(OF_EVENT).bind(event.as_str()).fetch_all(&mut *db.conn).await?;
+    rows.iter().map(|row| Fields::new(row).delivery()).collect()
+}
+
+pub(super) async fn attempts_of_event(db: &mut Session<'_>, event: &EventId) -> StoreResult<Vec<Attempt>> {
+    let rows = query(ATTEMPTS_OF_EVENT).bind(event.as_str()).fetch_all(&mut *db.conn).await?;
+    rows.iter().map(|row| Fields::new(row).attempt()).collect()
+}
+
+pub(crate) async fn readdress(
+    db: &mut Session<'_>,
+    org: Option<&OrgId>,
+    fallback: Option<&DestinationId>,
+    now: EpochMs,
+) -> StoreResult<u64> {
+    let mut readdressed = 0;
+    // One status at a time: each has its own partial index.
+    for status in ["pending", "held"] {
+        let mut sql = Builder::new(
+            "WITH target AS (SELECT d.id, COALESCE( \
+             (SELECT x.id FROM gw_destinations x WHERE x.org_id = d.org_id AND x.scope = 'integration' \
+                 AND x.scope_id = d.integration_id), \
+             (SELECT x.id FROM gw_destinations x WHERE x.org_id = d.org_id AND x.scope = 'workspace' \
+                 AND x.scope_id = d.workspace_id), \
+             (SELECT x.id FROM gw_destinations x WHERE x.org_id = d.org_id AND x.scope = 'org' \
+                 AND x.scope_id = d.org_id), ",
+        );
+        sql.push_bind(fallback.map(DestinationId::as_str));
+        sql.push(") AS destination_id FROM gw_deliveries d WHERE d.status = '").push(status).push("' AND ");
+        match org {
+            Some(org) => sql.push("d.org_id = ").push_bind(&*text(org.as_str())),
+            None => sql.push("d.destination_id IS NULL"),
+        };
+        // What waited for a destination is due now, unless a node tries it already; a retry keeps its schedule.
+        sql.push(
+            ") UPDATE gw_deliveries SET destination_id = target.destination_id, \
+             reason = CASE WHEN target.destination_id IS NULL THEN 'no_destination' \
+                 WHEN gw_deliveries.reason = 'no_destination' THEN NULL ELSE gw_deliveries.reason END, \
+             due_at = CASE WHEN gw_deliveries.destination_id IS NULL AND gw_deliveries.lease_owner IS NULL THEN ",
+        );
+        sql.push_bind(now.0);
+        sql.push(
+            " ELSE gw_deliveries.due_at END FROM target WHERE gw_deliveries.id = target.id \
+             AND gw_deliveries.destination_id IS DISTINCT FROM target.destination_id",
+        );
+        readdressed += sql.build().execute(&mut *db.conn).await?.rows_affected();
+    }
+    Ok(readdressed)
+}
+
+pub(crate) async fn retry(
+    db: &mut Session<'_>,
+    id: &DeliveryId,
+    now: EpochMs,
+    entry: &LogEntry,
+) -> StoreResult<bool> {
+    // The lock keeps retention from deleting the event under the delivery.
+    const LOCK: &str = concat!(
+        "SELECT e.id FROM gw_events e WHERE e.id = (SELECT d.event_id FROM gw_deliveries d WHERE d.id = $1)",
+        for_update!()
+    );
+    const RETRY: &str = "UPDATE gw_deliveries SET status = 'pending', attempts = 0, is_retry = false, due_at = $2, \
+         reason = CASE WHEN destination_id IS NULL THEN 'no_destination' END, lease_owner = NULL, finished_at = NULL \
+         WHERE id = $1 AND status <> 'delivered' \
+         AND NOT (status = 'pending' AND lease_owner IS NOT NULL AND due_at > $2)";
+    let id = text(id.as_str());
+    query(LOCK).bind(&*id).fetch_optional(&mut *db.conn).await?;
+    let retried = query(RETRY).bind(&*id).bind(now.0).execute(&mut *db.conn).await?;
+    if retried.rows_affected() == 0 {
+        return Ok(false);
+    }
+    log::append(db, std::slice::from_ref(entry)).await?;
+    Ok(true)
+}

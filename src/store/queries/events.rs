@@ -1,0 +1,209 @@
+//! Events: found, listed, released, rerouted. They are inserted by `batch.rs`.
+
+use bytes::Bytes;
+
+use super::{Builder, Fields, Session, deliveries, id_floor, list, page, query, rows_wanted, text};
+use crate::{
+    model::{
+        clock::EpochMs,
+        event::Event,
+        ids::{EventId, InstallationId, OrgId},
+        provider::{ProviderDeliveryId, ProviderSlug},
+    },
+    store::{
+        EventDetail, EventFilter, Page, PageRequest, Rerouting, StoreResult, UnroutedFilter, payload::StoredPayload,
+    },
+};
+
+/// How far an event's `received_at` may be ahead of its id's time: the service path names its own times.
+const RECEIVED_AHEAD_MS: i64 = 24 * 60 * 60 * 1000;
+
+const FIND: &str = concat!("SELECT ", event_columns!(), " FROM gw_events e WHERE e.id = $1");
+
+pub(super) const FIND_BY_DELIVERY_ID: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM gw_events e WHERE e.provider_delivery_id = $1 AND e.provider = $2"
+);
+
+const FIND_WITH_DETAIL: &str =
+    concat!("SELECT ", event_columns!(), ", e.headers, e.content_type, e.decision FROM gw_events e WHERE e.id = $1");
+
+const FIND_BODY: &str =
+    "SELECT id, content_type, payload_encoding, payload_bytes, payload FROM gw_events WHERE id = $1";
+
+const LIST_UNROUTED: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM gw_events e WHERE e.outcome = 'unrouted' AND e.provider = $1 AND e.installation_id = $2 \
+     AND e.received_at >= $4 AND e.id > $5 UNION ALL SELECT ",
+    event_columns!(),
+    " FROM gw_events e WHERE e.outcome = 'unrouted' AND e.provider = $1 AND e.installation_id IS NULL \
+     AND e.external_id = $3 AND e.received_at >= $4 AND e.id > $5 ORDER BY 1 LIMIT $6"
+);
+
+pub(super) const LIST_HELD: &str =
+    "SELECT id FROM gw_events WHERE installation_id = $1 AND held ORDER BY id LIMIT $2";
+
+pub(crate) async fn list_page(
+    db: &mut Session<'_>,
+    filter: &EventFilter,
+    request: PageRequest<'_>,
+) -> StoreResult<Page<Event>> {
+    let mut sql = Builder::new(concat!("SELECT ", event_columns!(), " FROM gw_events e WHERE e.id IS NOT NULL"));
+    let texts = [
+        (" AND e.org_id = ", filter.org.as_ref().map(OrgId::as_str)),
+        (" AND e.provider = ", filter.provider.as_deref()),
+        (" AND e.installation_id = ", filter.installation.as_ref().map(InstallationId::as_str)),
+        (" AND e.outcome = ", filter.outcome.map(crate::model::event::EventOutcome::as_str)),
+        (" AND e.event_key = ", filter.key.as_deref()),
+        (" AND e.provider_delivery_id = ", filter.provider_delivery_id.as_deref()),
+        (" AND e.id < ", request.cursor),
+    ];
+    for (condition, value) in texts {
+        if let Some(value) = value {
+            sql.push(condition).push_bind(&*text(value));
+        }
+    }
+    if let Some(since) = filter.since {
+        // The bound on the id ends the scan; the bound on the time is the answer.
+        let floor = id_floor(EventId::PREFIX, EpochMs(since.0.saturating_sub(RECEIVED_AHEAD_MS)));
+        sql.push(" AND e.id >= ").push_bind(floor).push(" AND e.received_at >= ").push_bind(since.0);
+    }
+    if let Some(until) = filter.until {
+        sql.push(" AND e.received_at < ").push_bind(until.0);
+    }
+    match filter.held {
+        Some(true) => sql.push(" AND e.held"),
+        Some(false) => sql.push(" AND NOT e.held"),
+        None => &mut sql,
+    };
+    sql.push(" ORDER BY e.id DESC LIMIT ").push_bind(rows_wanted(request));
+    let rows = sql.build().fetch_all(&mut *db.conn).await?;
+    let items = rows.iter().map(|row| Fields::new(row).event(db.known)).collect::<StoreResult<_>>()?;
+    Ok(page(items, request, |event: &Event| event.id.as_str()))
+}
+
+pub(crate) async fn list_after(
+    db: &mut Session<'_>,
+    org: Option<&OrgId>,
+    after: &EventId,
+    limit: u32,
+) -> StoreResult<Vec<Event>> {
+    let mut sql = Builder::new(concat!("SELECT ", event_columns!(), " FROM gw_events e WHERE e.id > "));
+    sql.push_bind(&*text(after.as_str()));
+    if let Some(org) = org {
+        sql.push(" AND e.org_id = ").push_bind(&*text(org.as_str()));
+    }
+    sql.push(" ORDER BY e.id LIMIT ").push_bind(i64::from(limit));
+    let rows = sql.build().fetch_all(&mut *db.conn).await?;
+    rows.iter().map(|row| Fields::new(row).event(db.known)).collect()
+}
+
+pub(crate) async fn find(db: &mut Session<'_>, id: &EventId) -> StoreResult<Option<Event>> {
+    let row = query(FIND).bind(&*text(id.as_str())).fetch_optional(&mut *db.conn).await?;
+    row.map(|row| Fields::new(&row).event(db.known)).transpose()
+}
+
+pub(crate) async fn find_by_delivery_id(
+    db: &mut Session<'_>,
+    provider: ProviderSlug,
+    id: &ProviderDeliveryId,
+) -> StoreResult<Option<Event>> {
+    let found = query(FIND_BY_DELIVERY_ID).bind(&*text(id.as_str())).bind(provider.as_str());
+    let row = found.fetch_optional(&mut *db.conn).await?;
+    row.map(|row| Fields::new(&row).event(db.known)).transpose()
+}
+
+pub(crate) async fn find_detail(db: &mut Session<'_>, id: &EventId) -> StoreResult<Option<EventDetail>> {
+    let found = query(FIND_WITH_DETAIL).bind(&*text(id.as_str())).fetch_optional(&mut *db.conn).await?;
+    let Some(row) = found else { return Ok(None) };
+    let mut fields = Fields::new(&row);
+    Ok(Some(EventDetail {
+        event: fields.event(db.known)?,
+        headers: fields.get()?,
+        content_type: fields.get()?,
+        decision: fields.get()?,
+        deliveries: deliveries::of_event(db, id).await?,
+        attempts: deliveries::attempts_of_event(db, id).await?,
+    }))
+}
+
+pub(crate) async fn find_body(
+    db: &mut Session<'_>,
+    id: &EventId,
+) -> StoreResult<Option<(Option<String>, Bytes)>> {
+    let found = query(FIND_BODY).bind(&*text(id.as_str())).fetch_optional(&mut *db.conn).await?;
+    let Some(row) = found else { return Ok(None) };
+    let mut fields = Fields::new(&row);
+    let event = fields.begin("gw_events")?;
+    let content_type = fields.get()?;
+    let payload =
+        StoredPayload { event, encoding: fields.get()?, original_bytes: fields.get()?, stored: fields.get()? };
+    Ok(Some((content_type, payload.decode().await?)))
+}
+
+pub(crate) async fn list_unrouted(db: &mut Session<'_>, filter: &UnroutedFilter) -> StoreResult<Vec<Event>> {
+    let found = query(LIST_UNROUTED)
+        .bind(filter.provider.as_str())
+        .bind(&*text(filter.installation.as_str()))
+        .bind(&*text(filter.external_id.as_str()))
+        .bind(filter.since.0)
+        .bind(&*text(filter.after.as_ref().map_or("", EventId::as_str)))
+        .bind(i64::from(filter.limit));
+    let rows = found.fetch_all(&mut *db.conn).await?;
+    rows.iter().map(|row| Fields::new(row).event(db.known)).collect()
+}
+
+pub(crate) async fn list_held(
+    db: &mut Session<'_>,
+    installation: &InstallationId,
+    limit: u32,
+) -> StoreResult<Vec<EventId>> {
+    let found = query(LIST_HELD).bind(&*text(installation.as_str())).bind(i64::from(limit));
+    let rows = found.fetch_all(&mut *db.conn).await?;
+    rows.iter().map(|row| Ok(EventId::from_raw(Fields::new(row).get::<&str>()?))).collect()
+}
+
+pub(crate) async fn release_held(db: &mut Session<'_>, events: &[EventId], now: EpochMs) -> StoreResult<u64> {
+    const RELEASE_EVENTS: &str =
+        concat!("UPDATE gw_events SET held = false WHERE held AND id", in_list!("$1"));
+    const RELEASE_DELIVERIES: &str = "UPDATE gw_deliveries SET status = 'pending', due_at = $2, \
+         reason = CASE WHEN destination_id IS NULL THEN 'no_destination' END WHERE event_id = $1 AND status = 'held'";
+    let released =
+        query(RELEASE_EVENTS).bind(list(events.iter().map(EventId::as_str))).execute(&mut *db.conn).await?;
+    // Claiming goes by due time: a millisecond each keeps the order given.
+    for (event, age_ms) in events.iter().zip((0..i64::try_from(events.len()).unwrap_or(i64::MAX)).rev()) {
+        let due_at = now.0.saturating_sub(age_ms);
+        query(RELEASE_DELIVERIES).bind(&*text(event.as_str())).bind(due_at).execute(&mut *db.conn).await?;
+    }
+    Ok(released.rows_affected())
+}
+
+pub(crate) async fn reroute(db: &mut Session<'_>, rerouting: Rerouting) -> StoreResult<()> {
+    // The lock keeps retention from deleting the event under its new deliveries.
+    const LOCK: &str = concat!("SELECT id FROM gw_events WHERE id = $1", for_update!());
+    const REROUTE: &str = "UPDATE gw_events SET installation_id = COALESCE(installation_id, $2), \
+         org_id = COALESCE(org_id, $3), \
+         outcome = CASE WHEN outcome = 'routed' THEN outcome ELSE $4 END, \
+         reason = CASE WHEN outcome = 'routed' THEN reason ELSE $5 END, \
+         decision = COALESCE($6, decision) WHERE id = $1";
+    let Rerouting { event, installation, outcome, reason, decision, deliveries } = rerouting;
+    let event = text(event.as_str()).into_owned();
+    if query(LOCK).bind(&event).fetch_optional(&mut *db.conn).await?.is_none() {
+        return Ok(());
+    }
+    let (installation, org) = installation.unzip();
+    query(REROUTE)
+        .bind(&event)
+        .bind(installation.as_ref().map(InstallationId::as_str))
+        .bind(org.as_ref().map(OrgId::as_str))
+        .bind(outcome.as_str())
+        .bind(reason.as_deref().map(|reason| text(reason).into_owned()))
+        .bind(decision.as_deref().map(|decision| text(decision).into_owned()))
+        .execute(&mut *db.conn)
+        .await?;
+    let deliveries: Vec<_> = deliveries.iter().collect();
+    deliveries::insert(db.conn, &deliveries).await?;
+    Ok(())
+}

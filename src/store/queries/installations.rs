@@ -1,0 +1,165 @@
+//! Installations, one row at a time. Whole records are in `records.rs`.
+
+use super::{Builder, Fields, Session, log, notify, page, query, rows_wanted, text};
+use crate::{
+    model::{
+        clock::EpochMs,
+        ids::{InstallationId, IntegrationId, OrgId},
+        installation::{Installation, InstallationStatus},
+        log_entry::LogEntry,
+        provider::{ExternalId, ProviderResourceId, ProviderSlug},
+    },
+    store::{Change, Page, PageRequest, StoreResult},
+};
+
+const FIND: &str = concat!("SELECT ", installation_columns!(), " FROM gw_installations i WHERE i.id = $1");
+
+pub(super) const FIND_BY_EXTERNAL_ID: &str = concat!(
+    "SELECT ",
+    installation_columns!(),
+    " FROM gw_installations i WHERE i.provider = $1 AND i.external_id = $2 AND i.status <> 'revoked'"
+);
+
+pub(super) const FIND_BY_ALTERNATE_ID: &str = concat!(
+    "SELECT ",
+    installation_columns!(),
+    " FROM gw_installations i WHERE i.provider = $1 AND i.alternate_external_id = $2 AND i.status <> 'revoked' \
+     ORDER BY i.id DESC LIMIT 1"
+);
+
+pub(super) const FIND_BY_RESOURCE: &str = concat!(
+    "SELECT ",
+    installation_columns!(),
+    " FROM gw_resources r JOIN gw_installations i ON i.id = r.installation_id \
+     WHERE r.provider_resource_id = $2 AND r.status = 'active' AND i.provider = $1 \
+     AND i.status IN ('active', 'needs_reauth') ORDER BY i.id"
+);
+
+pub(crate) async fn insert(db: &mut Session<'_>, installation: &Installation, entry: &LogEntry) -> StoreResult<()> {
+    save(db, installation, "").await?;
+    log::append(db, std::slice::from_ref(entry)).await?;
+    notify(db.conn, &Change::Installation(installation.id.clone())).await
+}
+
+/// Replaces the row of that id.
+pub(super) async fn replace(db: &mut Session<'_>, installation: &Installation) -> StoreResult<()> {
+    const ON_CONFLICT: &str = " ON CONFLICT (id) DO UPDATE SET external_id = excluded.external_id, \
+         alternate_external_id = excluded.alternate_external_id, account_login = excluded.account_login, \
+         org_id = excluded.org_id, connected_by = excluded.connected_by, status = excluded.status, \
+         status_reason = excluded.status_reason, metadata = excluded.metadata, \
+         provider_account_info = excluded.provider_account_info, control_at = excluded.control_at, \
+         last_event_at = excluded.last_event_at, updated_at = excluded.updated_at";
+    save(db, installation, ON_CONFLICT).await
+}
+
+async fn save(db: &mut Session<'_>, installation: &Installation, on_conflict: &'static str) -> StoreResult<()> {
+    let mut sql = Builder::new(
+        "INSERT INTO gw_installations (id, provider, external_id, alternate_external_id, account_login, org_id, \
+         connected_by, status, status_reason, metadata, provider_account_info, control_at, last_event_at, created_at, \
+         updated_at) ",
+    );
+    sql.push_values([installation], |mut row, installation| {
+        row.push_bind(installation.id.as_str())
+            .push_bind(installation.provider.as_str())
+            .push_bind(&*text(installation.external_id.as_str()))
+            .push_bind(installation.alternate_external_id.as_ref().map(|id| text(id.as_str()).into_owned()))
+            .push_bind(installation.account_login.as_deref().map(|login| text(login).into_owned()))
+            .push_bind(installation.org.as_str())
+            .push_bind(&*text(&installation.connected_by))
+            .push_bind(installation.status.as_str())
+            .push_bind(installation.status_reason.as_deref().map(|reason| text(reason).into_owned()))
+            .push_bind(serde_json::Value::Object(installation.metadata.clone()).to_string())
+            .push_bind(installation.provider_account_info.as_ref().map(ToString::to_string))
+            .push_bind(installation.control_at.map(|at| at.0))
+            .push_bind(installation.last_event_at.map(|at| at.0))
+            .push_bind(installation.created_at.0)
+            .push_bind(installation.updated_at.0);
+    });
+    sql.push(on_conflict).build().execute(&mut *db.conn).await?;
+    Ok(())
+}
+
+pub(crate) async fn find(db: &mut Session<'_>, id: &InstallationId) -> StoreResult<Option<Installation>> {
+    let row = query(FIND).bind(&*text(id.as_str())).fetch_optional(&mut *db.conn).await?;
+    row.map(|row| Fields::new(&row).installation(db.known)).transpose()
+}
+
+pub(crate) async fn find_live(
+    db: &mut Session<'_>,
+    provider: ProviderSlug,
+    external_id: &ExternalId,
+) -> StoreResult<Option<Installation>> {
+    for sql in [FIND_BY_EXTERNAL_ID, FIND_BY_ALTERNATE_ID] {
+        let found = query(sql).bind(provider.as_str()).bind(&*text(external_id.as_str()));
+        if let Some(row) = found.fetch_optional(&mut *db.conn).await? {
+            return Fields::new(&row).installation(db.known).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+pub(crate) async fn find_by_resource(
+    db: &mut Session<'_>,
+    provider: ProviderSlug,
+    resource: &ProviderResourceId,
+) -> StoreResult<Vec<Installation>> {
+    let found = query(FIND_BY_RESOURCE).bind(provider.as_str()).bind(&*text(resource.as_str()));
+    let rows = found.fetch_all(&mut *db.conn).await?;
+    rows.iter().map(|row| Fields::new(row).installation(db.known)).collect()
+}
+
+pub(crate) async fn list(
+    db: &mut Session<'_>,
+    org: Option<&OrgId>,
+    provider: Option<&str>,
+    status: Option<InstallationStatus>,
+    request: PageRequest<'_>,
+) -> StoreResult<Page<Installation>> {
+    let mut sql =
+        Builder::new(concat!("SELECT ", installation_columns!(), " FROM gw_installations i WHERE i.id IS NOT NULL"));
+    if let Some(org) = org {
+        sql.push(" AND i.org_id = ").push_bind(&*text(org.as_str()));
+    }
+    if let Some(provider) = provider {
+        sql.push(" AND i.provider = ").push_bind(&*text(provider));
+    }
+    if let Some(status) = status {
+        sql.push(" AND i.status = ").push_bind(status.as_str());
+    }
+    if let Some(cursor) = request.cursor {
+        sql.push(" AND i.id < ").push_bind(&*text(cursor));
+    }
+    sql.push(" ORDER BY i.id DESC LIMIT ").push_bind(rows_wanted(request));
+    let rows = sql.build().fetch_all(&mut *db.conn).await?;
+    let items = rows.iter().map(|row| Fields::new(row).installation(db.known)).collect::<StoreResult<_>>()?;
+    Ok(page(items, request, |installation: &Installation| installation.id.as_str()))
+}
+
+pub(crate) async fn list_routing(db: &mut Session<'_>) -> StoreResult<Vec<InstallationId>> {
+    const LIST: &str = "SELECT id FROM gw_installations WHERE status IN ('active', 'needs_reauth') ORDER BY id";
+    let rows = query(LIST).fetch_all(&mut *db.conn).await?;
+    rows.iter().map(|row| Ok(InstallationId::from_raw(Fields::new(row).get::<&str>()?))).collect()
+}
+
+pub(crate) async fn touch_last_event(
+    db: &mut Session<'_>,
+    installations: Vec<(InstallationId, EpochMs)>,
+    integrations: Vec<(IntegrationId, EpochMs)>,
+) -> StoreResult<()> {
+    let installations = installations.iter().map(|(id, at)| (id.as_str(), at.0)).collect();
+    touch(db, "gw_installations", installations).await?;
+    let integrations = integrations.iter().map(|(id, at)| (id.as_str(), at.0)).collect();
+    touch(db, "workspace_integrations", integrations).await
+}
+
+async fn touch(db: &mut Session<'_>, table: &'static str, mut touched: Vec<(&str, i64)>) -> StoreResult<()> {
+    // One order for everybody: two nodes that touch the same rows do not wait for each other in a circle.
+    touched.sort_unstable();
+    for (id, at) in touched {
+        let mut sql = Builder::new("UPDATE ");
+        sql.push(table).push(" SET last_event_at = ").push_bind(at).push(" WHERE id = ").push_bind(id);
+        sql.push(" AND (last_event_at IS NULL OR last_event_at < ").push_bind(at).push(")");
+        sql.build().execute(&mut *db.conn).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! Every query that both databases understand, written once.
+//!
+//! `sqlite/mod.rs` and `postgres/mod.rs` each include this folder (`#[path]`), so it is compiled for both drivers:
+//! `Db` is the including module's. **Owns** the SQL and the reading of rows. **Invariants**: `$1` placeholders, times as
+//! BIGINT milliseconds, JSON as TEXT; text that comes from outside goes through [`text`]; columns are read in the order
+//! of the lists in `columns.rs`. **Must not know** pools and transactions: it is given a [`Session`].
+//!
+//! What a dialect forces comes from the including module: the macros `skip_locked!`, `for_update!`, `in_list!`,
+//! `table_exists!`, and the functions `notify` and `unhurried`.
+
+use std::borrow::Cow;
+
+use sqlx::{Database, Row as _, query::Query};
+
+use super::super::{Page, PageRequest, StoreError, StoreResult, known::KnownProviders};
+pub(super) use super::{Db, notify, unhurried};
+use crate::model::clock::EpochMs;
+
+#[macro_use]
+mod columns;
+pub(super) mod batch;
+pub(super) mod census;
+pub(super) mod claims;
+pub(super) mod dead_letters;
+pub(super) mod deliveries;
+pub(super) mod destinations;
+pub(super) mod events;
+pub(super) mod installations;
+pub(super) mod integrations;
+pub(super) mod keys;
+pub(super) mod leases;
+pub(super) mod log;
+pub(super) mod migrations;
+pub(super) mod quarantine;
+pub(super) mod records;
+pub(super) mod retention;
+mod rows;
+
+pub(super) type Conn = <Db as Database>::Connection;
+type Row = <Db as Database>::Row;
+type Arguments = <Db as Database>::Arguments;
+type Builder = sqlx::QueryBuilder<Db>;
+
+/// A connection, perhaps within a transaction, and what reading rows needs.
+pub(super) struct Session<'c> {
+    pub(super) conn: &'c mut Conn,
+    pub(super) known: &'c KnownProviders,
+}
+
+/// Chunk sizes of multi-row statements. Fixed, so that each text is prepared once and found again; small enough for
+/// SQLite's 32,766 variables with a few dozen columns.
+const BUCKETS: [usize; 4] = [64, 16, 4, 1];
+
+fn query(sql: &'static str) -> Query<'static, Db, Arguments> {
+    sqlx::query::<Db>(sql)
+}
+
+/// Splits rows into the largest buckets that they fill.
+fn buckets<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let size = BUCKETS.into_iter().find(|size| *size <= rows.len())?;
+        let (bucket, rest) = rows.split_at(size);
+        rows = rest;
+        Some(bucket)
+    })
+}
+
+/// Text that came from outside, as both databases can store it: PostgreSQL has no U+0000 in its texts, so it becomes
+/// U+FFFD, in stored values and in what they are compared with alike.
+fn text(raw: &str) -> Cow<'_, str> {
+    if raw.contains('\0') { Cow::Owned(raw.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(raw) }
+}
+
+/// Ids for `in_list!`: a JSON array of texts.
+fn list<'i>(ids: impl IntoIterator<Item = &'i str>) -> String {
+    serde_json::Value::from_iter(ids).to_string()
+}
+
+/// The smallest possible id of that moment, for ids that begin with their time.
+fn id_floor(prefix: &str, at: EpochMs) -> String {
+    format!("{prefix}{:012x}", u64::try_from(at.0).unwrap_or(0))
+}
+
+/// One row more than asked for tells whether there is a next page.
+fn rows_wanted(page: PageRequest<'_>) -> i64 {
+    i64::from(page.limit.clamp(1, 100)) + 1
+}
+
+fn page<T>(mut items: Vec<T>, request: PageRequest<'_>, id: impl Fn(&T) -> &str) -> Page<T> {
+    let limit = request.limit.clamp(1, 100) as usize;
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next_cursor = items.last().filter(|_| more).map(|last| id(last).to_owned());
+    Page { items, next_cursor }
+}
+
+/// Counts are never negative and never near 2^63.
+fn count(rows: i64) -> u64 {
+    u64::try_from(rows).unwrap_or(0)
+}
+
+/// Reads a row's columns from left to right.
+struct Fields<'r> {
+    row: &'r Row,
+    next: usize,
+    table: &'static str,
+    id: String,
+}
+
+impl<'r> Fields<'r> {
+    fn new(row: &'r Row) -> Self {
+        Self { row, next: 0, table: "", id: String::new() }
+    }
+
+    /// Begins a table's columns: the next one is its id, named in errors.
+    fn begin(&mut self, table: &'static str) -> StoreResult<String> {
+        self.table = table;
+        self.id = self.get()?;
+        Ok(self.id.clone())
+    }
+
+    fn get<'v, T>(&mut self) -> StoreResult<T>
+    where
+        T: sqlx::Decode<'v, Db> + sqlx::Type<Db>,
+        'r: 'v,
+    {
+        let index = self.next;
+        self.next += 1;
+        Ok(self.row.try_get(index)?)
+    }
+
+    fn time(&mut self) -> StoreResult<EpochMs> {
+        Ok(EpochMs(self.get()?))
+    }
+
+    fn maybe_time(&mut self) -> StoreResult<Option<EpochMs>> {
+        Ok(self.get::<Option<i64>>()?.map(EpochMs))
+    }
+
+    /// A number that fits the model's type, or the row is inconsistent.
+    fn number<T: TryFrom<i64>>(&mut self, column: &'static str) -> StoreResult<T> {
+        let number: i64 = self.get()?;
+        T::try_from(number).map_err(|_| self.inconsistent(column))
+    }
+
+    /// A word of an enum, or the row is inconsistent.
+    fn word<T>(&mut self, column: &'static str, parse: impl Fn(&str) -> Option<T>) -> StoreResult<T> {
+        let word: &str = self.get()?;
+        parse(word).ok_or_else(|| self.inconsistent(column))
+    }
+
+    /// A JSON text of that shape, or the row is inconsistent.
+    fn json<T: serde::de::DeserializeOwned>(&mut self, column: &'static str) -> StoreResult<T> {
+        let json: &str = self.get()?;
+        serde_json::from_str(json).map_err(|_| self.inconsistent(column))
+    }
+
+    fn inconsistent(&self, column: &'static str) -> StoreError {
+        StoreError::Inconsistent { table: self.table, column, row: self.id.clone() }
+    }
+}
+
+/// The statements of `hot_statements`.
+pub(super) fn hot_statements() -> Vec<(&'static str, &'static str)> {
+    vec![
+        ("find_live_installation", installations::FIND_BY_EXTERNAL_ID),
+        ("find_live_installation by its alternate id", installations::FIND_BY_ALTERNATE_ID),
+        ("find_installations_by_resource", installations::FIND_BY_RESOURCE),
+        ("load_installation: resources", records::RESOURCES),
+        ("load_installation: integrations", records::INTEGRATIONS),
+        ("load_installation: destinations", records::DESTINATIONS),
+        ("the existing event of a duplicate", batch::FIND_DUPLICATE),
+        ("claim_deliveries: first tries", claims::PICK_FIRST_TRIES),
+        ("claim_deliveries: retries", claims::PICK_RETRIES),
+        ("claim_deliveries: the lease", claims::LEASE),
+        ("claim_deliveries: what was claimed", claims::READ_CLAIMED),
+        ("list_due_destinations", claims::DUE_DESTINATIONS),
+        ("release_leases", leases::RELEASE_ALL),
+        ("list_held", events::LIST_HELD),
+        ("find_event_by_delivery_id", events::FIND_BY_DELIVERY_ID),
+        ("find_event_detail: deliveries", deliveries::OF_EVENT),
+        ("find_event_detail: attempts", deliveries::ATTEMPTS_OF_EVENT),
+        ("find_key", keys::FIND),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_split_into_the_largest_buckets_and_none_is_lost() {
+        let rows: Vec<usize> = (0..150).collect();
+        let sizes: Vec<usize> = buckets(&rows).map(<[usize]>::len).collect();
+        assert_eq!(sizes, [64, 64, 16, 4, 1, 1]);
+        assert_eq!(buckets(&rows).flatten().copied().collect::<Vec<_>>(), rows);
+    }
+
+    #[test]
+    fn text_without_a_zero_character_is_left_alone() {
+        assert!(matches!(text("plain"), Cow::Borrowed("plain")));
+        assert_eq!(text("a\0b"), "a\u{fffd}b");
+    }
+}

@@ -1,0 +1,127 @@
+//! The quarantine: webhooks set aside, within bounds.
+
+use bytes::Bytes;
+
+use super::{Builder, Fields, Row, Session, count, list, page, query, rows_wanted, text};
+use crate::{
+    model::ids::QuarantineId,
+    store::{Page, PageRequest, Quarantined, QuarantineBounds, StoreResult, known::KnownProviders},
+};
+
+const COLUMNS: &str = "SELECT id, provider, cause, headers, body_sha256, attempts, received_at, last_at";
+
+pub(crate) async fn keep(db: &mut Session<'_>, webhook: &Quarantined, bounds: QuarantineBounds) -> StoreResult<u32> {
+    let body_bytes = i64::try_from(webhook.body.len()).unwrap_or(i64::MAX);
+    if count(body_bytes) > bounds.max_bytes || bounds.max_count == 0 {
+        return Ok(1);
+    }
+    let mut sql = Builder::new(
+        "INSERT INTO gw_quarantine (id, provider, cause, headers, body_sha256, attempts, received_at, last_at, \
+         body_bytes, body) ",
+    );
+    sql.push_values([webhook], |mut row, webhook| {
+        row.push_bind(webhook.id.as_str())
+            .push_bind(webhook.provider.as_str())
+            .push_bind(webhook.cause.as_str())
+            .push_bind(&*text(&webhook.headers))
+            .push_bind(webhook.body_sha256.as_str())
+            .push_bind(i64::from(webhook.attempts.max(1)))
+            .push_bind(webhook.received_at.0)
+            .push_bind(webhook.last_at.0)
+            .push_bind(body_bytes)
+            .push_bind(&*webhook.body);
+    });
+    // The newest headers: their signed timestamp is the one that may still be within its window.
+    sql.push(
+        " ON CONFLICT (provider, cause, body_sha256) DO UPDATE SET attempts = gw_quarantine.attempts + 1, \
+         last_at = excluded.last_at, headers = excluded.headers RETURNING attempts, id",
+    );
+    let row = sql.build().fetch_one(&mut *db.conn).await?;
+    let mut fields = Fields::new(&row);
+    let attempts = fields.number("attempts")?;
+    let kept: String = fields.get()?;
+    make_room(db, &kept, bounds).await?;
+    Ok(attempts)
+}
+
+/// Deletes the oldest until both bounds hold; the webhook just kept is not among them.
+async fn make_room(db: &mut Session<'_>, kept: &str, bounds: QuarantineBounds) -> StoreResult<()> {
+    const TOTALS: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(body_bytes), 0) AS BIGINT) FROM gw_quarantine";
+    const OLDEST: &str = "SELECT id, body_bytes FROM gw_quarantine WHERE id <> $1 ORDER BY id";
+    let row = query(TOTALS).fetch_one(&mut *db.conn).await?;
+    let mut fields = Fields::new(&row);
+    let (mut webhooks, mut bytes) = (count(fields.get()?), count(fields.get()?));
+    let within = |webhooks: u64, bytes: u64| webhooks <= bounds.max_count && bytes <= bounds.max_bytes;
+    if within(webhooks, bytes) {
+        return Ok(());
+    }
+    let mut doomed = Vec::new();
+    for row in query(OLDEST).bind(kept).fetch_all(&mut *db.conn).await? {
+        if within(webhooks, bytes) {
+            break;
+        }
+        let mut fields = Fields::new(&row);
+        doomed.push(QuarantineId::from_raw(fields.get::<&str>()?));
+        webhooks = webhooks.saturating_sub(1);
+        bytes = bytes.saturating_sub(count(fields.get()?));
+    }
+    delete(db, &doomed).await?;
+    Ok(())
+}
+
+pub(crate) async fn list_kept(
+    db: &mut Session<'_>,
+    provider: Option<&str>,
+    request: PageRequest<'_>,
+) -> StoreResult<Page<Quarantined>> {
+    let mut sql = Builder::new(COLUMNS);
+    sql.push(" FROM gw_quarantine WHERE id IS NOT NULL");
+    if let Some(provider) = provider {
+        sql.push(" AND provider = ").push_bind(&*text(provider));
+    }
+    if let Some(cursor) = request.cursor {
+        sql.push(" AND id < ").push_bind(&*text(cursor));
+    }
+    sql.push(" ORDER BY id DESC LIMIT ").push_bind(rows_wanted(request));
+    let rows = sql.build().fetch_all(&mut *db.conn).await?;
+    let items =
+        rows.iter().map(|row| webhook(row, db.known, false)).collect::<StoreResult<_>>()?;
+    Ok(page(items, request, |webhook: &Quarantined| webhook.id.as_str()))
+}
+
+pub(crate) async fn list_bodies(
+    db: &mut Session<'_>,
+    provider: Option<&str>,
+    after: Option<&QuarantineId>,
+    limit: u32,
+) -> StoreResult<Vec<Quarantined>> {
+    let mut sql = Builder::new(COLUMNS);
+    sql.push(", body FROM gw_quarantine WHERE id > ").push_bind(&*text(after.map_or("", QuarantineId::as_str)));
+    if let Some(provider) = provider {
+        sql.push(" AND provider = ").push_bind(&*text(provider));
+    }
+    sql.push(" ORDER BY id LIMIT ").push_bind(i64::from(limit));
+    let rows = sql.build().fetch_all(&mut *db.conn).await?;
+    rows.iter().map(|row| webhook(row, db.known, true)).collect()
+}
+
+pub(crate) async fn delete(db: &mut Session<'_>, ids: &[QuarantineId]) -> StoreResult<u64> {
+    const DELETE: &str = concat!("DELETE FROM gw_quarantine WHERE id", in_list!("$1"));
+    let deleted = query(DELETE).bind(list(ids.iter().map(QuarantineId::as_str))).execute(&mut *db.conn).await?;
+    Ok(deleted.rows_affected())
+}
+
+fn webhook(row: &Row, known: &KnownProviders, with_body: bool) -> StoreResult<Quarantined> {
+    let mut fields = Fields::new(row);
+    Ok(Quarantined {
+        id: QuarantineId::from_raw(fields.begin("gw_quarantine")?),
+        provider: fields.word("provider", |word| known.find(word))?,
+        cause: fields.get()?,
+        headers: fields.get()?,
+        body_sha256: fields.get()?,
+        attempts: fields.number("attempts")?,
+        received_at: fields.time()?,
+        last_at: fields.time()?,
+        body: if with_body { Bytes::from(fields.get::<Vec<u8>>()?) } else { Bytes::new() },
+    })
+}

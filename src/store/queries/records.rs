@@ -1,0 +1,129 @@
+//! Installation records: an installation with its resources, integrations and destinations, loaded and changed as one.
+
+use super::{Builder, Fields, Session, installations, log, notify, query, text};
+use crate::{
+    model::{
+        ids::InstallationId,
+        integration::Integration,
+        resource::Resource,
+    },
+    store::{Change, ChangeFn, InstallationRecord, StoreResult},
+};
+
+pub(super) const RESOURCES: &str =
+    concat!("SELECT ", resource_columns!(), " FROM gw_resources r WHERE r.installation_id = $1 ORDER BY r.id");
+
+pub(super) const INTEGRATIONS: &str = concat!(
+    "SELECT ",
+    integration_columns!(),
+    " FROM workspace_integrations g WHERE g.installation_id = $1 ORDER BY g.id"
+);
+
+pub(super) const DESTINATIONS: &str = concat!(
+    "SELECT ",
+    destination_columns!(),
+    " FROM gw_destinations x WHERE x.org_id = $1 AND (x.scope = 'org' \
+     OR (x.scope = 'workspace' AND x.scope_id IN \
+         (SELECT workspace_id FROM workspace_integrations WHERE installation_id = $2)) \
+     OR (x.scope = 'integration' AND x.scope_id IN \
+         (SELECT id FROM workspace_integrations WHERE installation_id = $2))) ORDER BY x.id"
+);
+
+const LOCK: &str = concat!("SELECT id FROM gw_installations WHERE id = $1", for_update!());
+
+pub(crate) async fn load(db: &mut Session<'_>, id: &InstallationId) -> StoreResult<Option<InstallationRecord>> {
+    let Some(installation) = installations::find(db, id).await? else { return Ok(None) };
+    let rows = query(RESOURCES).bind(id.as_str()).fetch_all(&mut *db.conn).await?;
+    let resources = rows.iter().map(|row| Fields::new(row).resource()).collect::<StoreResult<_>>()?;
+    let rows = query(INTEGRATIONS).bind(id.as_str()).fetch_all(&mut *db.conn).await?;
+    let integrations = rows.iter().map(|row| Fields::new(row).integration(db.known)).collect::<StoreResult<_>>()?;
+    let found = query(DESTINATIONS).bind(installation.org.as_str()).bind(id.as_str());
+    let rows = found.fetch_all(&mut *db.conn).await?;
+    let destinations = rows.iter().map(|row| Fields::new(row).destination()).collect::<StoreResult<_>>()?;
+    Ok(Some(InstallationRecord { installation, resources, integrations, destinations, log: Vec::new() }))
+}
+
+pub(crate) async fn change(
+    db: &mut Session<'_>,
+    id: &InstallationId,
+    change: ChangeFn,
+) -> StoreResult<Option<InstallationRecord>> {
+    // The lock first: what is read after it is what nobody else changes until the commit.
+    query(LOCK).bind(&*text(id.as_str())).fetch_optional(&mut *db.conn).await?;
+    let Some(before) = load(db, id).await? else { return Ok(None) };
+    let mut after = before.clone();
+    if !change(&mut after) {
+        return Ok(Some(before));
+    }
+    if after.installation != before.installation {
+        installations::replace(db, &after.installation).await?;
+    }
+    // Resources before the integrations that refer to them.
+    for resource in after.resources.iter().filter(|resource| !before.resources.contains(resource)) {
+        save_resource(db, resource).await?;
+    }
+    for integration in after.integrations.iter().filter(|integration| !before.integrations.contains(integration)) {
+        save_integration(db, integration).await?;
+    }
+    log::append(db, &after.log).await?;
+    notify(db.conn, &Change::Installation(id.clone())).await?;
+    after.log.clear();
+    Ok(Some(after))
+}
+
+async fn save_resource(db: &mut Session<'_>, resource: &Resource) -> StoreResult<()> {
+    let mut sql = Builder::new(
+        "INSERT INTO gw_resources (id, installation_id, provider_resource_id, kind, slug, resource_name, attrs, \
+         status, status_reason, control_at, created_at, updated_at) ",
+    );
+    sql.push_values([resource], |mut row, resource| {
+        row.push_bind(resource.id.as_str())
+            .push_bind(resource.installation.as_str())
+            .push_bind(&*text(resource.provider_resource_id.as_str()))
+            .push_bind(resource.kind.as_str())
+            .push_bind(resource.slug.as_deref().map(|slug| text(slug).into_owned()))
+            .push_bind(resource.name.as_deref().map(|name| text(name).into_owned()))
+            .push_bind(serde_json::Value::Object(resource.attrs.clone()).to_string())
+            .push_bind(resource.status.as_str())
+            .push_bind(resource.status_reason.as_deref().map(|reason| text(reason).into_owned()))
+            .push_bind(resource.control_at.map(|at| at.0))
+            .push_bind(resource.created_at.0)
+            .push_bind(resource.updated_at.0);
+    });
+    sql.push(
+        " ON CONFLICT (id) DO UPDATE SET provider_resource_id = excluded.provider_resource_id, kind = excluded.kind, \
+         slug = excluded.slug, resource_name = excluded.resource_name, attrs = excluded.attrs, \
+         status = excluded.status, status_reason = excluded.status_reason, control_at = excluded.control_at, \
+         updated_at = excluded.updated_at",
+    );
+    sql.build().execute(&mut *db.conn).await?;
+    Ok(())
+}
+
+async fn save_integration(db: &mut Session<'_>, integration: &Integration) -> StoreResult<()> {
+    let mut sql = Builder::new(
+        "INSERT INTO workspace_integrations (id, org_id, workspace_id, provider, installation_id, resource_id, \
+         source_config, status, status_reason, last_event_at, created_at, updated_at) ",
+    );
+    sql.push_values([integration], |mut row, integration| {
+        row.push_bind(integration.id.as_str())
+            .push_bind(integration.org.as_str())
+            .push_bind(&*text(integration.workspace.as_str()))
+            .push_bind(integration.provider.as_str())
+            .push_bind(integration.installation.as_str())
+            .push_bind(integration.resource.as_str())
+            .push_bind(serde_json::Value::Object(integration.source_config.clone()).to_string())
+            .push_bind(integration.status.as_str())
+            .push_bind(integration.status_reason.as_deref().map(|reason| text(reason).into_owned()))
+            .push_bind(integration.last_event_at.map(|at| at.0))
+            .push_bind(integration.created_at.0)
+            .push_bind(integration.updated_at.0);
+    });
+    sql.push(
+        " ON CONFLICT (id) DO UPDATE SET workspace_id = excluded.workspace_id, resource_id = excluded.resource_id, \
+         source_config = excluded.source_config, status = excluded.status, status_reason = excluded.status_reason, \
+         last_event_at = excluded.last_event_at, updated_at = excluded.updated_at",
+    );
+    sql.build().execute(&mut *db.conn).await?;
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! The SQLite backend: one file, one writing process.
+//!
+//! **Owns** the file, its pragmas and its connections. **Invariants**: write-ahead log and `synchronous = FULL`, so that a
+//! commit survives loss of power; one writing connection, so that writers queue here and not in SQLite's busy handler;
+//! readers cannot write; one serving process per file. **Must not know** queries both databases understand.
+
+mod checkpointer;
+mod file;
+
+use std::{str::FromStr as _, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use sqlx::{
+    ConnectOptions as _, Connection as _, SqlitePool, Transaction,
+    migrate::Migrator,
+    pool::PoolConnection,
+    sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use self::{checkpointer::Checkpointer, file::ServingLock};
+use super::{
+    Accepted, ApiKey, AttemptRecord, BatchObserver, Census, Change, ChangeFn, ClaimRequest, ClaimedDelivery,
+    DeadLetter, Deleted, DueDestination, EventDetail, EventFilter, InstallationRecord, NewEvent, OpenOptions, Page,
+    PageRequest, Quarantined, QuarantineBounds, Rerouting, RetentionCutoffs, Store, StoreError, StoreResult,
+    UnroutedFilter,
+    backend::{CENSUS_TIME, in_time, patience},
+    known::KnownProviders,
+    writer::{Batch, Committer, Writer},
+};
+use crate::model::{
+    clock::EpochMs,
+    delivery::Delivery,
+    destination::{Destination, DestinationScope},
+    event::Event,
+    ids::{DeliveryId, DestinationId, EventId, InstallationId, IntegrationId, KeyId, OrgId, QuarantineId, WorkspaceId},
+    installation::{Installation, InstallationStatus},
+    integration::{Integration, IntegrationStatus},
+    log_entry::LogEntry,
+    provider::{ExternalId, ProviderDeliveryId, ProviderResourceId, ProviderSlug},
+    resource::Resource,
+};
+
+/// One writer at a time: rows need no locks of their own.
+macro_rules! skip_locked {
+    () => {
+        ""
+    };
+}
+macro_rules! for_update {
+    () => {
+        ""
+    };
+}
+macro_rules! in_list {
+    ($parameter:literal) => {
+        concat!(" IN (SELECT value FROM json_each(", $parameter, "))")
+    };
+}
+macro_rules! table_exists {
+    ($table:literal) => {
+        concat!("SELECT COUNT(*) > 0 FROM sqlite_master WHERE type = 'table' AND name = '", $table, "'")
+    };
+}
+
+#[path = "../queries/mod.rs"]
+mod queries;
+
+use queries::{
+    Session, batch, census, claims, dead_letters, deliveries, destinations, events, installations, integrations, keys,
+    leases, log, migrations, quarantine, records, retention,
+};
+
+type Db = sqlx::Sqlite;
+
+static MIGRATOR: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// Prepared statements kept per connection: every text we have, in every bucket size.
+const STATEMENTS: usize = 256;
+/// The log is folded into the database by the checkpointer; at this many pages (32 MiB) the writer does it itself.
+const WRITER_CHECKPOINT_PAGES: &str = "8192";
+/// Page caches, in KiB (negative, as the pragma wants it).
+const WRITER_CACHE_KIB: &str = "-16384";
+const READER_CACHE_KIB: &str = "-4096";
+
+/// The store on a SQLite file.
+pub(crate) struct SqliteStore {
+    writing: SqlitePool,
+    reading: SqlitePool,
+    known: KnownProviders,
+    writer: Writer,
+    patience: Duration,
+    checkpointer: Option<Checkpointer>,
+    /// Held until the store is dropped; `None` for a process that only looks.
+    _serving: Option<ServingLock>,
+}
+
+impl SqliteStore {
+    pub(crate) async fn open(options: &OpenOptions, observer: Arc<dyn BatchObserver>) -> StoreResult<Self> {
+        if options.url.contains(":memory:") || options.url.contains("mode=memory") {
+            return Err(StoreError::NotDurable("an SQLite database in memory keeps nothing".into()));
+        }
+        let connect = SqliteConnectOptions::from_str(&options.url)?;
+        let path = connect.get_filename().to_owned();
+        let serving = if options.serving { Some(ServingLock::take(&path)?) } else { None };
+        file::create_private(&path)?;
+        let connect = connect
+            .create_if_missing(false)
+            .foreign_keys(true)
+            .busy_timeout(options.acquire_timeout)
+            .statement_cache_capacity(STATEMENTS)
+            .pragma("temp_store", "memory")
+            .disable_statement_logging();
+        let writing = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(options.acquire_timeout)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .test_before_acquire(false)
+            // A full disk makes SQLite roll back by itself, and the driver's idea of the transaction is wrong from then
+            // on: such a connection is not used again. The ping waits for a rollback that is under way.
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    connection.ping().await?;
+                    Ok(!connection.is_in_transaction())
+                })
+            })
+            .connect_with(
+                connect
+                    .clone()
+                    .journal_mode(SqliteJournalMode::Wal)
+                    .synchronous(SqliteSynchronous::Full)
+                    .pragma("wal_autocheckpoint", WRITER_CHECKPOINT_PAGES)
+                    .pragma("cache_size", WRITER_CACHE_KIB),
+            )
+            .await?;
+        let reading = SqlitePoolOptions::new()
+            .max_connections(options.max_connections.max(1))
+            .acquire_timeout(options.acquire_timeout)
+            .test_before_acquire(false)
+            .connect_lazy_with(connect.clone().pragma("query_only", "on").pragma("cache_size", READER_CACHE_KIB));
+        let committer: Arc<dyn Committer> = Arc::new(SqliteCommitter { writing: writing.clone() });
+        let patience = patience(options.acquire_timeout);
+        Ok(Self {
+            known: KnownProviders::new(options.providers.clone()),
+            writer: Writer::start(vec![committer], observer, patience),
+            patience,
+            checkpointer: options.serving.then(|| Checkpointer::start(connect)),
+            _serving: serving,
+            writing,
+            reading,
+        })
+    }
+
+    async fn reading(&self) -> Result<PoolConnection<Db>, sqlx::Error> {
+        self.reading.acquire().await
+    }
+
+    async fn snapshot(&self) -> Result<Transaction<'static, Db>, sqlx::Error> {
+        self.reading.begin().await
+    }
+
+    async fn writing(&self) -> Result<Transaction<'static, Db>, sqlx::Error> {
+        begin_write(&self.writing).await
+    }
+
+    async fn apply_migrations(&self) -> StoreResult<u32> {
+        // The write lock keeps a second process out; each migration is a savepoint within.
+        let mut transaction = self.writing().await?;
+        let pending =
+            migrations::count_pending(&mut Session { conn: &mut transaction, known: &self.known }, &MIGRATOR).await?;
+        MIGRATOR.run_direct(None, &mut *transaction, false).await?;
+        transaction.commit().await?;
+        Ok(pending)
+    }
+
+    async fn read_durability_settings(&self) -> StoreResult<()> {
+        let mut connection = self.writing.acquire().await?;
+        let journal_mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *connection).await?;
+        if !journal_mode.eq_ignore_ascii_case("wal") {
+            return Err(StoreError::NotDurable(format!("journal_mode is {journal_mode}, not wal")));
+        }
+        let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *connection).await?;
+        // 2 is FULL, 3 is EXTRA.
+        if synchronous < 2 {
+            return Err(StoreError::NotDurable(format!("synchronous is {synchronous}, not 2 (FULL)")));
+        }
+        Ok(())
+    }
+
+    async fn receive_change(&self) -> Change {
+        std::future::pending().await
+    }
+
+    async fn close_connections(&self) {
+        if let Some(checkpointer) = &self.checkpointer {
+            checkpointer.stop();
+        }
+        self.reading.close().await;
+        self.writing.close().await;
+    }
+}
+
+impl_store!(SqliteStore, "sqlite");
+
+/// Only one process serves from the file, so that whoever else holds leases is gone.
+async fn release_leases_of_the_gone(db: &mut Session<'_>, owner: &str, now: EpochMs) -> StoreResult<u64> {
+    let mut released = 0;
+    for gone in leases::list_other_owners(db, owner).await? {
+        released += leases::release(db, &gone, None, now).await?;
+    }
+    Ok(released)
+}
+
+/// Takes the write lock at once: a transaction that reads first and writes later could not get it any more.
+async fn begin_write(writing: &SqlitePool) -> Result<Transaction<'static, Db>, sqlx::Error> {
+    writing.begin_with("BEGIN IMMEDIATE").await
+}
+
+struct SqliteCommitter {
+    writing: SqlitePool,
+}
+
+#[async_trait]
+impl Committer for SqliteCommitter {
+    async fn commit(&self, batch: &Batch<'_>) -> Result<Vec<Option<Accepted>>, sqlx::Error> {
+        let mut transaction = begin_write(&self.writing).await?;
+        let answers = batch::write(&mut transaction, batch).await?;
+        transaction.commit().await?;
+        Ok(answers)
+    }
+}
+
+/// There are no other nodes to tell.
+#[expect(clippy::unused_async, reason = "the same call tells the other nodes on PostgreSQL")]
+async fn notify(_connection: &mut SqliteConnection, _change: &Change) -> StoreResult<()> {
+    Ok(())
+}
+
+/// SQLite has no statement timeout to lift.
+#[expect(clippy::unused_async, reason = "the same call lifts the statement timeout on PostgreSQL")]
+async fn unhurried(_connection: &mut SqliteConnection) -> StoreResult<()> {
+    Ok(())
+}
+
+pub(super) fn hot_statements() -> Vec<(&'static str, &'static str)> {
+    queries::hot_statements()
+}

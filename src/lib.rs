@@ -1,11 +1,13 @@
 //! Signalbox.
 
 pub mod actors;
+pub mod cli;
 pub mod config;
 pub mod crypto;
 pub mod delivery;
 pub mod model;
 pub mod providers;
+pub mod shutdown;
 pub mod store;
 pub mod telemetry;
 pub mod vault;

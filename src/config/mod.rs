@@ -4,11 +4,31 @@
 //! the setting's name; a secret is given as a value or as `<name>_file`, never printed; an unknown setting is a
 //! mistake. **Must not know** any room but the model: a provider's table is passed through untouched.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+mod error;
+mod layers;
+mod providers;
+mod secret_source;
+mod section;
+mod sections;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use url::Url;
 
-use crate::model::{provider::ProviderSlug, secret::Secret};
+pub use self::{
+    error::{ConfigError, Mistake},
+    section::KnownSetting,
+};
+use self::{layers::Layers, section::Reader};
+use crate::model::{
+    provider::{ProviderSlug, ProviderSpec},
+    secret::Secret,
+};
 
 /// Everything an operator can set.
 #[derive(Debug, Clone)]
@@ -31,6 +51,8 @@ pub struct Config {
     pub retention: RetentionConfig,
     /// `[telemetry]`
     pub telemetry: TelemetryConfig,
+    /// `[backfill]`: the backfill service to notify, when there is one.
+    pub backfill: Option<BackfillConfig>,
     /// `[providers.*]`: one for each section present.
     pub providers: BTreeMap<String, ProviderConfig>,
 }
@@ -40,7 +62,8 @@ pub struct Config {
 pub struct ServerConfig {
     /// Where to listen; port 0 picks one.
     pub listen: SocketAddr,
-    /// What providers and browsers call; no trailing slash.
+    /// What providers and browsers call; its path has no trailing slash unless it is `/` alone. When it is not set it
+    /// follows `listen`, port 0 included: whoever binds puts the chosen port in its place.
     pub public_url: Url,
     /// Largest webhook body, bytes, unless a provider says otherwise.
     pub max_body_bytes: usize,
@@ -196,6 +219,15 @@ pub struct TelemetryConfig {
     pub otlp_endpoint: Option<Url>,
 }
 
+/// `[backfill]`
+#[derive(Debug, Clone)]
+pub struct BackfillConfig {
+    /// The base to which `/trigger` and `/trigger/cancel` are appended.
+    pub url: Url,
+    /// Sent as `X-API-Key`.
+    pub api_key: Secret,
+}
+
 /// `[providers.X]`: what every provider has, and its own table.
 #[derive(Debug, Clone)]
 pub struct ProviderConfig {
@@ -211,4 +243,81 @@ pub struct ProviderConfig {
     pub settings: BTreeMap<String, String>,
     /// Secret settings other than the webhook secrets (`client_secret`, `private_key`).
     pub secrets: BTreeMap<String, Secret>,
+}
+
+/// What an examination of the configuration found: the settings as far as they could be read (defaults stand in for
+/// mistaken ones), every mistake, and every setting there is.
+#[derive(Debug)]
+pub struct Examination {
+    /// The settings, with defaults in the place of mistaken ones: not to be served from while there are mistakes.
+    /// `None` when something that everything needs could not be read.
+    pub config: Option<Config>,
+    /// What is wrong, in the order of the sections.
+    pub mistakes: Vec<Mistake>,
+    /// Every setting the gateway knows, those of providers without a section included.
+    pub settings: Vec<KnownSetting>,
+}
+
+impl Config {
+    /// Reads the file, if there is one, and the environment over it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every mistake there is.
+    pub fn load(
+        path: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        providers: &[ProviderSpec],
+    ) -> Result<Self, ConfigError> {
+        match Self::examine(path, environment, providers) {
+            Examination { config: Some(config), mistakes, .. } if mistakes.is_empty() => Ok(config),
+            Examination { mistakes, .. } => Err(ConfigError { mistakes }),
+        }
+    }
+
+    /// Like [`Config::load`], for those who want to go on after a mistake (`signalbox doctor`).
+    pub fn examine(
+        path: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        providers: &[ProviderSpec],
+    ) -> Examination {
+        let mut mistakes = Vec::new();
+        let layers = Layers::collect(path, environment, &mut mistakes);
+        let mut reader = Reader::new(layers, mistakes);
+        let server = ServerConfig::read(&mut reader);
+        let database = DatabaseConfig::read(&mut reader);
+        let vault = VaultConfig::read(&mut reader);
+        let auth = AuthConfig::read(&mut reader);
+        let console = ConsoleConfig::read(&mut reader);
+        let delivery = DeliveryConfig::read(&mut reader);
+        let ingest = IngestConfig::read(&mut reader);
+        let retention = RetentionConfig::read(&mut reader);
+        let telemetry = TelemetryConfig::read(&mut reader);
+        let backfill = BackfillConfig::read(&mut reader);
+        let providers_read = providers
+            .iter()
+            .filter_map(|spec| ProviderConfig::read(&mut reader, spec))
+            .map(|provider| (provider.slug.as_str().to_owned(), provider))
+            .collect();
+        let config = server.zip(database).map(|(server, database)| Self {
+            server,
+            database,
+            vault,
+            auth,
+            console,
+            delivery,
+            ingest,
+            retention,
+            telemetry,
+            backfill,
+            providers: providers_read,
+        });
+        let (mistakes, settings) = reader.finish(providers);
+        Examination { config, mistakes, settings }
+    }
+}
+
+/// The process's environment, for [`Config::load`]: the only place where it is read. Values that are not Unicode are
+/// read as far as they are.
+pub fn process_environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
 }

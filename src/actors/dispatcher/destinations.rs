@@ -12,7 +12,7 @@ use std::{
 
 use url::Url;
 
-use super::{lanes::SharedLane, shared::Shared};
+use super::{lanes::SharedLane, shared::Shared, state::Circuit};
 use crate::{
     config::DeliveryConfig,
     delivery::{
@@ -96,6 +96,14 @@ impl Target {
         })
     }
 
+    /// Whether it is sent to in the same way as another.
+    fn is_like(&self, other: &Self) -> bool {
+        self.url == other.url
+            && self.headers == other.headers
+            && self.secret == other.secret
+            && self.disabled == other.disabled
+    }
+
     /// The secrets that sign now, newest first.
     pub(super) fn secrets(&self, now: EpochMs) -> impl Iterator<Item = &SigningSecret> {
         let previous = self.previous.iter().filter(move |(_, until)| now < *until).map(|(secret, _)| secret);
@@ -141,6 +149,13 @@ impl Shared {
             }
             lane.state().adopt_failing_since(target.failing_since);
         }
+        if let (Found::Target(target), Some(before)) = (&found, &*loaded) {
+            let changed = !matches!(&before.found, Found::Target(known) if known.is_like(target));
+            if changed {
+                // What was wrong may be mended.
+                lane.state().probe_at_once(Instant::now());
+            }
+        }
         let worth_keeping = matches!(found, Found::Target(_) | Found::Unusable(_));
         *loaded = worth_keeping.then(|| Loaded { found: found.clone(), at, generation });
         found
@@ -163,19 +178,23 @@ impl Shared {
         }
     }
 
-    /// Forgets destinations of an org (or all): they changed. Open circuits probe at once, because what was wrong may
-    /// be mended.
+    /// Forgets destinations of an org (or all): they changed. One whose circuit is open is looked at right away,
+    /// because what was wrong may be mended.
     pub(super) fn forget_targets(self: &Arc<Self>, org: Option<&OrgId>) {
-        let now = Instant::now();
         for lane in self.lanes.all() {
             // A lane whose org is not known yet may be anybody's.
             let concerned = org.is_none_or(|org| lane.org.get().is_none_or(|owner| owner == org));
-            if concerned {
-                lane.generation.fetch_add(1, Ordering::AcqRel);
-                let probes = lane.state().probe_at_once(now);
-                if probes {
-                    self.want(&lane.id);
-                }
+            if !concerned {
+                continue;
+            }
+            lane.generation.fetch_add(1, Ordering::AcqRel);
+            let open = matches!(lane.state().circuit(), Circuit::Open { .. });
+            if open {
+                let shared = Arc::clone(self);
+                self.spawn("look again", async move {
+                    shared.find_target(&lane).await;
+                    shared.want(&lane.id);
+                });
             }
         }
     }

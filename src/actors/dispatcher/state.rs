@@ -310,14 +310,10 @@ impl Lane {
         self.circuit = Circuit::Open { until: now + wait, wait };
     }
 
-    /// The destination may have changed: an open circuit may probe at once. Whether it is open.
-    pub(super) fn probe_at_once(&mut self, now: Instant) -> bool {
-        match &mut self.circuit {
-            Circuit::Open { until, .. } => {
-                *until = now;
-                true
-            }
-            Circuit::Closed | Circuit::HalfOpen { .. } => false,
+    /// The destination may have changed: an open circuit may probe at once.
+    pub(super) fn probe_at_once(&mut self, now: Instant) {
+        if let Circuit::Open { until, .. } = &mut self.circuit {
+            *until = now;
         }
     }
 

@@ -33,3 +33,56 @@ where
         Ok(Ok(reply)) => reply.map_err(AskError::Reply),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use actix::Context;
+
+    use super::*;
+
+    struct Parrot;
+
+    impl Actor for Parrot {
+        type Context = Context<Self>;
+    }
+
+    /// What to do about it.
+    #[derive(Message)]
+    #[rtype(result = "Result<u8, Infallible>")]
+    enum Say {
+        Repeat(u8),
+        Panic,
+        Nothing,
+    }
+
+    impl Handler<Say> for Parrot {
+        type Result = actix::ResponseFuture<Result<u8, Infallible>>;
+
+        fn handle(&mut self, message: Say, _: &mut Context<Self>) -> Self::Result {
+            match message {
+                Say::Repeat(word) => Box::pin(async move { Ok(word) }),
+                Say::Panic => panic!("the test's own"),
+                Say::Nothing => Box::pin(std::future::pending()),
+            }
+        }
+    }
+
+    const PATIENT: Duration = Duration::from_secs(30);
+
+    #[actix::test]
+    async fn a_panic_becomes_an_error() {
+        assert_eq!(isolate(async { 7 }).await, Ok(7));
+        assert_eq!(isolate(async { panic!("the test's own") }).await, Err::<(), _>(Panicked));
+    }
+
+    #[actix::test]
+    async fn an_ask_ends_with_the_reply_or_with_why_there_is_none() {
+        let parrot = Parrot.start();
+        assert_eq!(ask(&parrot, Say::Repeat(7), PATIENT).await, Ok(7));
+        assert_eq!(ask(&parrot, Say::Nothing, Duration::from_millis(10)).await, Err(AskError::TimedOut));
+        assert_eq!(ask(&parrot, Say::Panic, PATIENT).await, Err(AskError::Gone));
+        assert_eq!(ask(&parrot, Say::Repeat(7), PATIENT).await, Err(AskError::Gone));
+    }
+}

@@ -713,19 +713,3 @@ pub struct OpenOptions {
     /// Whether this process serves (holds the presence lock; on SQLite the only one to do so) or only looks.
     pub serving: bool,
 }
-
-/// Told of every batch the writer commits; how the store feeds the metrics without knowing them.
-pub trait BatchObserver: Send + Sync + 'static {
-    /// A batch of this many events and attempt records was committed in this time.
-    fn batch_committed(&self, events: usize, attempts: usize, took: Duration);
-}
-
-/// Opens the store. STUB in this branch: the store's own branch replaces it.
-///
-/// # Errors
-/// [`StoreError`] if it cannot be opened.
-#[expect(clippy::unused_async, reason = "stub")]
-pub async fn open(options: OpenOptions, observer: Arc<dyn BatchObserver>) -> StoreResult<SharedStore> {
-    drop((options, observer));
-    Err(StoreError::Unavailable("the store is not part of this branch".into()))
-}

@@ -245,8 +245,7 @@ impl CommitTask {
                 Err(_) => return Err(Failure::Poisoned(StoreError::Driver("the writer panicked".into()))),
             };
             // An idle connection that the server closed meanwhile shows only now; the next one is fresh.
-            let again =
-                (lost_the_connection(&error) && tries == 1) || (lost_a_race(&error) && tries < RACE_TRIES);
+            let again = (lost_the_connection(&error) && tries == 1) || (lost_a_race(&error) && tries < RACE_TRIES);
             if !again {
                 return Err(match StoreError::from(error) {
                     unavailable @ StoreError::Unavailable(_) => Failure::Unavailable(unavailable),

@@ -1,20 +1,108 @@
-//! The dispatcher's handle.
+//! The dispatcher: takes committed deliveries to their destinations.
+//!
+//! **Owns** leases, the attempts in flight and what is known of destinations' health. A delivery gets here in one of two
+//! ways: fresh, committed together with its event under a lease of this node ([`DispatcherHandle::send`]), or claimed
+//! from the store when it falls due (`claim`). Either way one task tries it once (`attempt`) and records what came of
+//! it.
+//!
+//! **Invariants**: nothing is sent without a committed lease; room is bounded per destination and in all; a failing
+//! destination slows nobody else, and its retries never keep first tries waiting; after [`DispatcherHandle::drain`]
+//! no lease of this node is left. **Must not know** webhooks, routing or HTTP's inbound side.
 
+mod actor;
+mod attempt;
+mod claim;
+mod destinations;
+mod lanes;
+mod messages;
+mod shared;
+mod state;
+mod trial;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use actix::Arbiter;
+use tokio::{runtime::Handle, time::timeout};
+use zeroize::Zeroizing;
+
+pub use self::lanes::Slot;
+use self::{
+    destinations::Target,
+    lanes::Lanes,
+    messages::Snapshot,
+    shared::{Parts, Shared},
+    state::LaneRules,
+};
+pub use crate::delivery::destination::DestinationRefused;
 use crate::{
+    actors::runtime::ask,
+    config::DeliveryConfig,
+    delivery::{
+        client::{ClientUnavailable, DeliveryClient},
+        destination::{validate_headers, validate_url},
+        sign::{NotASigningSecret, SigningSecret},
+    },
     model::{
+        clock::{Clock, Ids},
         delivery::AttemptResult,
         ids::{DeliveryId, DestinationId, OrgId},
     },
-    store::ClaimedDelivery,
+    store::{ClaimedDelivery, SharedStore},
+    telemetry::metrics::Metrics,
+    vault::Vault,
 };
+
+/// How long a snapshot is waited for.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(2);
+
+/// The share of a drain's deadline kept for giving up leases, and its most.
+const RELEASE_SHARE: u32 = 4;
+const RELEASE_TIME: Duration = Duration::from_secs(2);
+
+/// What the dispatcher needs.
+pub struct DispatcherDeps {
+    /// Deliveries, destinations, attempts.
+    pub store: SharedStore,
+    /// Opens signing secrets and headers.
+    pub vault: Arc<Vault>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Due times and timestamps.
+    pub clock: Arc<dyn Clock>,
+    /// Attempts' ids.
+    pub ids: Ids,
+    /// `[delivery]`
+    pub config: DeliveryConfig,
+    /// This process's name in leases.
+    pub node: String,
+}
+
+/// Why the dispatcher did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Not called within an actix system.
+    #[error("there is no actix system to run in")]
+    NoSystem,
+    /// `[delivery] secret` is none.
+    #[error("delivery.secret: {0}")]
+    Secret(#[from] NotASigningSecret),
+    /// TLS could not be set up.
+    #[error(transparent)]
+    Client(#[from] ClientUnavailable),
+}
 
 /// What other rooms hold of the dispatcher.
 #[derive(Clone)]
-pub struct DispatcherHandle {}
-
-/// Room for one attempt, taken before the delivery's row is written; dropping it gives the room back.
-#[derive(Debug)]
-pub struct Slot {}
+pub struct DispatcherHandle {
+    shared: Arc<Shared>,
+}
 
 /// A delivery that was committed with its lease and goes out from memory.
 #[derive(Debug)]
@@ -34,55 +122,117 @@ pub struct TestAnswer {
     pub result: AttemptResult,
     /// How long it took, milliseconds.
     pub duration_ms: u32,
-    /// The first bytes of the answer.
+    /// The first bytes of the answer; without one, what went wrong in our words.
     pub response_body: Option<String>,
 }
 
 impl DispatcherHandle {
+    /// Starts it: attempts run on the current tokio runtime, the actor on the current arbiter.
+    ///
+    /// # Errors
+    /// [`StartError`] says what is missing.
+    pub fn start(deps: DispatcherDeps) -> Result<Self, StartError> {
+        let arbiter = Arbiter::try_current().ok_or(StartError::NoSystem)?;
+        let runtime = Handle::try_current().map_err(|_| StartError::NoSystem)?;
+        let config = &deps.config;
+        let default_target = Target::configured(config)?.map(Arc::new);
+        let client = DeliveryClient::new(config.timeout, config.allow_private_networks)?;
+        let rules = LaneRules {
+            limit: config.max_in_flight_per_destination.max(1),
+            circuit_failures: config.circuit_failures.max(1),
+            probe_wait: config.circuit_probe,
+        };
+        let lanes = Lanes::new(rules, config.max_in_flight.max(1));
+        let shared = Shared::new(Parts { deps, client, default_target, lanes, runtime, arbiter });
+        shared.keep_polling();
+        Ok(Self { shared })
+    }
+
     /// The name of this node in leases.
     pub fn node(&self) -> &str {
-        todo!()
+        &self.shared.node
     }
 
     /// How long a lease lasts, milliseconds.
     pub fn lease_ms(&self) -> i64 {
-        todo!()
+        i64::try_from(self.shared.lease().as_millis()).unwrap_or(i64::MAX)
     }
 
     /// Room for one attempt at this destination now, if there is any: its circuit is closed, nothing older waits, and
     /// neither its own limit nor the limit in all is reached.
-    pub fn reserve(&self, _destination: &DestinationId) -> Option<Slot> {
-        todo!()
+    pub fn reserve(&self, destination: &DestinationId) -> Option<Slot> {
+        if self.shared.is_draining() { None } else { self.shared.reserve_slot(destination) }
     }
 
     /// Sends deliveries committed with this node's lease.
-    pub fn send(&self, _fresh: Vec<FreshDelivery>) {
-        todo!()
+    pub fn send(&self, fresh: Vec<FreshDelivery>) {
+        if self.shared.is_draining() {
+            let ids: Vec<_> = fresh.into_iter().map(|fresh| fresh.claimed.delivery.id).collect();
+            let shared = Arc::clone(&self.shared);
+            self.shared.spawn("release", async move { shared.give_back_leases(&ids).await });
+            return;
+        }
+        for FreshDelivery { claimed, slot } in fresh {
+            self.shared.start_attempt(claimed, slot);
+        }
     }
 
     /// Says that this destination has something due. A lost nudge is harmless: the dispatcher also polls.
-    pub fn nudge(&self, _destination: Option<&DestinationId>) {
-        todo!()
+    pub fn nudge(&self, destination: Option<&DestinationId>) {
+        match destination {
+            Some(destination) => self.shared.want(destination),
+            None => self.shared.poll_soon(),
+        }
     }
 
     /// Forgets what it knows of an org's destinations (or of all), because they changed.
-    pub fn forget_destinations(&self, _org: Option<&OrgId>) {
-        todo!()
+    pub fn forget_destinations(&self, org: Option<&OrgId>) {
+        self.shared.forget_targets(org);
     }
 
-    /// Sends a signed test envelope to a destination, at once and once.
-    pub async fn send_test(&self, _destination: &DestinationId) -> Option<TestAnswer> {
-        todo!()
+    /// Whether a destination may have this URL and these headers.
+    ///
+    /// # Errors
+    /// [`DestinationRefused`] says what is wrong.
+    pub fn check_destination(&self, url: &str, headers: &BTreeMap<String, String>) -> Result<(), DestinationRefused> {
+        validate_url(url, self.shared.client.allows_private_networks())?;
+        validate_headers(headers).map(drop)
+    }
+
+    /// A new signing secret in its `whsec_` form: to be shown once, and sealed as it is.
+    pub fn new_signing_secret(&self) -> Zeroizing<String> {
+        SigningSecret::generate().to_text()
+    }
+
+    /// Sends a signed test envelope to a destination, at once and once. `None` if there is no such destination.
+    pub async fn send_test(&self, destination: &DestinationId) -> Option<TestAnswer> {
+        self.shared.send_test(destination).await
     }
 
     /// A copy of its state for people.
     pub async fn snapshot(&self) -> serde_json::Value {
-        todo!()
+        let asked = ask(&self.shared.actor(), Snapshot, SNAPSHOT_LIMIT).await;
+        asked.unwrap_or_else(|_| self.shared.snapshot())
     }
 
     /// Stops claiming, waits for attempts in flight until `deadline` is over, records their results and gives up the
     /// leases of what was not tried.
-    pub async fn drain(&self, _deadline: std::time::Duration) {
-        todo!()
+    pub async fn drain(&self, deadline: Duration) {
+        let shared = &self.shared;
+        shared.draining.store(true, Ordering::Release);
+        shared.dismiss_actor();
+        let release_time = (deadline / RELEASE_SHARE).min(RELEASE_TIME);
+        if timeout(deadline.saturating_sub(release_time), shared.all_done()).await.is_err() {
+            tracing::warn!(in_flight = shared.lanes.in_flight(), "attempts are cut: the time to shut down is over");
+            shared.cut.send_replace(true);
+            // They only have to notice.
+            drop(timeout(release_time / 2, shared.all_done()).await);
+        }
+        let releasing = shared.store.release_leases(&shared.node, None, shared.clock.now());
+        match timeout(release_time, releasing).await {
+            Ok(Ok(released)) => tracing::info!(released, "the dispatcher is done"),
+            Ok(Err(error)) => tracing::warn!(code = error.code(), "leases cannot be given up; they will run out"),
+            Err(_) => tracing::warn!("leases cannot be given up in time; they will run out"),
+        }
     }
 }

@@ -24,7 +24,7 @@ use self::{listener::Listener, presence::Presence};
 use super::{
     Accepted, ApiKey, AttemptRecord, BatchObserver, Census, Change, ChangeFn, ClaimRequest, ClaimedDelivery,
     DeadLetter, Deleted, DueDestination, EventDetail, EventFilter, InstallationRecord, NewEvent, OpenOptions, Page,
-    PageRequest, Quarantined, QuarantineBounds, Rerouting, RetentionCutoffs, Store, StoreError, StoreResult,
+    PageRequest, QuarantineBounds, Quarantined, Rerouting, RetentionCutoffs, Store, StoreError, StoreResult,
     UnroutedFilter,
     backend::{CENSUS_TIME, in_time, patience},
     changes,
@@ -103,11 +103,7 @@ impl PostgresStore {
         in_time(patience, Self::connect(options, observer, patience)).await
     }
 
-    async fn connect(
-        options: &OpenOptions,
-        observer: Arc<dyn BatchObserver>,
-        patience: Duration,
-    ) -> StoreResult<Self> {
+    async fn connect(options: &OpenOptions, observer: Arc<dyn BatchObserver>, patience: Duration) -> StoreResult<Self> {
         let connect = PgConnectOptions::from_str(&options.url)?
             .application_name("signalbox")
             .statement_cache_capacity(STATEMENTS)

@@ -10,10 +10,7 @@ use sqlx::Row as _;
 
 use super::{Builder, Conn, buckets, deliveries, list, query, text};
 use crate::{
-    model::{
-        event::EventOutcome,
-        ids::EventId,
-    },
+    model::{event::EventOutcome, ids::EventId},
     store::{
         Accepted, AttemptRecord, NewDelivery,
         writer::{Batch, PreparedEvent},
@@ -48,10 +45,7 @@ impl Judged<'_> {
     }
 }
 
-async fn write_events(
-    conn: &mut Conn,
-    events: &[&PreparedEvent],
-) -> Result<Vec<Option<Accepted>>, sqlx::Error> {
+async fn write_events(conn: &mut Conn, events: &[&PreparedEvent]) -> Result<Vec<Option<Accepted>>, sqlx::Error> {
     let replays = find_replays(conn, events).await?;
     let mut judged: Vec<Judged<'_>> = events
         .iter()

@@ -22,7 +22,7 @@ use self::{checkpointer::Checkpointer, file::ServingLock};
 use super::{
     Accepted, ApiKey, AttemptRecord, BatchObserver, Census, Change, ChangeFn, ClaimRequest, ClaimedDelivery,
     DeadLetter, Deleted, DueDestination, EventDetail, EventFilter, InstallationRecord, NewEvent, OpenOptions, Page,
-    PageRequest, Quarantined, QuarantineBounds, Rerouting, RetentionCutoffs, Store, StoreError, StoreResult,
+    PageRequest, QuarantineBounds, Quarantined, Rerouting, RetentionCutoffs, Store, StoreError, StoreResult,
     UnroutedFilter,
     backend::{CENSUS_TIME, in_time, patience},
     known::KnownProviders,

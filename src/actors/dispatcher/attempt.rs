@@ -1,0 +1,281 @@
+//! One attempt of one delivery, from its lease to its record.
+//!
+//! **Invariants**: nothing is sent unless the lease, by a clock that only moves forward, outlasts a whole attempt; a
+//! delivery is in one task's hands at a time; an attempt that panics frees its slot and leaves its row to the lease;
+//! a result that cannot be recorded is tried again until the lease is about to end and then given up: the delivery is
+//! repeated under the same `webhook-id`, never lost. **Must not know** who claimed it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::{
+    destinations::{Found, Target},
+    lanes::Slot,
+    shared::{Shared, lock},
+    state::{Aftermath, Verdict},
+};
+use crate::{
+    delivery::{
+        client::{Answer, Post},
+        payload,
+        schedule::{self, Decision},
+        sign,
+    },
+    model::{
+        clock::EpochMs,
+        delivery::{Attempt, AttemptResult, DeliveryStatus},
+        ids::{DeliveryId, DestinationId},
+    },
+    store::{AttemptRecord, ClaimedDelivery},
+};
+
+/// Recording ends this long before the lease does.
+const RECORDING_MARGIN: Duration = Duration::from_secs(1);
+/// Waits between tries to record, doubling from the first to the last.
+const FIRST_RECORDING_WAIT: Duration = Duration::from_millis(50);
+const LAST_RECORDING_WAIT: Duration = Duration::from_secs(2);
+/// How long a destination rests whose delivery could not be tried for a reason of ours.
+const REST: Duration = Duration::from_secs(1);
+
+impl Shared {
+    /// Starts the attempt of a delivery leased by this node, unless this process is at it already.
+    pub(super) fn start_attempt(self: &Arc<Self>, claimed: ClaimedDelivery, slot: Slot) {
+        let Some(held) = HeldDelivery::take(self, &claimed.delivery.id) else {
+            tracing::warn!(delivery.id = %claimed.delivery.id, "claimed again while in flight; left alone");
+            return;
+        };
+        let attempt = OneAttempt { shared: Arc::clone(self), claimed, slot, held: Some(held) };
+        self.spawn("attempt", attempt.run());
+    }
+}
+
+/// A delivery in this process's hands.
+struct HeldDelivery {
+    shared: Arc<Shared>,
+    id: DeliveryId,
+}
+
+impl HeldDelivery {
+    fn take(shared: &Arc<Shared>, id: &DeliveryId) -> Option<Self> {
+        shared.held.insert(id.clone()).then(|| Self { shared: Arc::clone(shared), id: id.clone() })
+    }
+}
+
+impl Drop for HeldDelivery {
+    fn drop(&mut self) {
+        self.shared.held.remove(&self.id);
+    }
+}
+
+/// What one attempt works with.
+struct OneAttempt {
+    shared: Arc<Shared>,
+    claimed: ClaimedDelivery,
+    slot: Slot,
+    /// Let go once nothing more is sent and before the row may be claimed again.
+    held: Option<HeldDelivery>,
+}
+
+impl OneAttempt {
+    async fn run(mut self) {
+        let lane = Arc::clone(self.slot.lane());
+        match self.shared.find_target(&lane).await {
+            Found::Target(target) => match &target.disabled {
+                Some(reason) => self.bury(reason).await,
+                None => self.send(&target).await,
+            },
+            Found::Unusable(why) => {
+                let answer = not_sent(AttemptResult::InvalidDestination, why);
+                self.conclude(self.shared.clock.now(), answer).await;
+            }
+            Found::Missing => self.readdress().await,
+            Found::Unknown => self.give_back().await,
+        }
+    }
+
+    async fn send(&mut self, target: &Target) {
+        let shared = Arc::clone(&self.shared);
+        let body = match payload::body_of(&self.claimed) {
+            Ok(body) => Bytes::from(body),
+            Err(error) => {
+                tracing::error!(delivery.id = %self.claimed.delivery.id, %error, "an envelope cannot be written");
+                let answer = not_sent(AttemptResult::InvalidDestination, "the envelope cannot be written");
+                return self.conclude(shared.clock.now(), answer).await;
+            }
+        };
+        if self.slot.lease_left(shared.lease()) < shared.client.timeout() {
+            return self.give_back().await;
+        }
+        let started_at = shared.clock.now();
+        let timestamp_s = started_at.0 / 1000;
+        let webhook_id = self.claimed.delivery.id.clone();
+        let signature = sign::signature(target.secrets(started_at), webhook_id.as_str(), timestamp_s, &body);
+        let post = Post {
+            url: &target.url,
+            extra_headers: &target.headers,
+            webhook_id: webhook_id.as_str(),
+            timestamp_s,
+            signature: signature.as_deref(),
+            correlation_id: &self.claimed.event.correlation_id,
+            body,
+        };
+        let answer = tokio::select! {
+            answer = shared.client.post(post) => answer,
+            // The time to shut down is over: the lease is given up by `drain`.
+            () = shared.is_cut() => return,
+        };
+        self.conclude(started_at, answer).await;
+    }
+
+    /// What follows from the answer: for the lane, the destination and the delivery.
+    async fn conclude(&mut self, started_at: EpochMs, answer: Answer) {
+        let shared = Arc::clone(&self.shared);
+        let now = shared.clock.now();
+        let (delivery, provider) = (&self.claimed.delivery, self.claimed.event.provider);
+        let (delivery_id, attempts_before) = (delivery.id.clone(), delivery.attempts);
+        shared.metrics.attempt_ended(provider, answer.result.code(), answer.took);
+        let aftermath = self.slot.judge(Verdict::of(&answer.result), now);
+        self.follow_up(&answer.result, aftermath, now);
+
+        let schedule = &shared.config.retry_schedule;
+        let decision = schedule::decide(attempts_before, &answer.result, schedule, now, rand::random());
+        let (status, reason, due_at) = match decision {
+            Decision::Delivered => (DeliveryStatus::Delivered, None, now),
+            Decision::RetryAt { at, reason } => (DeliveryStatus::Pending, Some(reason), at),
+            Decision::Dead { reason } => (DeliveryStatus::Dead, Some(reason), now),
+        };
+        tracing::info!(
+            delivery.id = %delivery_id,
+            delivery.attempt = attempts_before.saturating_add(1),
+            delivery.status = %status,
+            event.id = %self.claimed.event.id,
+            destination.id = %self.slot.lane().id,
+            result = answer.result.code(),
+            status = answer.result.status(),
+            duration_ms = millis(answer.took),
+            "attempt ended"
+        );
+        let attempt = Attempt {
+            id: shared.ids.attempt(),
+            delivery: delivery_id,
+            number: attempts_before.saturating_add(1),
+            started_at,
+            duration_ms: millis(answer.took),
+            result: answer.result.code().to_owned(),
+            status_code: answer.result.status(),
+            error: answer.error.map(str::to_owned),
+            response_body: answer.response_body,
+        };
+        self.record(attempt, status, reason.map(str::to_owned), due_at).await;
+    }
+
+    /// What an answer means beyond its delivery.
+    fn follow_up(&self, result: &AttemptResult, aftermath: Aftermath, now: EpochMs) {
+        let (shared, lane) = (&self.shared, self.slot.lane());
+        let configured = lane.id == DestinationId::configured_default();
+        if aftermath.opened {
+            tracing::warn!(destination.id = %lane.id, "a destination keeps failing; only probes are sent now");
+        }
+        if schedule::is_gone(result) && configured {
+            // Everybody's destination is the operator's to change, not one answer's to disable: it rests instead.
+            tracing::error!("the configured destination answers 410 Gone; it rests");
+            lane.state().open_for_long(&shared.lanes.rules, Instant::now());
+        }
+        if configured {
+            return;
+        }
+        let too_long = aftermath.failing_since.is_some_and(|since| now.since(since) >= shared.config.disable_after);
+        if schedule::is_gone(result) {
+            shared.spawn("disable", Arc::clone(shared).disable(Arc::clone(lane), "gone"));
+        } else if too_long {
+            shared.spawn("disable", Arc::clone(shared).disable(Arc::clone(lane), "failing"));
+        } else if aftermath.note_failing.is_some() || aftermath.note_recovered {
+            let noting = Arc::clone(shared).note_failing(Arc::clone(lane), aftermath.note_failing);
+            shared.spawn("note", noting);
+        }
+    }
+
+    /// The destination is disabled: the delivery is dead without having been sent.
+    async fn bury(&mut self, reason: &str) {
+        let attempt = Attempt {
+            id: self.shared.ids.attempt(),
+            delivery: self.claimed.delivery.id.clone(),
+            number: self.claimed.delivery.attempts.saturating_add(1),
+            started_at: self.shared.clock.now(),
+            duration_ms: 0,
+            result: "destination_disabled".to_owned(),
+            status_code: None,
+            error: Some("nothing was sent: the destination is disabled".to_owned()),
+            response_body: None,
+        };
+        let now = self.shared.clock.now();
+        self.record(attempt, DeliveryStatus::Dead, Some(reason.to_owned()), now).await;
+    }
+
+    /// The destination was deleted: the delivery goes to whatever serves its integration now, or waits without one.
+    async fn readdress(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        self.held = None;
+        let fallback = shared.default_target.as_ref().map(|_| DestinationId::configured_default());
+        let org = &self.claimed.delivery.org;
+        match shared.store.readdress_deliveries(Some(org), fallback.as_ref(), shared.clock.now()).await {
+            Ok(readdressed) => tracing::info!(destination.id = %self.slot.lane().id, readdressed, "destination gone"),
+            Err(error) => tracing::warn!(code = error.code(), "deliveries cannot be readdressed"),
+        }
+        self.give_back().await;
+        shared.poll_soon();
+    }
+
+    /// Not tried, for no fault of the destination's.
+    async fn give_back(&mut self) {
+        // If the store cannot do what is asked, this must not become a busy loop.
+        self.held = None;
+        self.slot.lane().state().rest(Instant::now() + REST);
+        self.shared.give_back_leases(std::slice::from_ref(&self.claimed.delivery.id)).await;
+    }
+
+    /// Writes the result down, trying again while the lease lasts.
+    async fn record(&mut self, attempt: Attempt, status: DeliveryStatus, reason: Option<String>, due_at: EpochMs) {
+        let shared = Arc::clone(&self.shared);
+        let finished_at = (status != DeliveryStatus::Pending).then_some(due_at);
+        let record = AttemptRecord { attempt, owner: shared.node.clone(), status, reason, due_at, finished_at };
+        let mut wait = FIRST_RECORDING_WAIT;
+        self.held = None;
+        while let Err(error) = shared.store.record_attempts(vec![record.clone()]).await {
+            let left = self.slot.lease_left(shared.lease());
+            if left < wait + RECORDING_MARGIN {
+                tracing::error!(
+                    delivery.id = %record.attempt.delivery,
+                    code = error.code(),
+                    "an attempt cannot be recorded; its delivery will be repeated"
+                );
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = shared.is_cut() => return,
+            }
+            wait = (wait * 2).min(LAST_RECORDING_WAIT);
+        }
+        if status == DeliveryStatus::Pending {
+            let destination = &self.slot.lane().id;
+            if lock(&shared.retry_times).note(due_at, destination, shared.clock.now()) {
+                shared.wake();
+            }
+        } else {
+            shared.metrics.delivery_finished(self.claimed.event.provider, status);
+        }
+    }
+}
+
+fn not_sent(result: AttemptResult, error: &'static str) -> Answer {
+    Answer { result, error: Some(error), response_body: None, took: Duration::ZERO }
+}
+
+pub(super) fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}

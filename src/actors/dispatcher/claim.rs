@@ -1,0 +1,129 @@
+//! Claiming what is due for one destination and starting its attempts.
+//!
+//! **Invariants**: nothing is sent that the store has not committed a lease for; whatever is claimed is tried or its
+//! lease given back; a claim that panics leaves its lane free for the next. **Must not know** how a delivery is sent.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    lanes::{SharedLane, Slot},
+    shared::Shared,
+    state::{Ask, ClaimPlan, ClaimRoom},
+};
+use crate::{
+    model::ids::DeliveryId,
+    store::{ClaimRequest, ClaimedDelivery},
+};
+
+/// How long a destination rests after the store failed to claim for it.
+const REST_AFTER_FAILURE: Duration = Duration::from_millis(500);
+
+/// A claim under way.
+pub(super) struct Claim {
+    shared: Arc<Shared>,
+    retry_room: usize,
+    slots: Vec<Slot>,
+    // After the slots: the lane is free for another claim once their room is given back.
+    open: OpenClaim,
+}
+
+impl Claim {
+    pub(super) fn new(shared: Arc<Shared>, lane: Arc<SharedLane>, room: ClaimRoom, slots: Vec<Slot>) -> Self {
+        let open = OpenClaim { shared: Arc::clone(&shared), lane, learnt: None };
+        Self { shared, retry_room: room.retries, slots, open }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut plan = ClaimPlan::new();
+        while let Some(ask) = plan.ask(self.slots.len(), self.retry_room) {
+            if self.shared.is_draining() {
+                return;
+            }
+            let leased_at = Instant::now();
+            let rows = match self.shared.store.claim_deliveries(&self.request(ask)).await {
+                Ok(rows) => rows,
+                Err(error) => {
+                    tracing::warn!(
+                        destination.id = %self.open.lane.id,
+                        code = error.code(),
+                        "nothing can be claimed for a destination"
+                    );
+                    self.open.lane.state().rest(Instant::now() + REST_AFTER_FAILURE);
+                    return;
+                }
+            };
+            let retries = rows.iter().filter(|row| is_retry(row)).count();
+            plan.learn(ask, Ask { first_tries: rows.len() - retries, retries });
+            self.start(rows, leased_at).await;
+        }
+        self.open.learnt = Some(plan);
+    }
+
+    fn request(&self, ask: Ask) -> ClaimRequest {
+        let count = |places: usize| u32::try_from(places).unwrap_or(u32::MAX);
+        let now = self.shared.clock.now();
+        ClaimRequest {
+            destination: self.open.lane.id.clone(),
+            owner: self.shared.node.clone(),
+            now,
+            lease_until: now.plus(self.shared.lease()),
+            first_tries: count(ask.first_tries),
+            retries: count(ask.retries),
+        }
+    }
+
+    async fn start(&mut self, rows: Vec<ClaimedDelivery>, leased_at: Instant) {
+        let mut not_tried = Vec::new();
+        for row in rows {
+            let slot = if self.shared.is_draining() { None } else { self.slots.pop() };
+            let Some(mut slot) = slot else {
+                not_tried.push(row.delivery.id);
+                continue;
+            };
+            let retry = is_retry(&row);
+            if retry {
+                self.retry_room = self.retry_room.saturating_sub(1);
+            }
+            slot.load(retry, leased_at);
+            self.shared.start_attempt(row, slot);
+        }
+        self.shared.give_back_leases(&not_tried).await;
+    }
+}
+
+fn is_retry(row: &ClaimedDelivery) -> bool {
+    row.delivery.attempts > 0
+}
+
+/// Ends the lane's claim when dropped, panic or not.
+struct OpenClaim {
+    shared: Arc<Shared>,
+    lane: Arc<SharedLane>,
+    learnt: Option<ClaimPlan>,
+}
+
+impl Drop for OpenClaim {
+    fn drop(&mut self) {
+        let again = self.lane.state().end_claim(self.learnt);
+        if again {
+            self.shared.want(&self.lane.id);
+        }
+    }
+}
+
+impl Shared {
+    /// Gives up leases of deliveries that were not tried, so that they are due again now rather than when the lease
+    /// ends. If the store cannot, they wait for that.
+    pub(super) async fn give_back_leases(&self, deliveries: &[DeliveryId]) {
+        if deliveries.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        if let Err(error) = self.store.release_leases(&self.node, Some(deliveries), now).await {
+            tracing::warn!(code = error.code(), "leases cannot be given back; they will run out");
+        }
+    }
+}

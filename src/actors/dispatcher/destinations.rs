@@ -1,0 +1,267 @@
+//! What a destination's row means, opened and ready to send to; and what the dispatcher writes into it.
+//!
+//! **Owns** the dispatcher's short memory of destinations. **Invariants**: nothing remembered is older than
+//! [`MAX_AGE`]; opened secrets live here and in requests only; a row is written on transitions (it began to fail, it
+//! recovered, it is disabled), never per attempt. **Must not know** deliveries.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use url::Url;
+
+use super::{lanes::SharedLane, shared::Shared, state::Circuit};
+use crate::{
+    config::DeliveryConfig,
+    delivery::{
+        destination::{ExtraHeaders, validate_headers},
+        sign::{NotASigningSecret, SigningSecret},
+    },
+    model::{
+        clock::EpochMs,
+        destination::Destination,
+        ids::{DestinationId, OrgId},
+        log_entry::{Actor, LogEntry},
+    },
+    store::StoreResult,
+    vault::{SealedAt, Vault},
+};
+
+/// How long what was loaded is believed without a word from anybody.
+const MAX_AGE: Duration = Duration::from_secs(30);
+
+const TABLE: &str = "gw_destinations";
+
+/// A destination ready to be sent to.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// Whose; absent for the configured default.
+    pub org: Option<OrgId>,
+    pub url: Url,
+    pub headers: ExtraHeaders,
+    secret: Option<SigningSecret>,
+    /// Signs beside the first until then.
+    previous: Option<(SigningSecret, EpochMs)>,
+    /// Why nothing is sent to it.
+    pub disabled: Option<String>,
+    failing_since: Option<EpochMs>,
+}
+
+impl Target {
+    /// The one of `[delivery]`, if there is one.
+    ///
+    /// # Errors
+    /// If its secret is none.
+    pub(super) fn configured(config: &DeliveryConfig) -> Result<Option<Self>, NotASigningSecret> {
+        let Some(url) = config.url.clone() else { return Ok(None) };
+        let secret = config.secret.as_ref().map(SigningSecret::from_secret).transpose()?;
+        let headers = ExtraHeaders::default();
+        Ok(Some(Self { org: None, url, headers, secret, previous: None, disabled: None, failing_since: None }))
+    }
+
+    /// Opens a row; the error says in our words why it cannot be sent to.
+    fn open(row: &Destination, vault: &Vault) -> Result<Self, &'static str> {
+        let open = |column, sealed: &str| {
+            let at = SealedAt { table: TABLE, row: row.id.as_str(), column };
+            vault.open(at, sealed).map_err(|error| {
+                tracing::error!(destination.id = %row.id, column, %error, "a destination's row does not open");
+                "the destination's secrets cannot be opened"
+            })
+        };
+        let secret_of = |column, sealed: &str| {
+            SigningSecret::from_secret(&open(column, sealed)?).map_err(|_| "the signing secret is malformed")
+        };
+        let previous = match (&row.previous_secret_sealed, row.previous_until) {
+            (Some(sealed), Some(until)) => Some((secret_of("previous_secret", sealed)?, until)),
+            _ => None,
+        };
+        let headers = match &row.headers_sealed {
+            None => ExtraHeaders::default(),
+            Some(sealed) => {
+                let headers: BTreeMap<String, String> = serde_json::from_slice(open("headers", sealed)?.expose())
+                    .map_err(|_| "the headers are malformed")?;
+                validate_headers(&headers).map_err(|_| "a header cannot be sent")?
+            }
+        };
+        Ok(Self {
+            org: Some(row.org.clone()),
+            url: Url::parse(&row.url).map_err(|_| "the URL cannot be requested")?,
+            headers,
+            secret: Some(secret_of("secret", &row.secret_sealed)?),
+            previous,
+            disabled: row.disabled_reason.clone(),
+            failing_since: row.failing_since,
+        })
+    }
+
+    /// Whether it is sent to in the same way as another.
+    fn is_like(&self, other: &Self) -> bool {
+        self.url == other.url
+            && self.headers == other.headers
+            && self.secret == other.secret
+            && self.disabled == other.disabled
+    }
+
+    /// The secrets that sign now, newest first.
+    pub(super) fn secrets(&self, now: EpochMs) -> impl Iterator<Item = &SigningSecret> {
+        let previous = self.previous.iter().filter(move |(_, until)| now < *until).map(|(secret, _)| secret);
+        self.secret.iter().chain(previous)
+    }
+}
+
+/// What came of looking for a destination.
+#[derive(Debug, Clone)]
+pub(super) enum Found {
+    /// It can be sent to, unless it is disabled.
+    Target(Arc<Target>),
+    /// It exists and cannot be sent to, for this reason.
+    Unusable(&'static str),
+    /// There is no such row.
+    Missing,
+    /// The store did not say.
+    Unknown,
+}
+
+/// What was loaded, and when.
+pub(super) struct Loaded {
+    found: Found,
+    at: Instant,
+    generation: u64,
+}
+
+impl Shared {
+    /// The lane's destination, from memory if that is fresh. One load serves all who wait for it.
+    pub(super) async fn find_target(&self, lane: &SharedLane) -> Found {
+        let mut loaded = lane.loaded.lock().await;
+        let generation = lane.generation.load(Ordering::Acquire);
+        if let Some(fresh) =
+            loaded.as_ref().filter(|loaded| loaded.generation == generation && loaded.at.elapsed() < MAX_AGE)
+        {
+            return fresh.found.clone();
+        }
+        let at = Instant::now();
+        let found = self.load_target(&lane.id).await;
+        if let Found::Target(target) = &found {
+            if let Some(org) = &target.org {
+                lane.org.get_or_init(|| org.clone());
+            }
+            lane.state().adopt_failing_since(target.failing_since);
+        }
+        if let (Found::Target(target), Some(before)) = (&found, &*loaded) {
+            let changed = !matches!(&before.found, Found::Target(known) if known.is_like(target));
+            if changed {
+                // What was wrong may be mended.
+                lane.state().probe_at_once(Instant::now());
+            }
+        }
+        let worth_keeping = matches!(found, Found::Target(_) | Found::Unusable(_));
+        *loaded = worth_keeping.then(|| Loaded { found: found.clone(), at, generation });
+        found
+    }
+
+    /// A destination as it is in the store now.
+    pub(super) async fn load_target(&self, destination: &DestinationId) -> Found {
+        if *destination == DestinationId::configured_default() {
+            return self.default_target.clone().map_or(Found::Missing, Found::Target);
+        }
+        match self.store.find_destination(destination).await {
+            Ok(Some(row)) => {
+                Target::open(&row, &self.vault).map_or_else(Found::Unusable, |target| Found::Target(Arc::new(target)))
+            }
+            Ok(None) => Found::Missing,
+            Err(error) => {
+                tracing::warn!(destination.id = %destination, code = error.code(), "a destination cannot be read");
+                Found::Unknown
+            }
+        }
+    }
+
+    /// Forgets destinations of an org (or all): they changed. One whose circuit is open is looked at right away,
+    /// because what was wrong may be mended.
+    pub(super) fn forget_targets(self: &Arc<Self>, org: Option<&OrgId>) {
+        for lane in self.lanes.all() {
+            // A lane whose org is not known yet may be anybody's.
+            let concerned = org.is_none_or(|org| lane.org.get().is_none_or(|owner| owner == org));
+            if !concerned {
+                continue;
+            }
+            lane.generation.fetch_add(1, Ordering::AcqRel);
+            let open = matches!(lane.state().circuit(), Circuit::Open { .. });
+            if open {
+                let shared = Arc::clone(self);
+                self.spawn("look again", async move {
+                    shared.find_target(&lane).await;
+                    shared.want(&lane.id);
+                });
+            }
+        }
+    }
+
+    /// Notes since when a destination has failed, or that it works again.
+    pub(super) async fn note_failing(self: Arc<Self>, lane: Arc<SharedLane>, since: Option<EpochMs>) {
+        let action = if since.is_some() { "destination.failing" } else { "destination.recovered" };
+        let reason = since.is_some().then_some("failing");
+        let noted = self
+            .change_row(&lane, action, reason, move |row| {
+                let changes = row.failing_since.is_some() != since.is_some();
+                row.failing_since = since;
+                changes
+            })
+            .await;
+        if let Err(error) = noted {
+            tracing::warn!(destination.id = %lane.id, code = error.code(), "a destination's health cannot be noted");
+            lane.state().failing_was_not_noted(since.is_none());
+        }
+    }
+
+    /// Disables a destination: nothing is sent to it until its owner sets it anew.
+    pub(super) async fn disable(self: Arc<Self>, lane: Arc<SharedLane>, reason: &'static str) {
+        let disabled = self
+            .change_row(&lane, "destination.disabled", Some(reason), move |row| {
+                let changes = row.disabled_reason.is_none();
+                row.disabled_reason.get_or_insert_with(|| reason.to_owned());
+                changes
+            })
+            .await;
+        match disabled {
+            Ok(true) => tracing::warn!(destination.id = %lane.id, reason, "a destination is disabled"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(destination.id = %lane.id, code = error.code(), "a destination cannot be disabled");
+            }
+        }
+        lane.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Reads a row, changes it and writes it back at once if the change says so. The configured default has no row.
+    async fn change_row(
+        &self,
+        lane: &SharedLane,
+        action: &str,
+        reason: Option<&str>,
+        change: impl FnOnce(&mut Destination) -> bool + Send,
+    ) -> StoreResult<bool> {
+        let Some(mut row) = self.store.find_destination(&lane.id).await? else { return Ok(false) };
+        if !change(&mut row) {
+            return Ok(false);
+        }
+        let at = self.clock.now();
+        row.updated_at = at;
+        let entry = LogEntry {
+            id: self.ids.log(),
+            org: Some(row.org.clone()),
+            installation: None,
+            subject: Some(row.id.to_string()),
+            action: action.to_owned(),
+            from_state: None,
+            to_state: row.disabled_reason.is_some().then(|| "disabled".to_owned()),
+            reason: reason.map(str::to_owned),
+            actor: Actor::system(),
+            at,
+        };
+        self.store.save_destination(&row, &entry).await?;
+        Ok(true)
+    }
+}

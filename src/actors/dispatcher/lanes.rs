@@ -1,0 +1,226 @@
+//! One lane per destination, shared by every thread, and the room in all.
+//!
+//! **Owns** the locks around [`Lane`] and the count of attempts in flight. **Invariants**: room that was taken is given
+//! back by dropping the [`Slot`], panic or not; a lane is forgotten only while nobody holds it; no lock is held across
+//! an await. **Must not know** what is sent.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use dashmap::DashMap;
+
+use super::{
+    destinations::Loaded,
+    shared::Shared,
+    state::{Aftermath, Circuit, ClaimRoom, Lane, LaneRules, Verdict},
+};
+use crate::model::{
+    clock::EpochMs,
+    ids::{DestinationId, OrgId},
+};
+
+/// A lane unused for this long is forgotten.
+const IDLE_LANE_AGE: Duration = Duration::from_secs(600);
+
+/// Room in all is worth claiming for from a 16th of it on.
+const WORTHWHILE_SHARE: usize = 16;
+
+/// One destination's lane, with what was loaded of the destination.
+pub(super) struct SharedLane {
+    pub id: DestinationId,
+    state: Mutex<Lane>,
+    /// What was loaded last; the lock makes one load serve all who wait for it.
+    pub loaded: tokio::sync::Mutex<Option<Loaded>>,
+    /// Raised when the destination changed: what was loaded under an older number is stale.
+    pub generation: AtomicU64,
+    /// Whose it is, once known.
+    pub org: OnceLock<OrgId>,
+}
+
+impl SharedLane {
+    /// The lane's state. A panic of somebody who held it leaves counters at worst one off, never inconsistent memory.
+    pub(super) fn state(&self) -> MutexGuard<'_, Lane> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Every lane.
+pub(super) struct Lanes {
+    by_destination: DashMap<DestinationId, Arc<SharedLane>>,
+    pub rules: LaneRules,
+    in_flight: AtomicUsize,
+    limit_in_all: usize,
+}
+
+impl Lanes {
+    pub(super) fn new(rules: LaneRules, limit_in_all: usize) -> Self {
+        Self { by_destination: DashMap::new(), rules, in_flight: AtomicUsize::new(0), limit_in_all }
+    }
+
+    /// The lane of this destination, made on first use.
+    pub(super) fn lane(&self, destination: &DestinationId) -> Arc<SharedLane> {
+        if let Some(lane) = self.by_destination.get(destination) {
+            return Arc::clone(&lane);
+        }
+        let lane = self.by_destination.entry(destination.clone()).or_insert_with(|| {
+            Arc::new(SharedLane {
+                id: destination.clone(),
+                state: Mutex::new(Lane::new(&self.rules, Instant::now())),
+                loaded: tokio::sync::Mutex::new(None),
+                generation: AtomicU64::new(0),
+                org: OnceLock::new(),
+            })
+        });
+        Arc::clone(&lane)
+    }
+
+    /// Every lane there is.
+    pub(super) fn all(&self) -> Vec<Arc<SharedLane>> {
+        self.by_destination.iter().map(|entry| Arc::clone(entry.value())).collect()
+    }
+
+    /// Forgets lanes that say nothing. The map's own reference being the only one, nobody can be using it.
+    pub(super) fn forget_idle(&self, now: Instant) {
+        self.by_destination.retain(|_, lane| Arc::strong_count(lane) > 1 || !lane.state().is_idle(now, IDLE_LANE_AGE));
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether enough room in all is free that a claim is worth a transaction. The poll uses what is left over.
+    pub(super) fn has_room_in_all(&self) -> bool {
+        self.free_in_all().saturating_mul(WORTHWHILE_SHARE) >= self.limit_in_all
+    }
+
+    pub(super) fn free_in_all(&self) -> usize {
+        self.limit_in_all.saturating_sub(self.in_flight())
+    }
+
+    pub(super) fn open_circuits(&self) -> usize {
+        self.by_destination.iter().filter(|lane| lane.state().circuit() != Circuit::Closed).count()
+    }
+
+    /// Takes up to `wanted` places of the room in all; answers how many.
+    fn take(&self, wanted: usize) -> usize {
+        let mut taken = 0;
+        let changed = self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |in_flight| {
+            taken = wanted.min(self.limit_in_all.saturating_sub(in_flight));
+            (taken > 0).then_some(in_flight + taken)
+        });
+        changed.map_or(0, |_| taken)
+    }
+
+    fn give_back(&self, places: usize) {
+        self.in_flight.fetch_sub(places, Ordering::AcqRel);
+    }
+}
+
+/// What came of asking for room for a claim.
+pub(super) enum ClaimStart {
+    /// It has this room.
+    Started(ClaimRoom, Vec<Slot>),
+    /// There is no room in all.
+    NoRoomInAll,
+    /// Not for this destination, not now.
+    NotNow,
+}
+
+impl Shared {
+    /// Room for one attempt that goes out from memory.
+    pub(super) fn reserve_slot(self: &Arc<Self>, destination: &DestinationId) -> Option<Slot> {
+        let lane = self.lanes.lane(destination);
+        if self.lanes.take(1) == 0 {
+            lane.state().refuse();
+            return None;
+        }
+        let reserved = lane.state().reserve(Instant::now());
+        if !reserved {
+            self.lanes.give_back(1);
+            return None;
+        }
+        Some(Slot::new(self, &lane, false))
+    }
+
+    /// Room for a claim of at most `share` attempts.
+    pub(super) fn start_claim(self: &Arc<Self>, lane: &Arc<SharedLane>, share: usize) -> ClaimStart {
+        let taken = self.lanes.take(share.min(self.lanes.rules.limit));
+        if taken == 0 {
+            return ClaimStart::NoRoomInAll;
+        }
+        let room = lane.state().start_claim(&self.lanes.rules, taken, Instant::now());
+        let used = room.map_or(0, |room| room.slots);
+        self.lanes.give_back(taken - used);
+        room.map_or(ClaimStart::NotNow, |room| {
+            ClaimStart::Started(room, (0..room.slots).map(|_| Slot::new(self, lane, room.probe)).collect())
+        })
+    }
+}
+
+/// Room for one attempt, taken before the delivery's row is written; dropping it gives the room back.
+pub struct Slot {
+    shared: Arc<Shared>,
+    lane: Arc<SharedLane>,
+    /// When the lease of what it carries began at the earliest, by a clock that only moves forward.
+    leased_at: Instant,
+    retry: bool,
+    probe: bool,
+    judged: bool,
+}
+
+impl Slot {
+    fn new(shared: &Arc<Shared>, lane: &Arc<SharedLane>, probe: bool) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            lane: Arc::clone(lane),
+            leased_at: Instant::now(),
+            retry: false,
+            probe,
+            judged: false,
+        }
+    }
+
+    pub(super) fn lane(&self) -> &Arc<SharedLane> {
+        &self.lane
+    }
+
+    /// It carries this: a delivery leased at that time.
+    pub(super) fn load(&mut self, retry: bool, leased_at: Instant) {
+        self.leased_at = leased_at;
+        if retry {
+            self.retry = true;
+            self.lane.state().count_retry();
+        }
+    }
+
+    /// How much of a lease of this length is left.
+    pub(super) fn lease_left(&self, lease: Duration) -> Duration {
+        lease.saturating_sub(self.leased_at.elapsed())
+    }
+
+    /// Its attempt ended so.
+    pub(super) fn judge(&mut self, verdict: Verdict, wall: EpochMs) -> Aftermath {
+        self.judged = true;
+        self.lane.state().judge(&self.shared.lanes.rules, verdict, self.probe, Instant::now(), wall)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let wants_claim = self.lane.state().release(self.retry, self.probe && !self.judged, Instant::now());
+        self.shared.lanes.give_back(1);
+        self.shared.room_was_freed(wants_claim.then_some(&self.lane.id));
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("destination", &self.lane.id).finish_non_exhaustive()
+    }
+}

@@ -6,6 +6,7 @@
 
 use std::{
     net::SocketAddr,
+    process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,7 +17,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
     actors::{
-        destinations::DestinationsHandle,
+        destinations::{DestinationsDeps, DestinationsHandle},
         directory::{Directory, DirectoryDeps},
         dispatcher::{DispatcherDeps, DispatcherHandle},
         janitor::{JanitorDeps, JanitorHandle},
@@ -32,12 +33,8 @@ use crate::{
         secret::Secret,
     },
     providers::{ProviderSettings, Registry},
-    routes::{
-        self,
-        auth::KeyRing,
-        gateway::{Gateway, Readiness},
-        request_body::BodyBudget,
-    },
+    routes::{self, BodyBudget, Gateway, KeyRing, Readiness},
+    shutdown::{Shutdown, Stage, StopCause},
     store::{self, ApiKey, BatchObserver, OpenOptions, SharedStore},
     telemetry::metrics::Metrics,
     vault::Vault,
@@ -65,6 +62,41 @@ pub struct Running {
     janitor: JanitorHandle,
     store: SharedStore,
     deadline: Duration,
+}
+
+/// Serves until it is told to stop: what `signalbox serve` does.
+///
+/// # Errors
+/// Everything that keeps it from starting.
+pub async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    let shutdown = Shutdown::new(config.server.shutdown_deadline);
+    let watching = {
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move { shutdown.watch_signals().await })
+    };
+    let mut running = start(config, None).await?;
+    if let Some(key) = &running.first_service_key {
+        println!("first service key, shown once: {}", key.expose_str().unwrap_or_default());
+    }
+    println!("listening on http://{}", running.address);
+    tracing::info!(address = %running.address, store = running.store.backend(), "serving");
+    let mut token = shutdown.token();
+    tokio::select! {
+        error = running.failed() => {
+            tracing::error!("{error:#}");
+            shutdown.drain(StopCause::Crashed);
+        }
+        () = token.draining() => {}
+    }
+    let mut token = shutdown.token();
+    tokio::select! {
+        () = running.stop() => {}
+        () = token.aborting() => {}
+    }
+    watching.abort();
+    let in_order = shutdown.stage() < Stage::Aborting && shutdown.cause() == StopCause::Asked;
+    tracing::info!(in_order, "stopped");
+    Ok(if in_order { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Builds a gateway and starts serving. `registry` replaces the built-in providers in tests.
@@ -138,13 +170,21 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         directory: directory.clone(),
         mending: routers.mending(),
         dispatcher: dispatcher.clone(),
-        destinations: DestinationsHandle::new(store.clone(), vault, directory.clone(), dispatcher.clone(), clock.clone(), ids.clone(), config.delivery.allow_private_networks),
+        destinations: DestinationsHandle::new(DestinationsDeps {
+            store: store.clone(),
+            vault,
+            directory: directory.clone(),
+            dispatcher: dispatcher.clone(),
+            clock: clock.clone(),
+            ids: ids.clone(),
+            allow_private_networks: config.delivery.allow_private_networks,
+        }),
         metrics,
-        clock,
         ids: ids.clone(),
-        keys: KeyRing::new(store.clone(), config.auth.service_key.as_ref()),
+        keys: KeyRing::new(store.clone(), clock.clone(), config.auth.service_key.as_ref()),
         readiness: readiness.clone(),
         bodies: BodyBudget::new(config.ingest.max_in_flight_bytes),
+        clock,
         config: config.clone(),
     });
     let (address, server, served) = bind(&config, gateway, routers.clone(), ids)?;

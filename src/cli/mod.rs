@@ -59,7 +59,11 @@ pub fn run(line: CommandLine) -> ExitCode {
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider was installed before");
     }
-    let system = actix_web::rt::System::new();
+    // The store and the deliveries run on a runtime with several threads; each HTTP worker has its own thread beside it.
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("the runtime starts")
+    };
+    let system = actix_web::rt::System::with_tokio_rt(runtime);
     match system.block_on(run_command(line)) {
         Ok(code) => code,
         Err(error) => {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::{
+    app,
     config::{Config, LogFormat},
     telemetry::{LogOptions, begin_logging},
 };
@@ -16,12 +17,5 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     if config.telemetry.otlp_endpoint.is_some() {
         tracing::warn!("telemetry.otlp_endpoint is set, and this version does not export traces yet");
     }
-    // STUB: `crate::app::serve(config).await` when `app.rs` is there; then delete the function below.
-    app_serve(config).await?;
-    Ok(ExitCode::SUCCESS)
-}
-
-#[expect(clippy::unused_async, reason = "stub of app::serve")]
-async fn app_serve(_config: Config) -> anyhow::Result<()> {
-    anyhow::bail!("`serve` is not wired in this branch")
+    app::serve(config).await
 }

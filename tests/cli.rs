@@ -4,9 +4,21 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Output},
+    sync::Arc,
+    time::Duration,
 };
 
 use serde_json::Value;
+use signalbox::{
+    cli::keys::create_first_service_key,
+    config::AuthConfig,
+    crypto::api_key,
+    model::{
+        clock::{Clock, SystemClock},
+        secret::Secret,
+    },
+    store::{self, BatchObserver, OpenOptions},
+};
 
 /// A working directory and the binary in it, with nothing of the outer environment that begins with `SIGNALBOX_`.
 struct Bench {
@@ -165,4 +177,41 @@ fn a_mistaken_configuration_stops_every_command_with_all_its_mistakes() {
         }
         assert!(!bench.path("signalbox.db").exists());
     }
+}
+
+struct Unobserved;
+
+impl BatchObserver for Unobserved {
+    fn batch_committed(&self, _events: usize, _attempts: usize, _took: Duration) {}
+}
+
+#[tokio::test]
+async fn the_first_service_key_is_made_once_and_only_when_there_is_no_other() {
+    let bench = Bench::new();
+    assert!(bench.run(&["keys", "create", "--name", "an org's", "--org", "acme"]).succeeded);
+    let options = OpenOptions {
+        url: format!("sqlite://{}", bench.path("signalbox.db").display()),
+        max_connections: 2,
+        acquire_timeout: Duration::from_secs(5),
+        providers: Vec::new(),
+        node: "test".to_owned(),
+        serving: false,
+    };
+    let store = store::open(options, Arc::new(Unobserved)).await.expect("opens");
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let configured = AuthConfig { service_key: Secret::new("0123456789abcdef0123456789abcdef") };
+    let none = create_first_service_key(store.as_ref(), &configured, &clock).await.expect("asks nobody");
+    assert!(none.is_none(), "one is configured");
+    let unset = AuthConfig { service_key: None };
+    let made = create_first_service_key(store.as_ref(), &unset, &clock).await.expect("makes it");
+    let key = made.expect("an org's key is not a service key");
+    let stored = store.find_key(&api_key::hash(key.expose_str().expect("text"))).await.expect("finds");
+    let stored = stored.expect("it is the stored one");
+    assert!(stored.org.is_none() && stored.can_write);
+    let again = create_first_service_key(store.as_ref(), &unset, &clock).await.expect("looks");
+    assert!(again.is_none(), "there is one already");
+    assert!(bench.run(&["keys", "revoke", stored.id.as_str()]).succeeded);
+    let anew = create_first_service_key(store.as_ref(), &unset, &clock).await.expect("makes another");
+    assert!(anew.is_some(), "a revoked one does not count");
+    store.close().await;
 }

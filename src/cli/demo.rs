@@ -1,16 +1,18 @@
-//! `signalbox demo`. STUB in this branch: the simulators' branch replaces this file.
-
-use std::process::ExitCode;
+//! `signalbox demo`. STUB in this branch: the simulators' branch replaces this file by a folder.
 
 /// Arguments of `signalbox demo`.
 #[derive(Debug, clap::Args)]
-pub(super) struct DemoArguments {
+pub struct DemoArgs {
     /// Exit when every expected delivery has arrived; fail otherwise.
     #[arg(long)]
-    once: bool,
+    pub once: bool,
 }
 
+/// STUB.
+///
+/// # Errors
+/// Always.
 #[expect(clippy::unused_async, reason = "stub")]
-pub(super) async fn run(arguments: DemoArguments) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`demo` (once: {}) is not part of this branch", arguments.once)
+pub async fn run(args: &DemoArgs) -> anyhow::Result<()> {
+    anyhow::bail!("`demo` (once: {}) is not part of this branch", args.once)
 }

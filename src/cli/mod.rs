@@ -4,7 +4,7 @@
 //! shown once, lists), everything else goes to standard error. **Invariants**: 0 is success, 1 failure, 2 a wrong
 //! command line. May name every room: it is where they are wired for short commands, as `app` does for `serve`.
 
-mod demo;
+pub mod demo;
 mod doctor;
 pub mod keys;
 mod migrate;
@@ -39,7 +39,7 @@ enum Command {
     /// Run the gateway (what happens without a command, too).
     Serve,
     /// Show the whole way of webhooks on this machine, without any account.
-    Demo(demo::DemoArguments),
+    Demo(demo::DemoArgs),
     /// Apply database migrations and exit.
     Migrate,
     /// Check configuration, database, vault key and credentials; report every mistake at once.
@@ -77,7 +77,7 @@ async fn run_command(line: CommandLine) -> anyhow::Result<ExitCode> {
     let path = line.config.as_deref();
     match line.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(load(path)?).await,
-        Command::Demo(arguments) => demo::run(arguments).await,
+        Command::Demo(arguments) => demo::run(&arguments).await.map(|()| ExitCode::SUCCESS),
         Command::Migrate => migrate::run(&load(path)?).await,
         Command::Doctor => doctor::run(path).await,
         Command::Keys { command } => keys::run(&load(path)?, command).await,

@@ -1,0 +1,217 @@
+//! The short commands, as the real binary, on a SQLite file of their own.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Output},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde_json::Value;
+use signalbox::{
+    cli::keys::create_first_service_key,
+    config::AuthConfig,
+    crypto::api_key,
+    model::{
+        clock::{Clock, SystemClock},
+        secret::Secret,
+    },
+    store::{self, BatchObserver, OpenOptions},
+};
+
+/// A working directory and the binary in it, with nothing of the outer environment that begins with `SIGNALBOX_`.
+struct Bench {
+    folder: tempfile::TempDir,
+}
+
+struct Said {
+    succeeded: bool,
+    out: String,
+    err: String,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a folder") }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn run(&self, words: &[&str]) -> Said {
+        self.run_with(words, &[])
+    }
+
+    fn run_with(&self, words: &[&str], variables: &[(&str, &str)]) -> Said {
+        let ours = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SIGNALBOX_"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_signalbox"));
+        for (name, _) in ours {
+            command.env_remove(name);
+        }
+        let Output { status, stdout, stderr } =
+            command.args(words).envs(variables.iter().copied()).current_dir(self.folder.path()).output().expect("runs");
+        Said {
+            succeeded: status.success(),
+            out: String::from_utf8(stdout).expect("UTF-8"),
+            err: String::from_utf8(stderr).expect("UTF-8"),
+        }
+    }
+
+    fn keys(&self) -> Vec<Value> {
+        let said = self.run(&["keys", "list", "--json"]);
+        assert!(said.succeeded, "{}", said.err);
+        serde_json::from_str(&said.out).expect("a JSON array")
+    }
+}
+
+fn mode_of(path: &Path) -> u32 {
+    path.metadata().expect("is there").permissions().mode() & 0o777
+}
+
+#[test]
+fn a_created_key_is_alone_on_the_last_line_and_nowhere_else() {
+    let bench = Bench::new();
+    let said = bench.run(&["keys", "create", "--name", "deploy script"]);
+    assert!(said.succeeded, "{}", said.err);
+    let key = said.out.lines().last().expect("a last line");
+    assert!(key.starts_with("sbx_") && key.len() == 47, "{key}");
+    assert_eq!(said.out.matches(key).count(), 1);
+    assert!(!said.err.contains(key));
+    let keys = bench.keys();
+    assert_eq!(keys.len(), 1);
+    assert_eq!(keys[0]["name"], "deploy script");
+    assert_eq!((&keys[0]["orgId"], keys[0]["scope"].as_str()), (&Value::Null, Some("write")));
+    assert!(!serde_json::to_string(&keys).expect("JSON").contains(key), "the key itself is not kept");
+    assert!(key.starts_with(keys[0]["prefix"].as_str().expect("text")));
+    assert_eq!(mode_of(&bench.path("signalbox.db")), 0o600);
+}
+
+#[test]
+fn a_key_can_be_bound_to_an_org_and_to_reading_and_be_revoked_once() {
+    let bench = Bench::new();
+    assert!(bench.run(&["keys", "create", "--name", "n", "--org", "acme", "--scope", "read"]).succeeded);
+    let keys = bench.keys();
+    assert_eq!((keys[0]["orgId"].as_str(), keys[0]["scope"].as_str()), (Some("acme"), Some("read")));
+    assert_eq!(keys[0]["revokedAt"], Value::Null);
+    let id = keys[0]["id"].as_str().expect("text");
+    assert!(bench.run(&["keys", "revoke", id]).succeeded);
+    assert!(bench.keys()[0]["revokedAt"].is_string());
+    let again = bench.run(&["keys", "revoke", id]);
+    assert!(!again.succeeded && again.err.contains("no live key"), "{}", again.err);
+    assert!(bench.run(&["keys", "list"]).out.contains("revoked"));
+    assert!(!bench.run(&["keys", "create", "--name", "n", "--org", "not an org"]).succeeded);
+}
+
+#[test]
+fn migrating_twice_applies_nothing_the_second_time() {
+    let bench = Bench::new();
+    let first = bench.run(&["migrate"]);
+    assert!(first.succeeded && first.out.contains("applied"), "{} {}", first.out, first.err);
+    assert_eq!(bench.run(&["migrate"]).out, "the database is up to date\n");
+}
+
+#[test]
+fn a_database_without_its_migrations_is_not_touched_when_told_so() {
+    let bench = Bench::new();
+    let said = bench.run_with(&["keys", "list"], &[("SIGNALBOX_DATABASE__MIGRATE", "false")]);
+    assert!(!said.succeeded && said.err.contains("signalbox migrate"), "{}", said.err);
+}
+
+#[test]
+fn the_doctor_is_content_with_no_configuration_and_makes_nothing() {
+    let bench = Bench::new();
+    let said = bench.run(&["doctor"]);
+    assert!(said.succeeded, "{}{}", said.out, said.err);
+    assert!(said.out.ends_with("0 mistake(s), 0 warning(s)\n"), "{}", said.out);
+    assert_eq!(bench.folder.path().read_dir().expect("a folder").count(), 0, "it only looks");
+    assert!(bench.run(&["migrate"]).succeeded);
+    let migrated = bench.run(&["doctor"]);
+    assert!(migrated.succeeded, "{}{}", migrated.out, migrated.err);
+    for finding in ["sqlite answers", "migrations: all applied", "durability: "] {
+        assert!(migrated.out.contains(finding), "{finding} is not in\n{}", migrated.out);
+    }
+}
+
+#[test]
+fn the_doctor_reports_every_mistake_together_and_fails() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("readable.key"), format!("k1:{}\n", "ab".repeat(32))).expect("writes");
+    std::fs::set_permissions(bench.path("readable.key"), PermissionsExt::from_mode(0o644)).expect("sets the mode");
+    let said = bench.run_with(
+        &["doctor"],
+        &[
+            ("SIGNALBOX_SERVER__LISTEN", "nowhere"),
+            ("SIGNALBOX_RETENTION__EVENTS_DAYS", "1"),
+            ("SIGNALBOX_VAULT__KEY_FILE", "readable.key"),
+            ("SIGNALBOX_DATABASE__URL", "sqlite://missing/folder/signalbox.db"),
+            ("SIGNALBOX_PROVIDERS__GITHUB__CLIENT_SECRET", "swordfish-client-secret"),
+            ("SIGNALBOX_PROVIDERS__GITHUB__WEBHOOK_SECRETS", "swordfish"),
+            ("SIGNALBOX_PROVIDERS__GITHUB__PRIVATE_KEY", "swordfish, not PEM"),
+        ],
+    );
+    assert!(!said.succeeded);
+    for finding in [
+        "MISTAKE  configuration: server.listen (SIGNALBOX_SERVER__LISTEN)",
+        "MISTAKE  configuration: retention.events_days (SIGNALBOX_RETENTION__EVENTS_DAYS)",
+        "MISTAKE  vault: the vault key file readable.key can be read by others",
+        "MISTAKE  database: the folder missing/folder does not exist",
+        "MISTAKE  providers.github: private_key: it is not PEM",
+        "WARNING  providers.github: a webhook secret has fewer than 16 characters",
+    ] {
+        assert!(said.out.contains(finding), "{finding} is not in\n{}", said.out);
+    }
+    assert!(!said.out.contains("swordfish") && !said.err.contains("swordfish"), "{}", said.out);
+}
+
+#[test]
+fn a_mistaken_configuration_stops_every_command_with_all_its_mistakes() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("s.toml"), "[server]\nlisten = \"x\"\n[providers.linear]\n").expect("writes");
+    for words in [&["serve"][..], &["migrate"], &["keys", "list"], &[]] {
+        let said = bench.run(&[words, &["--config", "s.toml"]].concat());
+        assert!(!said.succeeded);
+        for setting in ["server.listen", "providers.linear.client_secret", "providers.linear.webhook_secrets"] {
+            assert!(said.err.contains(setting), "{words:?}: {setting} is not in\n{}", said.err);
+        }
+        assert!(!bench.path("signalbox.db").exists());
+    }
+}
+
+struct Unobserved;
+
+impl BatchObserver for Unobserved {
+    fn batch_committed(&self, _events: usize, _attempts: usize, _took: Duration) {}
+}
+
+#[tokio::test]
+async fn the_first_service_key_is_made_once_and_only_when_there_is_no_other() {
+    let bench = Bench::new();
+    assert!(bench.run(&["keys", "create", "--name", "an org's", "--org", "acme"]).succeeded);
+    let options = OpenOptions {
+        url: format!("sqlite://{}", bench.path("signalbox.db").display()),
+        max_connections: 2,
+        acquire_timeout: Duration::from_secs(5),
+        providers: Vec::new(),
+        node: "test".to_owned(),
+        serving: false,
+    };
+    let store = store::open(options, Arc::new(Unobserved)).await.expect("opens");
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let configured = AuthConfig { service_key: Secret::new("0123456789abcdef0123456789abcdef") };
+    let none = create_first_service_key(store.as_ref(), &configured, &clock).await.expect("asks nobody");
+    assert!(none.is_none(), "one is configured");
+    let unset = AuthConfig { service_key: None };
+    let made = create_first_service_key(store.as_ref(), &unset, &clock).await.expect("makes it");
+    let key = made.expect("an org's key is not a service key");
+    let stored = store.find_key(&api_key::hash(key.expose_str().expect("text"))).await.expect("finds");
+    let stored = stored.expect("it is the stored one");
+    assert!(stored.org.is_none() && stored.can_write);
+    let again = create_first_service_key(store.as_ref(), &unset, &clock).await.expect("looks");
+    assert!(again.is_none(), "there is one already");
+    assert!(bench.run(&["keys", "revoke", stored.id.as_str()]).succeeded);
+    let anew = create_first_service_key(store.as_ref(), &unset, &clock).await.expect("makes another");
+    assert!(anew.is_some(), "a revoked one does not count");
+    store.close().await;
+}

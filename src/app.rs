@@ -24,18 +24,17 @@ use crate::{
         webhook_router::{RouterDeps, RouterPool},
     },
     cache::RouteCache,
+    cli::keys::create_first_service_key,
     config::{Config, ProviderConfig},
-    crypto::api_key,
     model::{
         clock::{Clock, Ids, SystemClock},
         ids::DestinationId,
-        log_entry::{Actor, LogEntry},
         secret::Secret,
     },
     providers::{ProviderSettings, Registry},
     routes::{self, BodyBudget, Gateway, KeyRing, Readiness},
     shutdown::{Shutdown, Stage, StopCause},
-    store::{self, ApiKey, BatchObserver, OpenOptions, SharedStore},
+    store::{self, BatchObserver, OpenOptions, SharedStore},
     telemetry::metrics::Metrics,
     vault::Vault,
 };
@@ -116,7 +115,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
     let node = format!("node-{}", ids.log().as_str().trim_start_matches("log_"));
     let store = open_store(&config, &registry, node.clone(), true, metrics.clone()).await?;
     prepare_store(&store, &config).await?;
-    let first_service_key = first_service_key(&store, &config, clock.as_ref(), &ids).await?;
+    let first_service_key = create_first_service_key(store.as_ref(), &config.auth, &clock).await?;
 
     let fallback_destination = config.delivery.url.as_ref().map(|_| DestinationId::configured_default());
     let dispatcher = DispatcherHandle::start(DispatcherDeps {
@@ -179,6 +178,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
             ids: ids.clone(),
             allow_private_networks: config.delivery.allow_private_networks,
         }),
+        routers: routers.clone(),
         metrics,
         ids: ids.clone(),
         keys: KeyRing::new(store.clone(), clock.clone(), config.auth.service_key.as_ref()),
@@ -345,46 +345,6 @@ async fn prepare_store(store: &SharedStore, config: &Config) -> anyhow::Result<(
         anyhow::ensure!(pending == 0, "{pending} migrations are not applied: run `signalbox migrate`");
     }
     store.check_durability().await.context("the database would lose what it acknowledged")
-}
-
-/// A store without any key, and no bootstrap key in the configuration: make the first one.
-async fn first_service_key(
-    store: &SharedStore,
-    config: &Config,
-    clock: &dyn Clock,
-    ids: &Ids,
-) -> anyhow::Result<Option<Secret>> {
-    if config.auth.service_key.is_some() || !store.list_keys().await?.is_empty() {
-        return Ok(None);
-    }
-    let key = api_key::generate();
-    let text = key.expose_str().context("a key is text")?.to_owned();
-    let now = clock.now();
-    let row = ApiKey {
-        id: ids.key(),
-        name: "first".into(),
-        hash: api_key::hash(&text),
-        prefix: text.chars().take(12).collect(),
-        org: None,
-        can_write: true,
-        created_at: now,
-        last_used_at: None,
-        revoked_at: None,
-    };
-    let entry = LogEntry {
-        id: ids.log(),
-        org: None,
-        installation: None,
-        subject: Some(row.id.to_string()),
-        action: "key.created".into(),
-        from_state: None,
-        to_state: None,
-        reason: Some("first start".into()),
-        actor: Actor::system(),
-        at: now,
-    };
-    store.insert_key(&row, &entry).await?;
-    Ok(Some(key))
 }
 
 /// The suite runs once with `SIGNALBOX_TEST_NO_CACHE=1`: every answer must be the same.

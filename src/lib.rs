@@ -1,6 +1,7 @@
 //! Signalbox.
 
 pub mod actors;
+pub mod app;
 pub mod cache;
 pub mod cli;
 pub mod config;
@@ -8,6 +9,7 @@ pub mod crypto;
 pub mod delivery;
 pub mod model;
 pub mod providers;
+pub mod routes;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;

@@ -1,5 +1,6 @@
 //! Actors.
 
+pub mod destinations;
 pub mod directory;
 pub mod dispatcher;
 pub mod installation;

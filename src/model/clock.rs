@@ -112,6 +112,11 @@ impl Ids {
         format!("{prefix}{}", id.simple())
     }
 
+    /// A fresh id for a request that brought none (`req_…`).
+    pub fn request(&self) -> String {
+        self.next("req_")
+    }
+
     /// The smallest possible event id of that moment: a bound for range queries over time.
     pub fn event_floor(at: EpochMs) -> EventId {
         let millis = u64::try_from(at.0).unwrap_or(0);

@@ -1,0 +1,113 @@
+//! `/admin/health`, `/admin/cache`, `/admin/actors`, `/admin/audit`: for operators with a service key.
+
+use actix_web::{HttpResponse, http::StatusCode, web};
+use serde_json::{Value, json};
+
+use super::{
+    auth::{ServiceReader, ServiceWriter},
+    connections::log_json,
+    gateway::Gateway,
+    health::is_store_reachable,
+    problem::Answer,
+    query::{Query, page_json},
+};
+use crate::{model::ids::InstallationId, telemetry::provider_health::HEALTH_WINDOW};
+
+/// `GET /admin/health[?deep=true]`: 503 while the database does not answer or the counters contradict each other. `deep`
+/// counts every row and looks for contradictions among them: for tests and for doubts, not for probes.
+///
+/// # Errors
+/// `invalid_parameter`.
+pub async fn health(_caller: ServiceReader, query: Query, gateway: web::Data<Gateway>) -> Answer {
+    let deep = query.flag("deep")?.unwrap_or(false);
+    let reachable = is_store_reachable(&gateway).await;
+    let ledger = gateway.metrics.ledger();
+    let mut is_sound = reachable && ledger.adds_up();
+    let mut shown = json!({
+        "database": if reachable { "connected" } else { "error" },
+        "backend": gateway.store.backend(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_ms": u64::try_from(gateway.readiness.uptime().as_millis()).unwrap_or(u64::MAX),
+        "draining": gateway.readiness.is_draining(),
+        "bodyBytesInHand": gateway.bodies.in_hand(),
+        "ledger": ledger,
+        "adds_up": ledger.adds_up(),
+    });
+    if deep && reachable {
+        let census = gateway.store.take_census().await?;
+        is_sound &= census.contradictions.is_empty();
+        shown["census"] = json!({
+            "events": census.events, "deliveries": census.deliveries, "contradictions": census.contradictions,
+        });
+    }
+    shown["status"] = json!(if is_sound { "ok" } else { "degraded" });
+    let status = if is_sound { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok(HttpResponse::build(status).json(shown))
+}
+
+/// `GET /admin/health/providers`: the last five minutes of each provider.
+///
+/// # Errors
+/// None of its own.
+pub async fn provider_health(_caller: ServiceReader, gateway: web::Data<Gateway>) -> Answer {
+    let items: Vec<Value> = gateway
+        .registry
+        .iter()
+        .map(|(provider, settings)| {
+            let counts = gateway.metrics.provider_health(provider.slug());
+            json!({
+                "provider": provider.slug(),
+                "enabled": settings.is_some(),
+                "accepted": counts.accepted,
+                "badSignature": counts.bad_signature,
+                "duplicate": counts.duplicate,
+                "delivered": counts.delivered,
+                "dead": counts.dead,
+            })
+        })
+        .collect();
+    Ok(HttpResponse::Ok().json(json!({"windowSeconds": HEALTH_WINDOW.as_secs(), "items": items})))
+}
+
+/// `POST /admin/cache/rebuild`
+///
+/// # Errors
+/// None of its own.
+pub async fn rebuild_cache(_caller: ServiceWriter, gateway: web::Data<Gateway>) -> Answer {
+    let count = gateway.directory.rebuild_routes().await?;
+    Ok(HttpResponse::Ok().json(json!({"status": "rebuilt", "count": count})))
+}
+
+/// `GET /admin/actors`: a copy of every live actor's state; with `X-Org-Id` only supervisors of that org.
+///
+/// # Errors
+/// None of its own.
+pub async fn actors(ServiceReader(caller): ServiceReader, gateway: web::Data<Gateway>) -> Answer {
+    let mut supervisors = gateway.directory.snapshots().await;
+    if caller.org.is_some() {
+        let mut visible = Vec::new();
+        for snapshot in supervisors {
+            let id = snapshot["installationId"].as_str().unwrap_or_default();
+            let installation = gateway.store.find_installation(&InstallationId::from_raw(id)).await?;
+            if installation.is_some_and(|installation| caller.sees(Some(&installation.org))) {
+                visible.push(snapshot);
+            }
+        }
+        supervisors = visible;
+    }
+    Ok(HttpResponse::Ok().json(json!({
+        "supervisors": supervisors,
+        "routers": gateway.routers.snapshot(),
+        "dispatcher": gateway.dispatcher.snapshot().await,
+    })))
+}
+
+/// `GET /admin/audit?connection`: the log of everything, newest first.
+///
+/// # Errors
+/// None of its own.
+pub async fn audit(ServiceReader(caller): ServiceReader, query: Query, gateway: web::Data<Gateway>) -> Answer {
+    let connection = query.get("connection").map(InstallationId::from_raw);
+    let page = gateway.store.list_log(caller.org.as_ref(), connection.as_ref(), query.page()).await?;
+    Ok(HttpResponse::Ok().json(page_json(&page, log_json)))
+}

@@ -1,0 +1,17 @@
+//! `GET /connections/{id}`
+
+use actix_web::{HttpResponse, web};
+
+use super::{
+    super::{auth::Reader, gateway::Gateway, problem::Answer},
+    connection_json, load_visible,
+};
+
+/// `GET /connections/{id}`
+///
+/// # Errors
+/// `not_found`.
+pub async fn get(Reader(caller): Reader, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
+    let record = load_visible(&gateway, &caller, &id).await?;
+    Ok(HttpResponse::Ok().json(connection_json(&record.installation, &record.resources)))
+}

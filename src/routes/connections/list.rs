@@ -1,0 +1,40 @@
+//! `GET /connections?provider&status`: the org's connections, newest first.
+
+use actix_web::{HttpResponse, web};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::json;
+
+use super::{
+    super::{
+        auth::Reader,
+        gateway::Gateway,
+        problem::{Answer, Problem},
+        query::Query,
+    },
+    connection_json,
+};
+use crate::model::installation::InstallationStatus;
+
+/// Connections whose resources are read at the same time.
+const READ_AT_ONCE: usize = 4;
+
+/// `GET /connections`
+///
+/// # Errors
+/// `missing_org_id`, `invalid_parameter`.
+pub async fn list(Reader(caller): Reader, query: Query, gateway: web::Data<Gateway>) -> Answer {
+    let org = caller.require_org()?;
+    let status = query.read("status", InstallationStatus::parse)?;
+    let page = gateway.store.list_installations(Some(org), query.get("provider"), status, query.page()).await?;
+    let gateway = &gateway;
+    let items: Vec<_> = stream::iter(&page.items)
+        .map(|installation| async move {
+            let record = gateway.store.load_installation(&installation.id).await?;
+            let resources = record.map(|record| record.resources).unwrap_or_default();
+            Ok::<_, Problem>(connection_json(installation, &resources))
+        })
+        .buffered(READ_AT_ONCE)
+        .try_collect()
+        .await?;
+    Ok(HttpResponse::Ok().json(json!({"items": items, "nextCursor": page.next_cursor})))
+}

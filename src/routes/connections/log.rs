@@ -1,0 +1,23 @@
+//! `GET /connections/{id}/log`: who did what, newest first.
+
+use actix_web::{HttpResponse, web};
+
+use super::{
+    super::{
+        auth::Reader,
+        gateway::Gateway,
+        problem::Answer,
+        query::{Query, page_json},
+    },
+    find_visible, log_json,
+};
+
+/// `GET /connections/{id}/log`
+///
+/// # Errors
+/// `not_found`.
+pub async fn list(Reader(caller): Reader, id: web::Path<String>, query: Query, gateway: web::Data<Gateway>) -> Answer {
+    let installation = find_visible(&gateway, &caller, &id).await?;
+    let page = gateway.store.list_log(Some(&installation.org), Some(&installation.id), query.page()).await?;
+    Ok(HttpResponse::Ok().json(page_json(&page, log_json)))
+}

@@ -1,0 +1,29 @@
+//! `POST /connections/{id}/reroute {since?}`: route stored events whose link has appeared.
+
+use actix_web::{HttpResponse, web};
+use serde_json::json;
+
+use super::{
+    super::{auth::Writer, gateway::Gateway, problem::Answer, request_body::ApiBody},
+    find_visible,
+};
+
+/// `POST /connections/{id}/reroute`
+///
+/// # Errors
+/// `not_found`, `invalid_json`, `invalid_fields`.
+pub async fn reroute(
+    Writer(caller): Writer,
+    id: web::Path<String>,
+    body: ApiBody,
+    gateway: web::Data<Gateway>,
+) -> Answer {
+    let installation = find_visible(&gateway, &caller, &id).await?;
+    let mut members = body.optional_members()?;
+    let since = members.time("since");
+    members.finish()?;
+    let done = gateway.mending.reroute(&installation.id, since, &caller.actor()).await?;
+    Ok(HttpResponse::Ok().json(json!({
+        "status": "rerouted", "considered": done.considered, "routed": done.routed, "filtered": done.filtered,
+    })))
+}

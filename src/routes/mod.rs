@@ -1,0 +1,114 @@
+//! The HTTP routes: the whole URL table on one page. A handler's file follows its path.
+//!
+//! **Owns** everything that is said over HTTP except the console. **Invariants**: a handler names who may call it in its
+//! signature ([`auth`]); every error is a [`problem::Problem`]; every request goes through [`request_frame`]; another
+//! org's id is answered like one that does not exist. **Must not know** an actor's address, a pool, or a provider's
+//! network: it asks handles and reads the store.
+
+mod admin;
+mod auth;
+mod connections;
+mod deliveries;
+mod destinations;
+mod dlq;
+pub mod error_codes;
+mod events;
+mod explain;
+mod gateway;
+mod health;
+mod ingest;
+mod integrations;
+mod problem;
+mod providers;
+mod quarantine;
+mod query;
+mod request_body;
+mod request_frame;
+mod stream;
+mod webhooks;
+
+use actix_web::{HttpResponse, http::Method, web};
+
+pub use self::{
+    auth::{Caller, KeyRing, KnownKey, Reader, ServiceReader, ServiceWriter, Writer},
+    gateway::{Gateway, Readiness},
+    problem::{Answer, Problem},
+    request_body::{BodyBudget, MAX_API_BODY_BYTES},
+    request_frame::{RequestIds, frame},
+};
+
+/// Registers resources; a method that is not in the table is answered 405 with `Allow`.
+macro_rules! table {
+    ($config:ident; $($path:literal { $($method:ident => $handler:path),+ })*) => {$(
+        $config.service(
+            web::resource($path)
+                $(.route(web::method(Method::$method).to($handler)))+
+                .default_service(web::to(|| async { refuse_method(&[$(stringify!($method)),+]) })),
+        );
+    )*};
+}
+
+/// Registers every route. The app wraps itself in [`frame`] (`actix_web::middleware::from_fn(routes::frame)`) and holds
+/// `web::Data` of [`Gateway`] and [`Ids`](crate::model::clock::Ids), shared by all workers, and of
+/// [`RouterHandle`](crate::actors::webhook_router::RouterHandle), each worker's own.
+#[rustfmt::skip]
+pub fn configure(config: &mut web::ServiceConfig) {
+    config.default_service(web::to(no_such_route));
+
+    table! { config;
+        "/"                                              { GET => health::name, HEAD => health::name }
+        "/healthz"                                       { GET => health::is_alive, HEAD => health::is_alive }
+        "/readyz"                                        { GET => health::is_ready, HEAD => health::is_ready }
+        "/metrics"                                       { GET => health::metrics }
+
+        "/webhooks/{provider}"                           { POST => webhooks::receive }
+        "/providers"                                     { GET => providers::list }
+
+        "/connections"                                   { GET => connections::list::list }
+        "/connections/{id}"                              { GET => connections::get::get }
+        "/connections/{id}/resources"                    { POST => connections::link_resource::link }
+        "/connections/{id}/resources/{resource}"         { DELETE => connections::unlink_resource::unlink }
+        "/connections/{id}/log"                          { GET => connections::log::list }
+        "/connections/{id}/reroute"                      { POST => connections::reroute::reroute }
+        "/connections/{id}/release-held"                 { POST => connections::release_held::release }
+
+        "/workspaces/{id}/integrations"                  { GET => integrations::list, POST => integrations::create }
+        "/integrations/{id}"                             { GET => integrations::get, PATCH => integrations::patch, DELETE => integrations::end }
+
+        "/workspaces/{id}/destination"                   { PUT => destinations::put_of_workspace, GET => destinations::get_of_workspace, DELETE => destinations::delete_of_workspace }
+        "/workspaces/{id}/destination/rotate-secret"     { POST => destinations::rotate_of_workspace }
+        "/workspaces/{id}/destination/test"              { POST => destinations::test_of_workspace }
+        "/orgs/{id}/destination"                         { PUT => destinations::put_of_org, GET => destinations::get_of_org, DELETE => destinations::delete_of_org }
+        "/orgs/{id}/destination/rotate-secret"           { POST => destinations::rotate_of_org }
+        "/orgs/{id}/destination/test"                    { POST => destinations::test_of_org }
+
+        "/events"                                        { GET => events::list }
+        "/events/stream"                                 { GET => stream::follow }
+        "/events/{id}"                                   { GET => events::get }
+        "/events/{id}/payload"                           { GET => events::payload }
+        "/events/{id}/explain"                           { GET => explain::explain }
+        "/events/{id}/replay"                            { POST => events::replay }
+        "/deliveries/{id}/retry"                         { POST => deliveries::retry }
+
+        "/admin/connections"                             { POST => connections::adopt::adopt }
+        "/admin/dlq"                                     { GET => dlq::list }
+        "/admin/dlq/replay"                              { POST => dlq::replay }
+        "/admin/replay/catchup"                          { POST => dlq::catch_up }
+        "/admin/quarantine"                              { GET => quarantine::list }
+        "/admin/quarantine/reverify"                     { POST => quarantine::reverify }
+        "/admin/health"                                  { GET => admin::health }
+        "/admin/health/providers"                        { GET => admin::provider_health }
+        "/admin/cache/rebuild"                           { POST => admin::rebuild_cache }
+        "/admin/actors"                                  { GET => admin::actors }
+        "/admin/audit"                                   { GET => admin::audit }
+    }
+}
+
+async fn no_such_route() -> Answer {
+    Err(Problem::new(&error_codes::NOT_FOUND))
+}
+
+fn refuse_method(allowed: &[&str]) -> HttpResponse {
+    // Left empty: the frame writes the problem.
+    HttpResponse::MethodNotAllowed().insert_header(("allow", allowed.join(", "))).finish()
+}

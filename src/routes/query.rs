@@ -1,0 +1,141 @@
+//! Query strings: paging, filters, times.
+//!
+//! **Invariants**: `limit` is 1..=100 whatever is asked for, and what cannot be read there is the default; a filter that
+//! cannot be read is refused rather than ignored. **Must not know** any single list.
+
+use actix_web::{FromRequest, HttpRequest, dev::Payload};
+use futures_util::future::{Ready, ready};
+use serde_json::{Value, json};
+
+use super::{error_codes as codes, problem::Problem};
+use crate::{
+    model::clock::EpochMs,
+    store::{Page, PageRequest},
+};
+
+const DEFAULT_LIMIT: u32 = 50;
+const MAX_LIMIT: u32 = 100;
+
+/// A request's query string, decoded.
+#[derive(Debug, Default)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Decodes a query string.
+    pub fn parse(query: &str) -> Self {
+        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+    }
+
+    /// The first value of a parameter; an empty one is as good as none.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    }
+
+    /// Which page is wanted.
+    pub fn page(&self) -> PageRequest<'_> {
+        PageRequest { limit: self.limit(), cursor: self.get("cursor") }
+    }
+
+    /// How many are wanted.
+    pub fn limit(&self) -> u32 {
+        self.integer("limit")
+            .map_or(DEFAULT_LIMIT, |limit| u32::try_from(limit.clamp(1, i64::from(MAX_LIMIT))).unwrap_or(DEFAULT_LIMIT))
+    }
+
+    /// How many are to be passed over.
+    pub fn offset(&self) -> u32 {
+        self.integer("offset").map_or(0, |offset| u32::try_from(offset.max(0)).unwrap_or(u32::MAX >> 1))
+    }
+
+    /// An integer, if it is one; the largest there is if it has too many digits.
+    fn integer(&self, name: &str) -> Option<i64> {
+        let text = self.get(name)?.trim();
+        text.parse().ok().or_else(|| text.bytes().all(|byte| byte.is_ascii_digit()).then_some(i64::MAX))
+    }
+
+    /// A time in RFC 3339.
+    ///
+    /// # Errors
+    /// `invalid_parameter` if it is not one.
+    pub fn time(&self, name: &str) -> Result<Option<EpochMs>, Problem> {
+        // A `+` of the zone offset that was not encoded arrives as a space.
+        self.read(name, |text| EpochMs::parse_rfc3339(&text.replace(' ', "+")))
+    }
+
+    /// A boolean.
+    ///
+    /// # Errors
+    /// `invalid_parameter` if it is not one.
+    pub fn flag(&self, name: &str) -> Result<Option<bool>, Problem> {
+        self.read(name, |text| match text {
+            "true" | "1" => Some(true),
+            "false" | "0" => Some(false),
+            _ => None,
+        })
+    }
+
+    /// A parameter in whatever shape `read` accepts.
+    ///
+    /// # Errors
+    /// `invalid_parameter` if it does not.
+    pub fn read<T>(&self, name: &str, read: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>, Problem> {
+        match self.get(name).map(read) {
+            None => Ok(None),
+            Some(Some(value)) => Ok(Some(value)),
+            Some(None) => Err(Problem::new(&codes::INVALID_PARAMETER).member("parameter", name)),
+        }
+    }
+}
+
+impl FromRequest for Query {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Ok(Self::parse(request.query_string())))
+    }
+}
+
+/// A page as lists answer it.
+pub fn page_json<T>(page: &Page<T>, item: impl FnMut(&T) -> Value) -> Value {
+    json!({"items": page.items.iter().map(item).collect::<Vec<_>>(), "nextCursor": page.next_cursor})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_clamped_and_garbage_is_the_default() {
+        for (query, limit) in [
+            ("", 50),
+            ("limit=", 50),
+            ("limit=abc", 50),
+            ("limit=1e3", 50),
+            ("limit=0", 1),
+            ("limit=-3", 1),
+            ("limit=7", 7),
+            ("limit=101", 100),
+            ("limit=99999999999999999999999", 100),
+        ] {
+            assert_eq!(Query::parse(query).limit(), limit, "{query}");
+        }
+        assert_eq!(Query::parse("offset=-1").offset(), 0);
+        assert_eq!(Query::parse("offset=x").offset(), 0);
+        assert_eq!(Query::parse("offset=120").offset(), 120);
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_read_is_refused_by_name() {
+        let query = Query::parse("since=yesterday&held=maybe&until=2026-02-25T01:40:00%2B01:00");
+        for name in ["since", "held"] {
+            let problem = match name {
+                "since" => query.time(name).map(|_| ()),
+                _ => query.flag(name).map(|_| ()),
+            }
+            .expect_err("unreadable");
+            assert_eq!(problem.to_json("")["parameter"], name);
+        }
+        assert_eq!(query.time("until").expect("a time"), Some(EpochMs(1_771_980_000_000)));
+    }
+}

@@ -1,0 +1,224 @@
+//! `GET /events/stream`: an org's events as they are stored, as server-sent events.
+//!
+//! Polls the store, because any node may have stored an event. Ids are made when a webhook is taken in and committed a
+//! moment later, so they may appear out of order: every poll looks again at the last few seconds and leaves out what it
+//! has sent. **Invariants**: an event is sent once per stream; a client that comes back with `Last-Event-ID` gets what
+//! is newer than that; the stream ends when the process stops or the key is revoked.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::time::Instant;
+
+use super::{
+    auth::{KnownKey, Reader},
+    events::event_json,
+    gateway::Gateway,
+    problem::Answer,
+};
+use crate::model::{
+    clock::{EpochMs, Ids},
+    event::Event,
+    ids::{EventId, OrgId},
+};
+
+/// How often the store is asked.
+const POLL_EVERY: Duration = Duration::from_millis(500);
+/// How long an id may take to appear after it was made: the acknowledgement deadline with room for nodes whose clocks
+/// differ.
+const SETTLES_AFTER: Duration = Duration::from_secs(5);
+/// How often a silent stream says that it lives.
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
+/// Events read at once.
+const CHUNK: u32 = 200;
+
+/// `GET /events/stream`
+///
+/// # Errors
+/// `missing_org_id`.
+pub async fn follow(Reader(caller): Reader, request: HttpRequest, gateway: web::Data<Gateway>) -> Answer {
+    let org = caller.require_org()?.clone();
+    let resumed = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
+    let start = match resumed.filter(|id| id.starts_with(EventId::PREFIX)) {
+        Some(id) => EventId::from_raw(id),
+        None => Ids::event_floor(gateway.clock.now()),
+    };
+    let follower = Follower {
+        gateway,
+        org,
+        key: caller.key,
+        window: Window::starting_after(start),
+        pages_left: false,
+        wrote_at: None,
+    };
+    let body = stream::unfold(follower, |mut follower| async move {
+        let chunk = follower.next_chunk().await?;
+        Some((Ok::<_, actix_web::Error>(chunk), follower))
+    });
+    Ok(HttpResponse::Ok().content_type("text/event-stream").insert_header(("x-accel-buffering", "no")).streaming(body))
+}
+
+/// One stream in progress.
+struct Follower {
+    gateway: web::Data<Gateway>,
+    org: OrgId,
+    key: KnownKey,
+    window: Window,
+    pages_left: bool,
+    wrote_at: Option<Instant>,
+}
+
+impl Follower {
+    /// The next thing to write; `None` ends the stream.
+    async fn next_chunk(&mut self) -> Option<Bytes> {
+        let Some(mut wrote_at) = self.wrote_at else {
+            // At once, so that the client knows it is connected.
+            self.wrote_at = Some(Instant::now());
+            return Some(Bytes::from_static(b"retry: 1000\n: following\n\n"));
+        };
+        loop {
+            if !self.pages_left {
+                tokio::select! {
+                    () = self.gateway.readiness.draining() => return None,
+                    () = tokio::time::sleep(POLL_EVERY) => {}
+                }
+                // An unreachable store says nothing about the key: the stream goes on and shows nothing meanwhile.
+                if let Ok(false) = self.gateway.keys.is_still_good(&self.key).await {
+                    return None;
+                }
+            }
+            let chunk = self.poll().await;
+            if !chunk.is_empty() {
+                wrote_at = Instant::now();
+                self.wrote_at = Some(wrote_at);
+                return Some(chunk.into());
+            }
+            if wrote_at.elapsed() >= HEARTBEAT_EVERY {
+                self.wrote_at = Some(Instant::now());
+                return Some(Bytes::from_static(b": alive\n\n"));
+            }
+        }
+    }
+
+    async fn poll(&mut self) -> String {
+        match self.gateway.store.list_events_after(Some(&self.org), self.window.cursor(), CHUNK).await {
+            Ok(page) => {
+                self.pages_left = page.len() == CHUNK as usize;
+                let fresh = self.window.take(page, self.pages_left, self.gateway.clock.now());
+                fresh.iter().map(frame).collect()
+            }
+            Err(error) => {
+                self.pages_left = false;
+                tracing::warn!(%error, "an event stream could not be continued for the moment");
+                String::new()
+            }
+        }
+    }
+}
+
+fn frame(event: &Event) -> String {
+    format!("id: {}\ndata: {}\n\n", event.id, event_json(event))
+}
+
+/// What a stream has sent of the ids that may still be joined by earlier ones. Pure.
+#[derive(Debug)]
+struct Window {
+    /// Everything up to here is settled.
+    settled: EventId,
+    /// Where the next page begins, within one round of pages.
+    cursor: EventId,
+    /// Sent ids after `settled`.
+    sent: BTreeSet<EventId>,
+}
+
+impl Window {
+    fn starting_after(id: EventId) -> Self {
+        Self { settled: id.clone(), cursor: id, sent: BTreeSet::new() }
+    }
+
+    fn cursor(&self) -> &EventId {
+        &self.cursor
+    }
+
+    /// The events of a page that were not sent before. After the last page of a round the next one begins where ids are
+    /// settled.
+    fn take(&mut self, page: Vec<Event>, more: bool, now: EpochMs) -> Vec<Event> {
+        if let Some(last) = page.last() {
+            self.cursor = last.id.clone();
+        }
+        let fresh: Vec<_> = page.into_iter().filter(|event| self.sent.insert(event.id.clone())).collect();
+        if !more {
+            let floor = Ids::event_floor(now.minus(SETTLES_AFTER));
+            if floor > self.settled {
+                self.sent = self.sent.split_off(&floor);
+                self.settled = floor;
+            }
+            self.cursor = self.settled.clone();
+        }
+        fresh
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{
+        event::EventOutcome,
+        provider::{ProviderDeliveryId, ProviderSlug},
+    };
+
+    fn event(at_ms: i64, suffix: &str) -> Event {
+        Event {
+            id: EventId::from_raw(format!("{}{suffix}", Ids::event_floor(EpochMs(at_ms)))),
+            provider: ProviderSlug("github"),
+            provider_delivery_id: ProviderDeliveryId::new("d"),
+            wire_type: "push".into(),
+            key: None,
+            installation: None,
+            org: None,
+            external_id: None,
+            resources: Vec::new(),
+            outcome: EventOutcome::Routed,
+            reason: None,
+            possible_replay: false,
+            held: false,
+            received_at: EpochMs(at_ms),
+            correlation_id: "line\nbreak".into(),
+        }
+    }
+
+    #[test]
+    fn an_event_that_appears_behind_a_later_one_is_sent_and_none_is_sent_twice() {
+        let start = 1_771_980_000_000;
+        let mut window = Window::starting_after(Ids::event_floor(EpochMs(start)));
+        let (early, late) = (event(start + 10, "a"), event(start + 500, "b"));
+        let now = EpochMs(start + 1000);
+        assert_eq!(window.take(vec![late.clone()], false, now).len(), 1);
+        assert_eq!(window.take(vec![early.clone(), late.clone()], false, now), [early], "and not the later one again");
+        assert!(window.cursor() < &late.id, "the next poll looks again");
+        assert!(window.take(vec![late.clone()], false, EpochMs(start + 60_000)).is_empty());
+        assert!(window.cursor() > &late.id, "what is settled is not read again");
+        assert!(window.sent.is_empty());
+    }
+
+    #[test]
+    fn pages_of_one_round_follow_each_other() {
+        let start = 1_771_980_000_000;
+        let mut window = Window::starting_after(Ids::event_floor(EpochMs(start)));
+        let (first, second) = (event(start + 1, "a"), event(start + 2, "b"));
+        let now = EpochMs(start + 3);
+        assert_eq!(window.take(vec![first.clone()], true, now).len(), 1);
+        assert_eq!(window.cursor(), &first.id);
+        assert_eq!(window.take(vec![second], false, now).len(), 1);
+        assert_eq!(window.cursor(), &Ids::event_floor(EpochMs(start)));
+    }
+
+    #[test]
+    fn a_frame_is_one_line_of_data_whatever_the_event_holds() {
+        let text = frame(&event(1, "a"));
+        assert_eq!(text.lines().count(), 3);
+        assert!(text.ends_with("\n\n"));
+    }
+}

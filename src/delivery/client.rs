@@ -366,7 +366,7 @@ mod tests {
         let extra_headers =
             validate_headers(&BTreeMap::from([("X-Token".to_owned(), "t".to_owned())])).expect("accepted");
         let signature = sign::signature([&secret], "dlv_7", now_s, &body);
-        let post = Post {
+        let request = Post {
             url: &format!("http://127.0.0.1:{port}/hook?a=b").parse().expect("a URL"),
             extra_headers: &extra_headers,
             webhook_id: "dlv_7",
@@ -375,7 +375,7 @@ mod tests {
             correlation_id: "cor-7",
             body: body.clone(),
         };
-        let answer = DeliveryClient::new(PATIENT, true).expect("a client").post(post).await;
+        let answer = DeliveryClient::new(PATIENT, true).expect("a client").post(request).await;
         assert_eq!((answer.result, answer.response_body.as_deref()), (answered(200), Some("ok")));
 
         let request = requests.recv().await.expect("a request");

@@ -148,17 +148,7 @@ impl OneAttempt {
             Decision::RetryAt { at, reason } => (DeliveryStatus::Pending, Some(reason), at),
             Decision::Dead { reason } => (DeliveryStatus::Dead, Some(reason), now),
         };
-        tracing::info!(
-            delivery.id = %delivery_id,
-            delivery.attempt = attempts_before.saturating_add(1),
-            delivery.status = %status,
-            event.id = %self.claimed.event.id,
-            destination.id = %self.slot.lane().id,
-            result = answer.result.code(),
-            status = answer.result.status(),
-            duration_ms = millis(answer.took),
-            "attempt ended"
-        );
+        self.tell(&answer, status);
         let attempt = Attempt {
             id: shared.ids.attempt(),
             delivery: delivery_id,
@@ -171,6 +161,26 @@ impl OneAttempt {
             response_body: answer.response_body,
         };
         self.record(attempt, status, reason.map(str::to_owned), due_at).await;
+    }
+
+    /// One line in the log. What went well is told only to those who ask for detail.
+    fn tell(&self, answer: &Answer, status: DeliveryStatus) {
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    delivery.id = %self.claimed.delivery.id,
+                    delivery.attempt = self.claimed.delivery.attempts.saturating_add(1),
+                    delivery.status = %status,
+                    event.id = %self.claimed.event.id,
+                    destination.id = %self.slot.lane().id,
+                    result = answer.result.code(),
+                    http.status = answer.result.status(),
+                    duration_ms = millis(answer.took),
+                    "attempt ended"
+                )
+            };
+        }
+        if status == DeliveryStatus::Delivered { line!(debug) } else { line!(info) }
     }
 
     /// What an answer means beyond its delivery.

@@ -26,7 +26,7 @@ use crate::model::{
 };
 
 /// A lane unused for this long is forgotten.
-const IDLE_LANE_AGE: Duration = Duration::from_secs(600);
+const IDLE_LANE_AGE: Duration = Duration::from_mins(10);
 
 /// Room in all is worth claiming for from a 16th of it on.
 const WORTHWHILE_SHARE: usize = 16;

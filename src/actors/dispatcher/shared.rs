@@ -203,14 +203,14 @@ impl Shared {
     }
 
     /// A slot was dropped; its destination may want more.
-    pub(super) fn room_was_freed(self: &Arc<Self>, wanting: Option<&DestinationId>) {
+    pub(super) fn room_was_freed(self: &Arc<Self>, wants_claim: Option<&DestinationId>) {
         let mut queue = lock(&self.queue);
-        if let Some(destination) = wanting {
+        if let Some(destination) = wants_claim {
             queue.push(destination);
         }
-        let waiting = queue.len() > 0;
+        let queued = queue.len() > 0;
         drop(queue);
-        if waiting && self.lanes.has_room_in_all() {
+        if queued && self.lanes.has_room_in_all() {
             self.wake();
         }
     }

@@ -19,7 +19,7 @@ use crate::{
 const MAX_PROBE_FACTOR: u32 = 16;
 
 /// Retries due later than this are left to the poll: a second's lateness is nothing to them.
-const RETRY_HORIZON: Duration = Duration::from_secs(60);
+const RETRY_HORIZON: Duration = Duration::from_mins(1);
 
 /// Retries are remembered in steps of this, so that a thousand at the same moment are one entry.
 const RETRY_STEP_MS: i64 = 20;
@@ -112,6 +112,15 @@ pub(super) struct ClaimRoom {
     pub probe: bool,
 }
 
+/// Whether the store is being asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claiming {
+    No,
+    Once,
+    /// Something fell due since, so that another claim follows.
+    ThenAgain,
+}
+
 /// One destination's traffic.
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -127,8 +136,7 @@ pub(super) struct Lane {
     /// First tries wait in the store; newer ones must not overtake them.
     first_tries_wait: bool,
     retries_wait: bool,
-    claiming: bool,
-    nudged_while_claiming: bool,
+    claiming: Claiming,
     rest_until: Option<Instant>,
     /// Since when no attempt has succeeded.
     failing_since: Option<EpochMs>,
@@ -148,8 +156,7 @@ impl Lane {
             retries_in_flight: 0,
             first_tries_wait: false,
             retries_wait: false,
-            claiming: false,
-            nudged_while_claiming: false,
+            claiming: Claiming::No,
             rest_until: None,
             failing_since: None,
             failing_noted: false,
@@ -200,13 +207,16 @@ impl Lane {
 
     /// Something is due. Whether a claim should start; while one runs, another follows it.
     pub(super) fn nudge(&mut self) -> bool {
-        self.nudged_while_claiming |= self.claiming;
-        !self.claiming
+        let idle = self.claiming == Claiming::No;
+        if !idle {
+            self.claiming = Claiming::ThenAgain;
+        }
+        idle
     }
 
     /// Takes room for a claim of at most `share` attempts and starts it.
     pub(super) fn start_claim(&mut self, rules: &LaneRules, share: usize, now: Instant) -> Option<ClaimRoom> {
-        if self.claiming || share == 0 || self.rests(now) {
+        if self.claiming != Claiming::No || share == 0 || self.rests(now) {
             return None;
         }
         let room = match self.circuit {
@@ -224,8 +234,7 @@ impl Lane {
         if room.slots == 0 {
             return None;
         }
-        self.claiming = true;
-        self.nudged_while_claiming = false;
+        self.claiming = Claiming::Once;
         self.in_flight += room.slots;
         self.used_at = now;
         Some(room)
@@ -233,12 +242,12 @@ impl Lane {
 
     /// A claim ended. `learnt` says what it found out, if it got an answer. Whether another should follow.
     pub(super) fn end_claim(&mut self, learnt: Option<ClaimPlan>) -> bool {
-        self.claiming = false;
+        let claiming = std::mem::replace(&mut self.claiming, Claiming::No);
         if let Some(plan) = learnt {
             self.first_tries_wait = plan.first_tries_open;
             self.retries_wait = plan.retries_open;
         }
-        std::mem::take(&mut self.nudged_while_claiming) || self.wants_claim()
+        claiming == Claiming::ThenAgain || self.wants_claim()
     }
 
     /// One of the attempts in flight turned out to be a retry.
@@ -351,7 +360,7 @@ impl Lane {
 
     /// Whether more waits and enough room is free that asking the store is worth a transaction.
     fn wants_claim(&self) -> bool {
-        !self.claiming
+        self.claiming == Claiming::No
             && self.waits()
             && self.circuit == Circuit::Closed
             && self.allowed.saturating_sub(self.in_flight) >= self.allowed.div_ceil(4)
@@ -360,7 +369,7 @@ impl Lane {
     /// Whether nothing would be lost by forgetting it.
     pub(super) fn is_idle(&self, now: Instant, age: Duration) -> bool {
         self.in_flight == 0
-            && !self.claiming
+            && self.claiming == Claiming::No
             && !self.waits()
             && self.unsuccessful == 0
             && self.circuit == Circuit::Closed
@@ -471,5 +480,4 @@ impl RetryTimes {
 }
 
 #[cfg(test)]
-#[path = "state_tests.rs"]
 mod tests;

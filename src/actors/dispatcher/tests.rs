@@ -18,7 +18,7 @@ use url::Url;
 use super::{messages::Poison, shared::lock, *};
 use crate::{
     model::{
-        clock::{EpochMs, SystemClock},
+        clock::{EpochMs, ManualClock, SystemClock},
         delivery::{Delivery, DeliveryStatus},
         destination::{Destination, DestinationScope},
         event::{Event, EventOutcome},
@@ -124,6 +124,7 @@ struct Rig {
     dispatcher: DispatcherHandle,
     store: SharedStore,
     vault: Arc<Vault>,
+    clock: Arc<dyn Clock>,
     ids: Ids,
     _file: tempfile::TempDir,
 }
@@ -138,13 +139,17 @@ fn config(default: Option<&Sink>) -> DeliveryConfig {
         max_in_flight: 16,
         max_in_flight_per_destination: 4,
         circuit_failures: 100,
-        circuit_probe: Duration::from_secs(3600),
-        disable_after: Duration::from_secs(5 * 86_400),
+        circuit_probe: Duration::from_hours(1),
+        disable_after: Duration::from_hours(5 * 24),
     }
 }
 
 impl Rig {
     async fn start(config: DeliveryConfig) -> Self {
+        Self::start_at(config, Arc::new(SystemClock)).await
+    }
+
+    async fn start_at(config: DeliveryConfig, clock: Arc<dyn Clock>) -> Self {
         let file = tempfile::tempdir().expect("a directory");
         let node = "node-test".to_owned();
         let options = OpenOptions {
@@ -159,24 +164,23 @@ impl Rig {
         store.migrate().await.expect("migrated");
         let key = Secret::new(rand::random::<[u8; 32]>()).expect("a key");
         let vault = Arc::new(Vault::new(vec![("test".to_owned(), key)]).expect("a vault"));
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let ids = Ids::new(Arc::clone(&clock));
         let deps = DispatcherDeps {
             store: Arc::clone(&store),
             vault: Arc::clone(&vault),
             metrics: Arc::new(Metrics::default()),
-            clock,
+            clock: Arc::clone(&clock),
             ids: ids.clone(),
             config,
             node,
         };
         let dispatcher = DispatcherHandle::start(deps).expect("started");
-        Self { dispatcher, store, vault, ids, _file: file }
+        Self { dispatcher, store, vault, clock, ids, _file: file }
     }
 
     /// Commits an event with one delivery, leased if there is a slot for it; answers what is to be sent.
     async fn commit(&self, destination: &DestinationId, leased: bool) -> ClaimedDelivery {
-        let now = SystemClock.now();
+        let now = self.clock.now();
         let event = Event {
             id: self.ids.event(),
             provider: GITHUB,
@@ -490,8 +494,7 @@ async fn a_secret_that_does_not_open_is_told_and_nothing_is_sent() {
     let mut sink = Sink::playing([Play::Answer(200)]).await;
     let rig = Rig::start(config(None)).await;
     let (destination, _) = rig.add_destination(&sink).await;
-    let (_, other) = (rig.add_destination(&sink).await, rig.row(&destination).await);
-    let mut row = other;
+    let mut row = rig.row(&destination).await;
     row.secret_sealed = row.headers_sealed.clone().expect("sealed for another column");
     rig.store.save_destination(&row, &rig.entry("destination.tampered")).await.expect("saved");
     let claimed = rig.send_fresh(&destination).await;
@@ -545,7 +548,11 @@ async fn a_lease_too_short_for_a_whole_attempt_is_given_back_unused() {
     let nearly_over = rig.dispatcher.shared.lease().saturating_sub(Duration::from_secs(1));
     slot.load(false, Instant::now().checked_sub(nearly_over).expect("the machine is up for long enough"));
     rig.dispatcher.send(vec![FreshDelivery { claimed: claimed.clone(), slot }]);
-    // It is tried under a new lease; that there was no attempt before shows in the count.
+    eventually(async || {
+        let delivery = rig.delivery(&claimed).await;
+        (delivery.lease_until.is_none() && delivery.attempts == 0).then_some(())
+    })
+    .await;
     sink.next().await;
     assert_eq!(rig.ends(&claimed, DeliveryStatus::Delivered).await.attempts, 1);
     assert!(sink.requests.try_recv().is_err(), "it was sent once");
@@ -627,4 +634,28 @@ async fn nothing_of_a_secret_is_in_the_snapshot() {
     rig.ends(&claimed, DeliveryStatus::Delivered).await;
     let snapshot = rig.dispatcher.snapshot().await.to_string();
     assert!(snapshot.contains("dst_default") && !snapshot.contains("whsec_") && !snapshot.contains("http"));
+}
+
+#[actix::test]
+async fn a_clock_that_jumps_a_day_makes_no_second_attempt_and_loses_nothing() {
+    const DAY: Duration = Duration::from_hours(24);
+    let mut sink = Sink::playing([Play::Hang, Play::Answer(200)]).await;
+    let clock = ManualClock::starting_at(SystemClock.now());
+    let rig = Rig::start_at(config(Some(&sink)), Arc::new(clock.clone())).await;
+    let default = DestinationId::configured_default();
+    let hanging = rig.send_fresh(&default).await;
+    sink.next().await;
+    let lease_until = rig.delivery(&hanging).await.lease_until.expect("leased");
+
+    clock.advance(DAY);
+    rig.dispatcher.nudge(None);
+    // Its lease looks expired, so it is claimed again; but it is in our hands.
+    eventually(async || rig.delivery(&hanging).await.lease_until.filter(|until| *until > lease_until)).await;
+    eventually(async || (rig.dispatcher.snapshot().await["tasks"] == 1).then_some(())).await;
+    assert!(sink.requests.try_recv().is_err(), "it was not sent again");
+
+    clock.set(clock.now().minus(DAY * 2));
+    let after = rig.send_fresh(&default).await;
+    sink.next().await;
+    rig.ends(&after, DeliveryStatus::Delivered).await;
 }

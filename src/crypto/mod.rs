@@ -1,3 +1,4 @@
 //! Cryptography.
 
 pub mod api_key;
+pub mod hmac;

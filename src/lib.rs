@@ -1,6 +1,8 @@
 //! Signalbox.
 
 pub mod actors;
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod crypto;
 pub mod model;

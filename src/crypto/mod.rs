@@ -1,4 +1,3 @@
 //! Cryptography.
 
 pub mod api_key;
-pub mod hmac;

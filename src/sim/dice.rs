@@ -1,4 +1,4 @@
-//! Reproducible chance: SplitMix64 (Steele, Lea and Flood 2014), whose sequence no library upgrade changes.
+//! Reproducible chance: `SplitMix64` (Steele, Lea and Flood 2014), whose sequence no library upgrade changes.
 //!
 //! **Invariants.** The same seed gives the same throws for ever. Not for secrets.
 
@@ -81,7 +81,7 @@ impl Dice {
     pub fn hex(&mut self, digits: usize) -> String {
         let mut text = String::with_capacity(digits + 16);
         while text.len() < digits {
-            text.push_str(&format!("{:016x}", self.bits()));
+            text.push_str(&hex::encode(self.bits().to_be_bytes()));
         }
         text.truncate(digits);
         text

@@ -65,9 +65,18 @@ pub static PROVIDER: SimulatedProvider = SimulatedProvider {
         sha1: false,
         json_content_type: "application/json; charset=utf-8",
     },
+    secret: SECRET,
+    settings: &[
+        ("client_id", "simulated-linear-client"),
+        ("client_secret", "sim-linear-client-secret-0001"),
+        ("webhook_secrets", SECRET),
+    ],
     write,
     facts,
 };
+
+/// Signs webhooks.
+const SECRET: &str = "sim-linear-webhook-secret-0001";
 
 const PERSON: &str = "7d0f9b0a-2a52-4d77-8d6e-3f5c9b1d2e10";
 const OAUTH_CLIENT: &str = "ab12cd34-0000-4000-8000-5566778899aa";

@@ -14,6 +14,7 @@ mod dice;
 mod filler;
 pub mod github;
 pub mod linear;
+pub mod operator;
 pub mod sentry;
 pub mod signer;
 pub mod sink;
@@ -66,6 +67,16 @@ struct Draft {
     padding: &'static str,
 }
 
+/// The environment under which a gateway accepts what all simulated providers send with their own secrets.
+pub fn gateway_settings() -> impl Iterator<Item = (String, String)> {
+    PROVIDERS.into_iter().flat_map(|provider| {
+        provider.settings.iter().map(|(name, value)| {
+            let variable = format!("SIGNALBOX_PROVIDERS__{}__{}", provider.slug, name).to_uppercase();
+            (variable, (*value).to_owned())
+        })
+    })
+}
+
 /// A provider's sending half.
 #[derive(Debug)]
 pub struct SimulatedProvider {
@@ -79,6 +90,10 @@ pub struct SimulatedProvider {
     pub control: &'static [&'static str],
     /// How it signs.
     pub signing: Signing,
+    /// The secret that signs unless a test takes another.
+    pub secret: &'static str,
+    /// What `[providers.X]` must hold for the gateway to know this provider and its secret.
+    pub settings: &'static [(&'static str, &'static str)],
     write: fn(&str, &Facts) -> Option<Draft>,
     facts: fn(u32, &mut Dice) -> Facts,
 }

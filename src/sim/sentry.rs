@@ -34,9 +34,14 @@ pub static PROVIDER: SimulatedProvider = SimulatedProvider {
         sha1: false,
         json_content_type: "application/json",
     },
+    secret: SECRET,
+    settings: &[("app_slug", "signalbox-sim"), ("client_id", "simulated-sentry-client"), ("client_secret", SECRET)],
     write,
     facts,
 };
+
+/// Signs webhooks.
+const SECRET: &str = "sim-sentry-client-secret-0001";
 
 fn facts(account: u32, dice: &mut Dice) -> Facts {
     Facts {

@@ -44,9 +44,14 @@ pub static PROVIDER: SimulatedProvider = SimulatedProvider {
         "vercel:integration-configuration.transferred",
     ],
     signing: Signing { header: "x-vercel-signature", prefix: "", sha1: true, json_content_type: "application/json" },
+    secret: SECRET,
+    settings: &[("integration_slug", "signalbox-sim"), ("client_id", "oac_simulated0001"), ("client_secret", SECRET)],
     write,
     facts,
 };
+
+/// Signs webhooks.
+const SECRET: &str = "sim-vercel-client-secret-0001";
 
 fn facts(account: u32, dice: &mut Dice) -> Facts {
     Facts {

@@ -1,146 +1,33 @@
-//! What a GitHub App sends (`providers.md` 1.5 to 1.9; octokit's webhook schemas).
-//!
-//! **Must not know** how the gateway reads it.
+//! The payload of each event, member by member.
 
 use serde_json::{Map, Value, json};
 
-use super::{Dice, Draft, Facts, Signing, SimulatedProvider, numeric_id, to_the_second};
-
-/// GitHub's sending half.
-pub static PROVIDER: SimulatedProvider = SimulatedProvider {
-    slug: "github",
-    keys: &[
-        "github:push",
-        "github:pull-request.opened",
-        "github:pull-request.closed",
-        "github:pull-request.merged",
-        "github:pull-request.reopened",
-        "github:pull-request.ready-for-review",
-        "github:issue.opened",
-        "github:issue.closed",
-        "github:issue.reopened",
-        "github:release.published",
-        "github:release.created",
-        "github:discussion.created",
-        "github:discussion.answered",
-        "github:issue-comment.created",
-        "github:issue-comment.edited",
-        "github:issue-comment.deleted",
-        "github:pull-request.synchronize",
-        "github:pull-request.converted-to-draft",
-        "github:pull-request.review-requested",
-        "github:pull-request-review.submitted",
-        "github:pull-request-review.dismissed",
-        "github:issue.assigned",
-        "github:issue.labeled",
-        "github:issue.transferred",
-        "github:issue.deleted",
-        "github:release.released",
-        "github:release.prereleased",
-        "github:release.edited",
-        "github:release.deleted",
-        "github:discussion.closed",
-        "github:discussion.reopened",
-        "github:discussion.unanswered",
-        "github:discussion-comment.created",
-        "github:workflow-run.completed",
-        "github:check-suite.completed",
-        "github:deployment-status.created",
-        "github:branch.created",
-        "github:branch.deleted",
-        "github:repository.renamed",
-        "github:repository.transferred",
-        "github:repository.archived",
-        "github:repository.unarchived",
-        "github:repository.deleted",
-        "github:repository.privatized",
-        "github:repository.publicized",
-    ],
-    seed_keys: 13,
-    control: &[
-        "github:installation.created",
-        "github:installation.deleted",
-        "github:installation.suspend",
-        "github:installation.unsuspend",
-        "github:installation.new-permissions-accepted",
-        "github:installation-repositories.added",
-        "github:installation-repositories.removed",
-        "github:installation-target.renamed",
-        "github:app-authorization.revoked",
-        "github:repository.edited",
-        "github:ping",
-    ],
-    signing: Signing {
-        header: "x-hub-signature-256",
-        prefix: "sha256=",
-        sha1: false,
-        json_content_type: "application/json",
-    },
-    write,
-    facts,
-};
-
-const APP_ID: u64 = 1_180_442;
-
-fn facts(account: u32, dice: &mut Dice) -> Facts {
-    Facts {
-        external_id: (58_214_000 + u64::from(account)).to_string(),
-        alternate_external_id: String::new(),
-        previous_external_id: None,
-        account: format!("harborworks-{account}"),
-        resource_id: (771_204_000 + u64::from(account)).to_string(),
-        resource_slug: format!("harborworks-{account}/tide-clock"),
-        resource_name: "tide-clock".to_owned(),
-        delivery_id: dice.uuid(),
-        at: super::EpochMs(0),
-        seed: 0,
-        body_bytes: 0,
-    }
-}
-
-fn write(kind: &str, facts: &Facts) -> Option<Draft> {
-    if !PROVIDER.keys.contains(&kind) && !PROVIDER.control.contains(&kind) {
-        return None;
-    }
-    let (entity, action) = kind.strip_prefix("github:")?.split_once('.').unwrap_or((kind.strip_prefix("github:")?, ""));
-    let story = Story { facts, dice: Dice::new(facts.seed), action: action.replace('-', "_") };
-    let (event, mut members, padding) = story.tell(entity)?;
-    // `push`, `ping`, `create` and `delete` have no action.
-    if !matches!(event.as_str(), "push" | "ping" | "create" | "delete") {
-        members.entry("action").or_insert_with(|| Value::from(action.replace('-', "_")));
-    }
-    Some(Draft {
-        headers: vec![
-            ("user-agent", "GitHub-Hookshot/5f2c0c1".to_owned()),
-            ("accept", "*/*".to_owned()),
-            ("x-github-event", event),
-            ("x-github-delivery", facts.delivery_id.clone()),
-            ("x-github-hook-id", "491120387".to_owned()),
-            ("x-github-hook-installation-target-id", APP_ID.to_string()),
-            ("x-github-hook-installation-target-type", "integration".to_owned()),
-        ],
-        payload: Value::Object(members),
-        padding,
-    })
-}
+use super::APP_ID;
+use crate::sim::{Dice, Facts, numeric_id, to_the_second};
 
 /// The making of one payload.
-struct Story<'a> {
+pub(super) struct Story<'a> {
     facts: &'a Facts,
     dice: Dice,
     action: String,
 }
 
 /// The wire event, the body's members and the pointer of the text that may grow.
-type Told = (String, Map<String, Value>, &'static str);
+pub(super) type Told = (String, Map<String, Value>, &'static str);
 
-impl Story<'_> {
-    fn tell(mut self, entity: &str) -> Option<Told> {
+impl<'a> Story<'a> {
+    /// The story of an action, as our keys spell it.
+    pub(super) fn new(facts: &'a Facts, action: &str) -> Self {
+        Self { facts, dice: Dice::new(facts.seed), action: action.replace('-', "_") }
+    }
+
+    /// Tells it; `None` for an entity GitHub knows nothing of.
+    pub(super) fn tell(mut self, entity: &str) -> Option<Told> {
         let subject = match entity {
             "push" => return Some(self.push()),
             "ping" => return Some(self.ping()),
             "app-authorization" => {
-                let members = members(json!({"sender": self.person()}));
+                let members = members(json!({"sender": Self::person()}));
                 return Some(("github_app_authorization".to_owned(), members, "/sender/login"));
             }
             "installation" | "installation-repositories" | "installation-target" => return self.installation(entity),
@@ -158,7 +45,7 @@ impl Story<'_> {
         Some((event, self.in_repository(own), padding))
     }
 
-    fn person(&self) -> Value {
+    fn person() -> Value {
         json!({"id": 6_120_458, "node_id": "MDQ6VXNlcjYxMjA0NTg=", "login": "mirela-okt", "type": "User", "site_admin": false,
             "avatar_url": "https://avatars.example/u/6120458", "url": "https://api.github.com/users/mirela-okt",
             "html_url": "https://github.com/mirela-okt"})
@@ -229,7 +116,7 @@ impl Story<'_> {
             "organization": {"id": 99_120_387, "login": self.facts.account, "description": "Boats and clocks",
                 "url": format!("https://api.github.com/orgs/{}", self.facts.account)},
             "installation": {"id": numeric_id(&self.facts.external_id), "node_id": "MDIzOkludGVncmF0aW9u"},
-            "sender": self.person(),
+            "sender": Self::person(),
         }));
         all.extend(members(own));
         all
@@ -286,9 +173,9 @@ impl Story<'_> {
         let pull_request = json!({
             "id": self.dice.between(2_900_000_000, 2_999_999_999), "node_id": "PR_kwDOLfl", "number": number,
             "state": if closed { "closed" } else { "open" }, "title": self.dice.title(), "body": self.dice.words(30),
-            "user": self.person(), "draft": self.action == "converted_to_draft", "merged": merged,
+            "user": Self::person(), "draft": self.action == "converted_to_draft", "merged": merged,
             "merged_at": merged.then_some(&at), "closed_at": closed.then_some(&at), "created_at": at, "updated_at": at,
-            "merge_commit_sha": merged.then(|| self.dice.hex(40)), "merged_by": merged.then(|| self.person()),
+            "merge_commit_sha": merged.then(|| self.dice.hex(40)), "merged_by": merged.then(Self::person),
             "html_url": format!("https://github.com/{}/pull/{number}", self.facts.resource_slug),
             "additions": self.dice.between(0, 900), "deletions": self.dice.between(0, 300), "changed_files": 3, "commits": 2,
             "labels": [], "assignees": [], "requested_reviewers": [],
@@ -303,11 +190,11 @@ impl Story<'_> {
                 own["before"] = Value::from(self.dice.hex(40));
                 own["after"] = Value::from(self.dice.hex(40));
             }
-            "review_requested" => own["requested_reviewer"] = self.person(),
+            "review_requested" => own["requested_reviewer"] = Self::person(),
             _ => {}
         }
         if entity == "pull-request-review" {
-            own["review"] = json!({"id": self.dice.between(1, 1 << 31), "user": self.person(), "body": self.dice.words(9),
+            own["review"] = json!({"id": self.dice.between(1, 1 << 31), "user": Self::person(), "body": self.dice.words(9),
                 "state": if self.action == "dismissed" { "dismissed" } else { "approved" }, "submitted_at": at});
         }
         (own, "/pull_request/body")
@@ -319,16 +206,16 @@ impl Story<'_> {
         let closed = self.action == "closed";
         let issue = json!({"id": self.dice.between(3_300_000_000, 3_399_999_999), "number": number, "title": self.dice.title(),
             "body": self.dice.words(40), "state": if closed { "closed" } else { "open" },
-            "state_reason": closed.then_some("completed"), "user": self.person(), "labels": [], "assignees": [], "comments": 2,
+            "state_reason": closed.then_some("completed"), "user": Self::person(), "labels": [], "assignees": [], "comments": 2,
             "html_url": format!("https://github.com/{}/issues/{number}", self.facts.resource_slug),
             "created_at": at, "updated_at": at, "closed_at": closed.then_some(&at)});
         let mut own = json!({"issue": issue});
         match (entity, self.action.as_str()) {
             ("issue-comment", _) => {
-                own["comment"] = json!({"id": self.dice.between(1, 1 << 31), "body": self.dice.words(12), "user": self.person(),
+                own["comment"] = json!({"id": self.dice.between(1, 1 << 31), "body": self.dice.words(12), "user": Self::person(),
                     "created_at": at, "updated_at": at});
             }
-            (_, "assigned") => own["assignee"] = self.person(),
+            (_, "assigned") => own["assignee"] = Self::person(),
             (_, "labeled") => own["label"] = json!({"id": 5511, "name": "bug", "color": "d73a4a"}),
             (_, "transferred") => {
                 own["changes"] = json!({"new_issue": {"id": self.dice.between(1, 1 << 31), "number": 3},
@@ -344,7 +231,7 @@ impl Story<'_> {
         let tag = format!("v{}.{}.0", self.dice.between(1, 9), self.dice.between(0, 40));
         let release = json!({"id": self.dice.between(188_000_000, 188_999_999), "tag_name": tag, "target_commitish": "main",
             "name": tag, "body": self.dice.words(60), "draft": false, "prerelease": self.action == "prereleased",
-            "author": self.person(), "assets": [], "created_at": at, "published_at": at,
+            "author": Self::person(), "assets": [], "created_at": at, "published_at": at,
             "html_url": format!("https://github.com/{}/releases/tag/{tag}", self.facts.resource_slug)});
         (json!({"release": release}), "/release/body")
     }
@@ -355,11 +242,11 @@ impl Story<'_> {
         let url = format!("https://github.com/{}/discussions/{number}", self.facts.resource_slug);
         let answered = self.action == "answered";
         let discussion = json!({"id": self.dice.between(7_700_000, 7_799_999), "number": number, "title": self.dice.title(),
-            "body": self.dice.words(40), "state": if self.action == "closed" { "closed" } else { "open" }, "user": self.person(),
+            "body": self.dice.words(40), "state": if self.action == "closed" { "closed" } else { "open" }, "user": Self::person(),
             "category": {"id": 90_011, "name": "Q&A", "slug": "q-a", "is_answerable": true}, "html_url": url,
             "answer_html_url": answered.then(|| format!("{url}#discussioncomment-5")),
             "answer_chosen_at": answered.then_some(&at), "created_at": at, "updated_at": at});
-        let said = json!({"id": self.dice.between(1, 1 << 31), "body": self.dice.words(12), "user": self.person()});
+        let said = json!({"id": self.dice.between(1, 1 << 31), "body": self.dice.words(12), "user": Self::person()});
         let mut own = json!({"discussion": discussion});
         match (entity, self.action.as_str()) {
             ("discussion-comment", _) => own["comment"] = said,
@@ -402,7 +289,7 @@ impl Story<'_> {
         match self.action.as_str() {
             "renamed" => own["changes"] = json!({"repository": {"name": {"from": "before-the-renaming"}}}),
             "transferred" => {
-                own["changes"] = json!({"owner": {"from": {"organization": {"id": 5, "login": "old-harbor"}}}})
+                own["changes"] = json!({"owner": {"from": {"organization": {"id": 5, "login": "old-harbor"}}}});
             }
             "archived" => repository["archived"] = Value::from(true),
             "publicized" => {
@@ -430,10 +317,10 @@ impl Story<'_> {
             "target_type": "Organization", "events": ["discussion", "issues", "pull_request", "push", "release", "repository"],
             "permissions": {"metadata": "read", "contents": "read", "issues": "read", "pull_requests": "read"},
             "created_at": "2026-01-01T10:00:00Z", "updated_at": at, "single_file_name": null,
-            "suspended_at": suspended.then_some(&at), "suspended_by": suspended.then(|| self.person())});
+            "suspended_at": suspended.then_some(&at), "suspended_by": suspended.then(Self::person)});
         let repository = json!({"id": numeric_id(&self.facts.resource_id), "node_id": "R_kgDOLfl", "name": self.facts.resource_name,
             "full_name": format!("{}/{}", self.facts.account, self.facts.resource_name), "private": true});
-        let mut own = json!({"installation": installation, "sender": self.person()});
+        let mut own = json!({"installation": installation, "sender": Self::person()});
         match entity {
             "installation" => {
                 if !self.action.contains("suspend") {
@@ -455,7 +342,7 @@ impl Story<'_> {
             "installation-target" => {
                 own = json!({"account": account, "target_type": "Organization", "changes": {"login": {"from": "old-harbor"}},
                     "installation": {"id": numeric_id(&self.facts.external_id), "node_id": "MDIzOkludGVncmF0aW9u"},
-                    "sender": self.person()});
+                    "sender": Self::person()});
             }
             _ => return None,
         }
@@ -467,33 +354,5 @@ fn members(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(members) => members,
         _ => Map::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::clock::EpochMs;
-
-    #[test]
-    fn a_merged_pull_request_is_closed_on_the_wire_and_says_so() {
-        let facts = PROVIDER.facts(1, 7, EpochMs(1_771_980_000_000));
-        let request = PROVIDER.event("github:pull-request.merged", &facts, b"s").expect("known");
-        let payload: Value = serde_json::from_slice(&request.body).expect("JSON");
-        assert_eq!(request.header("x-github-event"), Some("pull_request"));
-        assert_eq!((&payload["action"], &payload["pull_request"]["merged"]), (&json!("closed"), &json!(true)));
-        assert_eq!(payload["installation"]["id"], json!(58_214_001));
-        assert_eq!(payload["repository"]["id"], json!(771_204_001));
-    }
-
-    #[test]
-    fn pushes_have_no_action_and_installation_events_no_repository() {
-        let facts = PROVIDER.facts(1, 7, EpochMs(1_771_980_000_000));
-        let body = |kind| PROVIDER.event(kind, &facts, b"s").map(|request| request.body).expect("known");
-        let push: Value = serde_json::from_slice(&body("github:push")).expect("JSON");
-        assert!(push.get("action").is_none() && push["repository"]["created_at"].is_u64());
-        let created: Value = serde_json::from_slice(&body("github:installation.created")).expect("JSON");
-        assert!(created.get("repository").is_none());
-        assert_eq!(created["repositories"][0]["id"], json!(771_204_001));
     }
 }

@@ -29,6 +29,8 @@ pub static PROVIDER: SimulatedProvider = SimulatedProvider {
         "vercel:project-domain.deleted",
         "vercel:project-domain.moved",
         "vercel:project-domain.verified",
+        "vercel:project-domain.unverified",
+        "vercel:project-domain.updated",
         "vercel:rolling-release.started",
         "vercel:rolling-release.approved",
         "vercel:rolling-release.completed",

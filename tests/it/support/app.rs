@@ -261,6 +261,7 @@ impl App {
         self.check_invariants().await;
         self.terminate().await;
         self.finished = true;
+        std::mem::replace(&mut self.backend, Backend::Sqlite).remove().await;
     }
 
     /// Asks the gateway to check its own books.

@@ -22,13 +22,14 @@ impl Backend {
     /// A fresh PostgreSQL database, or `None`, said aloud, on a machine without a server. With `REQUIRE_POSTGRES=1`
     /// that is a failure.
     pub async fn postgres() -> Option<Self> {
-        let database = postgres::fresh_database().await;
-        if database.is_none() {
-            let required = std::env::var_os("REQUIRE_POSTGRES").is_some_and(|value| value == "1");
-            assert!(!required, "REQUIRE_POSTGRES=1 and there is no PostgreSQL");
-            eprintln!("SKIPPED: no PostgreSQL on this machine");
+        postgres::Database::create().await.map(Self::Postgres)
+    }
+
+    /// Removes the database, which nobody uses any more.
+    pub async fn remove(self) {
+        if let Self::Postgres(database) = self {
+            database.drop_it().await;
         }
-        database.map(Self::Postgres)
     }
 
     /// What `[database] url` must say.

@@ -1,4 +1,4 @@
-//! Signalbox.
+#![doc = include_str!("../docs/path-of-a-webhook.md")]
 
 pub mod actors;
 pub mod app;
@@ -11,6 +11,7 @@ pub mod model;
 pub mod providers;
 pub mod routes;
 pub mod shutdown;
+pub mod sim;
 pub mod store;
 pub mod telemetry;
 pub mod vault;

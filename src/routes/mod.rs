@@ -1,7 +1,7 @@
 //! The HTTP routes: the whole URL table on one page. A handler's file follows its path.
 //!
 //! **Owns** everything that is said over HTTP except the console. **Invariants**: a handler names who may call it in its
-//! signature ([`auth`]); every error is a [`problem::Problem`]; every request goes through [`request_frame`]; another
+//! signature ([`Reader`], [`Writer`], …); every error is a [`Problem`]; every request goes through [`frame`]; another
 //! org's id is answered like one that does not exist. **Must not know** an actor's address, a pool, or a provider's
 //! network: it asks handles and reads the store.
 

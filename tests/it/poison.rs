@@ -15,7 +15,8 @@ use signalbox::{
         webhook::Headers,
     },
     providers::{
-        Category, EventSpec, ExtractError, Inbound, Provider, ProviderSettings, Registry, ResourceFacts, SignatureScheme,
+        Category, EventSpec, ExtractError, Inbound, Provider, ProviderSettings, Registry, ResourceFacts,
+        SignatureScheme,
     },
     sim::{self, client::Client},
 };
@@ -66,9 +67,8 @@ impl Provider for Faulty {
 
 #[test]
 fn a_webhook_whose_handling_panics_is_kept_and_set_aside_and_let_in_when_the_fault_is_mended() {
-    let runtime = || {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
-    };
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     actix_web::rt::System::with_tokio_rt(runtime).block_on(async {
         let directory = tempfile::tempdir().expect("a directory");
         let github = sim::find("github").expect("simulated");

@@ -26,21 +26,21 @@ on_both! {
             let answer = app.outsider().post_webhook("github", &rotated).await.expect("an answer");
             assert_eq!(answer.status, 401);
         }
-        let kept = app.operator("org").admin("GET", "/admin/quarantine", None).await;
+        let kept = app.operator("org").ask_for_all("GET", "/admin/quarantine").await.expect("an answer");
         assert_eq!(kept["items"].as_array().map(Vec::len), Some(1), "{kept}");
         assert_eq!(kept["items"][0]["cause"], "invalid_signature", "{kept}");
         assert!(!kept.to_string().contains("x-hub-signature"), "no header is shown: {kept}");
-        let useless = app.operator("org").admin("POST", "/admin/quarantine/reverify", None).await;
+        let useless = app.operator("org").ask_for_all("POST", "/admin/quarantine/reverify").await.expect("an answer");
         assert_eq!((useless["accepted"].as_i64(), useless["rejected"].as_i64()), (Some(0), Some(1)), "{useless}");
 
         app.terminate().await;
         let secrets = format!("[\"{}\", \"the secret nobody told us about\"]", github.provider.secret);
         app.set("SIGNALBOX_PROVIDERS__GITHUB__WEBHOOK_SECRETS", &secrets);
         app.restart().await;
-        let mended = app.operator("org").admin("POST", "/admin/quarantine/reverify", None).await;
+        let mended = app.operator("org").ask_for_all("POST", "/admin/quarantine/reverify").await.expect("an answer");
         assert_eq!((mended["accepted"].as_i64(), mended["rejected"].as_i64()), (Some(1), Some(0)), "{mended}");
         sink.wait_for(1, SOON).await.expect("delivered at last");
-        let empty = app.operator("org").admin("GET", "/admin/quarantine", None).await;
+        let empty = app.operator("org").ask_for_all("GET", "/admin/quarantine").await.expect("an answer");
         assert_eq!(empty["items"], json!([]));
         app.finish().await;
     }
@@ -53,7 +53,7 @@ on_both! {
             let answer = app.send("POST", "/webhooks/github", &headers, format!("{{\"n\":{number}}}")).await;
             assert_eq!(answer.status, 401);
         }
-        let kept: Value = app.operator("org").admin("GET", "/admin/quarantine?limit=100", None).await;
+        let kept: Value = app.operator("org").ask_for_all("GET", "/admin/quarantine?limit=100").await.expect("an answer");
         assert_eq!(kept["items"].as_array().map(Vec::len), Some(5), "{kept}");
         app.finish().await;
     }

@@ -249,10 +249,18 @@ impl MendingHandle {
                     done.rejected += 1;
                     continue;
                 };
+                // It was counted as refused when it came; now it comes again.
+                self.pipeline.metrics.webhook_received(row.provider);
                 match self.pipeline.route_verified(verified, Instant::now()).await {
                     Ok(Receipt::Accepted { .. }) => done.accepted += 1,
                     Ok(Receipt::Duplicate { .. }) => done.duplicates += 1,
-                    Ok(Receipt::SetAside { .. }) | Err(_) => {
+                    Ok(Receipt::SetAside { .. }) => {
+                        self.pipeline.metrics.webhook_refused(row.provider, "set_aside");
+                        done.rejected += 1;
+                        continue;
+                    }
+                    Err(error) => {
+                        self.pipeline.metrics.webhook_refused(row.provider, error.code());
                         done.rejected += 1;
                         continue;
                     }

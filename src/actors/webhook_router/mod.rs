@@ -5,6 +5,7 @@
 //! webhook; a panic ends one webhook. **Must not know** HTTP or SQL.
 
 mod actor;
+mod control;
 mod mending;
 mod messages;
 mod pipeline;

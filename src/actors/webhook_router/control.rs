@@ -1,0 +1,101 @@
+//! Step 5 for control events: what a provider says about installations and resources changes state before the event is
+//! routed like any other.
+//!
+//! **Invariants**: state changes are idempotent and survive any order (`actors/installation/control.rs`); a crash
+//! between the change and the commit is mended by the provider's retry, which finds the change made.
+
+use super::{
+    Receipt, RouteError,
+    pipeline::{Found, Pipeline, Understood, unavailable},
+};
+use crate::{
+    actors::{AskError, installation::InstallationError},
+    model::{clock::EpochMs, ids::InstallationId, provider::ProviderSlug, routes::RouteTable},
+    providers::{ControlChange, Inbound},
+    store::StoreError,
+};
+
+impl Pipeline {
+    /// Step 5 for control events: state first, then routing. A redelivered control event changes nothing.
+    pub(super) async fn apply_control(&self, understood: &Understood) -> Result<Controlled, RouteError> {
+        let provider = understood.provider.slug();
+        let inbound = &understood.inbound;
+        let found = self.find_routes(provider, inbound).await?;
+        if inbound.control.is_empty() {
+            return Ok(Controlled::Routable(found));
+        }
+        if let Some(known) = self.store.find_event_by_delivery_id(provider, &inbound.delivery_id).await? {
+            self.metrics.webhook_duplicate(provider);
+            return Ok(Controlled::Duplicate(Receipt::Duplicate {
+                delivery_id: inbound.delivery_id.clone(),
+                event: known.id,
+            }));
+        }
+        self.release_transferred(provider, inbound, found.as_ref().map(|(table, _)| &table.installation)).await?;
+        let Some((table, matched_by)) = found else { return Ok(Controlled::Routable(None)) };
+        if concerns_former_grant(&table, inbound) {
+            return Ok(Controlled::Routable(Some((table, matched_by))));
+        }
+        self.change_state(&table.installation, inbound.control.clone(), inbound.control_at, provider).await?;
+        let fresh = self.directory.routes_by_id(&table.installation).await.map_err(unavailable)?;
+        Ok(Controlled::Routable(fresh.map(|table| (table, matched_by))))
+    }
+
+    async fn change_state(
+        &self,
+        installation: &InstallationId,
+        changes: Vec<ControlChange>,
+        at: Option<EpochMs>,
+        provider: ProviderSlug,
+    ) -> Result<(), RouteError> {
+        match self.directory.apply_control(installation, changes, at, provider).await {
+            Ok(_changed) => Ok(()),
+            // Two rows would claim one account (a transfer onto an account that is connected): the state stays, the
+            // event is kept, a person decides.
+            Err(AskError::Reply(InstallationError::Store(StoreError::NotUnique { .. }))) => {
+                tracing::error!(installation.id = %installation, "a control event collides with another connection");
+                Ok(())
+            }
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    /// A transfer is told by the receiving side (`providers.md` 1.6), while the resource is linked at the giving one:
+    /// every other installation that has it loses it.
+    async fn release_transferred(
+        &self,
+        provider: ProviderSlug,
+        inbound: &Inbound,
+        told_by: Option<&InstallationId>,
+    ) -> Result<(), RouteError> {
+        for change in &inbound.control {
+            let ControlChange::ResourcesRemoved { ids, reason: "transferred" } = change else { continue };
+            for id in ids {
+                for owner in self.store.find_installations_by_resource(provider, id).await? {
+                    if told_by != Some(&owner.id) {
+                        self.change_state(&owner.id, vec![change.clone()], inbound.control_at, provider).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether an ending names another grant of the same account than the one we hold: the account was connected anew
+/// since (Vercel: another configuration id, `providers.md` 2.3), and the old grant's end must not end the new one.
+fn concerns_former_grant(table: &RouteTable, inbound: &Inbound) -> bool {
+    inbound.control.contains(&ControlChange::InstallationRevoked)
+        && matches!(
+            (&table.alternate_external_id, &inbound.alternate_installation),
+            (Some(held), Some(named)) if held != named
+        )
+}
+
+/// What the control step found.
+pub(super) enum Controlled {
+    /// Go on with this installation.
+    Routable(Found),
+    /// It was stored before.
+    Duplicate(Receipt),
+}

@@ -1,0 +1,94 @@
+//! How the demo speaks: aligned lines, in colour only on a terminal.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
+
+use crate::sim::sink::{Received, SignatureVerdict};
+
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
+const RED: &str = "31";
+const DIM: &str = "2";
+const BOLD: &str = "1";
+
+/// Writes to standard output.
+pub(super) struct Teller {
+    colours: bool,
+}
+
+impl Teller {
+    /// In colour if standard output is a terminal.
+    pub fn on_stdout() -> Self {
+        Self { colours: io::stdout().is_terminal() }
+    }
+
+    /// A heading with an empty line above.
+    pub fn heading(&self, text: &str) {
+        Self::line(&format!("\n{}", self.paint(BOLD, text)));
+    }
+
+    /// A name and what there is to say of it.
+    pub fn fact(&self, name: &str, text: &str) {
+        Self::line(&format!("  {} {text}", self.paint(DIM, &format!("{name:<12}"))));
+    }
+
+    /// A webhook's answer.
+    pub fn webhook(&self, provider: &str, kind: &str, status: u16, word: &str, event_id: &str) {
+        let kind = kind.split_once(':').map_or(kind, |(_, kind)| kind);
+        let answer = format!("{status} {word}");
+        let colour = if status == 200 { GREEN } else { YELLOW };
+        Self::line(&format!(
+            "\n{} {:<7} {kind:<26} {} {}",
+            self.paint(BOLD, "webhook"),
+            provider,
+            self.paint(colour, &format!("{answer:<20}")),
+            self.paint(DIM, event_id),
+        ));
+    }
+
+    /// A try of a delivery, as the sink saw it.
+    pub fn attempt(&self, workspace: &str, received: &Received, after: Duration) {
+        let answered = received.answered.unwrap_or(0);
+        let (colour, word) = if answered < 300 { (GREEN, "delivered") } else { (YELLOW, "refused, retried") };
+        let signature = match received.signature {
+            SignatureVerdict::Valid => "signature valid",
+            SignatureVerdict::Invalid => "signature INVALID",
+            SignatureVerdict::NotChecked => "signature not checked",
+        };
+        self.branch(
+            workspace,
+            colour,
+            &format!("{answered} {word}"),
+            &format!("{signature}, {:.1} ms, {}", after.as_secs_f64() * 1000.0, received.webhook_id),
+        );
+    }
+
+    /// A workspace that does not get the event, and why.
+    pub fn passed_over(&self, workspace: &str, reason: &str) {
+        self.branch(workspace, DIM, reason, "");
+    }
+
+    /// Something that should not be.
+    pub fn wrong(&self, text: &str) {
+        Self::line(&format!("{} {text}", self.paint(RED, "wrong:")));
+    }
+
+    fn branch(&self, workspace: &str, colour: &str, word: &str, more: &str) {
+        let line =
+            format!("     └▸ {workspace:<9} {} {}", self.paint(colour, &format!("{word:<26}")), self.paint(DIM, more));
+        Self::line(line.trim_end());
+    }
+
+    fn paint(&self, colour: &str, text: &str) -> String {
+        if self.colours && !text.is_empty() { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn line(text: &str) {
+        // A closed pipe (`signalbox demo | head`) is no reason to stop delivering.
+        if let Err(error) = writeln!(io::stdout(), "{text}") {
+            tracing::debug!(%error, "nobody reads the demo");
+        }
+    }
+}

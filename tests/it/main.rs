@@ -1,0 +1,13 @@
+//! The whole gateway: the real binary as a child process, real HTTP on both sides, both databases.
+
+mod crash;
+mod deliveries;
+mod demo;
+mod event_keys;
+mod poison;
+mod quarantine;
+mod routing;
+mod secrets;
+mod simulators;
+mod support;
+mod webhooks;

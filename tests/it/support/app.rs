@@ -1,0 +1,326 @@
+//! The real binary as a child process.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    os::unix::process::ExitStatusExt,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use signalbox::{
+    model::clock::{Clock, EpochMs, SystemClock},
+    sim::{
+        self, Facts, SimulatedProvider,
+        client::{Answer, Client},
+        operator::Operator,
+    },
+};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use super::Backend;
+
+/// The bootstrap key of every test's gateway.
+const SERVICE_KEY: &str = "test-service-key-0123456789-abcdefghij";
+/// How long a start or an orderly stop may take before the test gives up on it.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What a test wants to be different.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Environment beside or instead of the usual: `("SIGNALBOX_DELIVERY__TIMEOUT_MS", "2000")`.
+    pub settings: Vec<(&'static str, String)>,
+}
+
+impl Options {
+    /// One more setting.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.settings.push((name, value.to_owned()));
+        self
+    }
+}
+
+/// A provider's installation that the gateway knows.
+#[derive(Debug, Clone)]
+pub struct Connected {
+    /// At which provider.
+    pub provider: &'static SimulatedProvider,
+    /// Which invented account.
+    pub account: u32,
+    /// The connection's id.
+    pub connection: String,
+}
+
+impl Connected {
+    /// Facts of a new event of this installation.
+    pub fn facts(&self, seed: u64, at: EpochMs) -> Facts {
+        self.provider.facts(self.account, seed, at)
+    }
+}
+
+/// A gateway under test. End every test with [`App::finish`].
+#[derive(Debug)]
+pub struct App {
+    backend: Backend,
+    directory: TempDir,
+    settings: Vec<(&'static str, String)>,
+    running: Option<Running>,
+    log: Arc<Mutex<Vec<String>>>,
+    /// How long the last start took, from the fork to the line that names the address.
+    pub last_start: Duration,
+    finished: bool,
+}
+
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl App {
+    /// Starts a gateway on a fresh database.
+    pub async fn start(backend: Backend, options: Options) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut app = Self {
+            backend,
+            directory,
+            settings: options.settings,
+            running: None,
+            log: Arc::default(),
+            last_start: Duration::ZERO,
+            finished: false,
+        };
+        app.launch().await;
+        app
+    }
+
+    async fn launch(&mut self) {
+        assert!(self.running.is_none(), "it runs already");
+        let started = Instant::now();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_signalbox"))
+            .arg("serve")
+            .current_dir(self.directory.path())
+            .env_clear()
+            .envs(self.environment())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let (found, address) = oneshot::channel();
+        let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+        self.collect(out, Some(found));
+        self.collect(err, None);
+        let address = tokio::time::timeout(PATIENCE, address).await;
+        let Ok(Ok(address)) = address else {
+            child.kill().expect("killable");
+            panic!("the gateway did not say where it listens:\n{}", self.log_text());
+        };
+        self.last_start = started.elapsed();
+        self.running = Some(Running { child, address });
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        let path = self.directory.path();
+        let usual = [
+            ("SIGNALBOX_SERVER__LISTEN", "127.0.0.1:0".to_owned()),
+            ("SIGNALBOX_SERVER__WORKERS", "2".to_owned()),
+            ("SIGNALBOX_DATABASE__URL", self.backend.url(path)),
+            ("SIGNALBOX_VAULT__KEY_FILE", path.join("signalbox.key").display().to_string()),
+            ("SIGNALBOX_AUTH__SERVICE_KEY", SERVICE_KEY.to_owned()),
+            ("SIGNALBOX_DELIVERY__ALLOW_PRIVATE_NETWORKS", "true".to_owned()),
+            ("SIGNALBOX_DELIVERY__RETRY_SCHEDULE_S", "1,2,2,5,5".to_owned()),
+        ];
+        let chosen = usual.into_iter().chain(self.settings.iter().cloned());
+        sim::gateway_settings()
+            .chain(chosen.map(|(name, value)| (name.to_owned(), value)))
+            .chain([("RUST_BACKTRACE".to_owned(), "1".to_owned())])
+            .collect()
+    }
+
+    /// Keeps what the process writes, and looks for the address in it.
+    fn collect(&self, stream: impl Read + Send + 'static, mut found: Option<oneshot::Sender<SocketAddr>>) {
+        let log = Arc::clone(&self.log);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                if let Some(address) = address_in(&line)
+                    && let Some(found) = found.take()
+                    && found.send(address).is_err()
+                {
+                    // Nobody waits for it any more; the line is in the log.
+                }
+                log.lock().expect("no panic while logging").push(line);
+            }
+        });
+    }
+
+    /// Everything the process has written so far, on both streams, over all its starts.
+    pub fn log_text(&self) -> String {
+        self.log.lock().expect("no panic while logging").join("\n")
+    }
+
+    fn running(&mut self) -> &mut Running {
+        self.running.as_mut().expect("the gateway was stopped; restart it first")
+    }
+
+    /// Where it listens; another port after every start.
+    pub fn address(&self) -> SocketAddr {
+        self.running.as_ref().expect("the gateway was stopped; restart it first").address
+    }
+
+    /// Kills the process with SIGKILL: no handler runs, nothing is flushed.
+    pub async fn kill(&mut self) {
+        self.running().child.kill().expect("killable");
+        let status = self.wait().await;
+        assert_eq!(status.signal(), Some(9), "it ended before it was killed: {status}\n{}", self.log_text());
+    }
+
+    /// Stops the process with SIGTERM and checks that it ends in order.
+    pub async fn terminate(&mut self) {
+        let pid = Pid::from_raw(i32::try_from(self.running().child.id()).expect("a pid"));
+        kill(pid, Signal::SIGTERM).expect("it takes signals");
+        let status = self.wait().await;
+        assert!(status.success(), "after SIGTERM it ended with {status}\n{}", self.log_text());
+    }
+
+    /// Starts the process again on the same database.
+    pub async fn restart(&mut self) {
+        self.launch().await;
+    }
+
+    async fn wait(&mut self) -> ExitStatus {
+        let mut running = self.running.take().expect("running");
+        let ended = tokio::task::spawn_blocking(move || {
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                if let Some(status) = running.child.try_wait().expect("a child of ours") {
+                    return Some(status);
+                }
+                if Instant::now() > deadline {
+                    running.child.kill().expect("killable");
+                    return None;
+                }
+                // There is no portable wait with a deadline.
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let status = ended.await.expect("no panic while waiting");
+        status.unwrap_or_else(|| panic!("it did not end within {PATIENCE:?}\n{}", self.log_text()))
+    }
+
+    /// A caller with the service key, for `org`. Make another one after a restart.
+    pub fn operator(&self, org: &str) -> Operator {
+        Operator::new(self.address(), SERVICE_KEY, org)
+    }
+
+    /// The service key itself, for tests that look for it or send it by hand.
+    pub fn service_key(&self) -> &'static str {
+        SERVICE_KEY
+    }
+
+    /// Changes a setting for the next start.
+    pub fn set(&mut self, name: &'static str, value: &str) {
+        self.settings.push((name, value.to_owned()));
+    }
+
+    /// A client without any key, as providers are.
+    pub fn outsider(&self) -> Client {
+        Client::new(self.address())
+    }
+
+    /// One request with any method, path, headers and body, on a connection of its own.
+    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        self.outsider().send(method, path, headers, body.into()).await.expect("an answer")
+    }
+
+    /// Adopts the invented account number `account` of a provider for `org`.
+    pub async fn connect(&self, org: &str, provider: &'static SimulatedProvider, account: u32) -> Connected {
+        let facts = provider.facts(account, 0, SystemClock.now());
+        let connection = self.operator(org).adopt(provider, &facts).await.expect("adopted");
+        assert!(connection.starts_with("in_"), "a connection's id: {connection}");
+        Connected { provider, account, connection }
+    }
+
+    /// Subscribes a workspace to the connection's resource, to `events` or the defaults; the integration's id.
+    pub async fn subscribe(&self, org: &str, workspace: &str, to: &Connected, events: Option<&[&str]>) -> String {
+        let facts = to.facts(0, SystemClock.now());
+        let integration = self.operator(org).subscribe(workspace, &to.connection, &facts, events).await;
+        integration.expect("subscribed")
+    }
+
+    /// Sends everything of the org (or of one of its workspaces) to `url`; the signing secret.
+    pub async fn set_destination(&self, org: &str, workspace: Option<&str>, url: &str) -> String {
+        let secret = self.operator(org).set_destination(workspace, url).await.expect("a destination");
+        assert!(secret.starts_with("whsec_"), "the secret is shown on creation");
+        secret
+    }
+
+    /// Posts a genuine event of that kind, now; its facts and the gateway's answer.
+    pub async fn post_event(&self, to: &Connected, kind: &str, seed: u64) -> (Facts, Answer) {
+        let facts = to.facts(seed, SystemClock.now());
+        let request = to.provider.event(kind, &facts, to.provider.secret.as_bytes()).expect("a known kind");
+        let answer = self.outsider().post_webhook(to.provider.slug, &request).await.expect("an answer");
+        (facts, answer)
+    }
+
+    /// Ends a test: the rows contradict each other nowhere, and the process stops in order.
+    pub async fn finish(mut self) {
+        self.check_invariants().await;
+        self.terminate().await;
+        self.finished = true;
+        std::mem::replace(&mut self.backend, Backend::Sqlite).remove().await;
+    }
+
+    /// Asks the gateway to check its own books.
+    pub async fn check_invariants(&self) {
+        let health = self.operator("anybody").call("GET", "/admin/health?deep=true", None).await.expect("an answer");
+        let found = find_member(&health.json(), "contradictions").cloned();
+        let Some(Value::Array(contradictions)) = found else {
+            panic!("the deep check shows no contradictions member: {}", String::from_utf8_lossy(&health.body));
+        };
+        assert!(contradictions.is_empty(), "the rows contradict each other: {contradictions:#?}");
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.child.kill().expect("killable");
+            running.child.wait().expect("a child of ours");
+        }
+        if std::thread::panicking() {
+            eprintln!("--- the gateway's log\n{}", self.log_text());
+        } else {
+            assert!(self.finished, "end the test with app.finish().await");
+        }
+    }
+}
+
+/// The address in `… listening on http://127.0.0.1:4110 …`.
+fn address_in(line: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once("listening on http://")?;
+    rest.split(|letter: char| !(letter.is_ascii_hexdigit() || matches!(letter, '.' | ':' | '[' | ']')))
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// The first member of that name, however deep.
+fn find_member<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
+    match value {
+        Value::Object(members) => {
+            members.get(name).or_else(|| members.values().find_map(|member| find_member(member, name)))
+        }
+        Value::Array(items) => items.iter().find_map(|item| find_member(item, name)),
+        _ => None,
+    }
+}

@@ -1,0 +1,50 @@
+//! The database under a test.
+
+use std::path::Path;
+
+use super::postgres;
+
+/// A database of this test alone.
+#[derive(Debug)]
+pub enum Backend {
+    /// A file in the test's directory.
+    Sqlite,
+    /// A database on a server that others use too.
+    Postgres(postgres::Database),
+}
+
+impl Backend {
+    /// A fresh SQLite file.
+    pub fn sqlite() -> Self {
+        Self::Sqlite
+    }
+
+    /// A fresh PostgreSQL database, or `None`, said aloud, on a machine without a server. With `REQUIRE_POSTGRES=1`
+    /// that is a failure.
+    pub async fn postgres() -> Option<Self> {
+        postgres::Database::create().await.map(Self::Postgres)
+    }
+
+    /// Removes the database, which nobody uses any more.
+    pub async fn remove(self) {
+        if let Self::Postgres(database) = self {
+            database.drop_it().await;
+        }
+    }
+
+    /// What `[database] url` must say.
+    pub fn url(&self, directory: &Path) -> String {
+        match self {
+            Self::Sqlite => format!("sqlite://{}", directory.join("signalbox.db").display()),
+            Self::Postgres(database) => database.url.clone(),
+        }
+    }
+
+    /// Its name, for what a test prints.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Sqlite => "SQLite",
+            Self::Postgres(_) => "PostgreSQL",
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! What every test of the whole gateway needs: a database, the binary running on it, somebody to call its API.
+//!
+//! Providers and receivers come from `signalbox::sim`. A test is written once with [`on_both!`] and runs on SQLite
+//! and on PostgreSQL.
+
+mod app;
+mod backend;
+#[path = "../../support/postgres.rs"]
+mod postgres;
+
+pub use app::{App, Connected, Options};
+pub use backend::Backend;
+
+/// Defines tests that run on both databases: `on_both! { async fn a_sentence(backend) { … } }`.
+macro_rules! on_both {
+    ($($(#[$meta:meta])* async fn $name:ident($backend:ident) $body:block)*) => {$(
+        $(#[$meta])*
+        mod $name {
+            use super::*;
+
+            async fn case($backend: $crate::support::Backend) $body
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                case($crate::support::Backend::sqlite()).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                if let Some(backend) = $crate::support::Backend::postgres().await {
+                    case(backend).await;
+                }
+            }
+        }
+    )*};
+}
+pub(crate) use on_both;

@@ -24,10 +24,7 @@ pub(crate) fn patience(acquire_timeout: Duration) -> Duration {
 
 /// Bounds an operation. One that is cut off is rolled back, or its commit was under way and its outcome is unknown:
 /// either way it may be tried again.
-pub(crate) async fn in_time<T>(
-    time: Duration,
-    operation: impl Future<Output = StoreResult<T>>,
-) -> StoreResult<T> {
+pub(crate) async fn in_time<T>(time: Duration, operation: impl Future<Output = StoreResult<T>>) -> StoreResult<T> {
     tokio::time::timeout(time, operation)
         .await
         .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {time:?}"))))

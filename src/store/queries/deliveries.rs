@@ -124,12 +124,7 @@ pub(crate) async fn readdress(
     Ok(readdressed)
 }
 
-pub(crate) async fn retry(
-    db: &mut Session<'_>,
-    id: &DeliveryId,
-    now: EpochMs,
-    entry: &LogEntry,
-) -> StoreResult<bool> {
+pub(crate) async fn retry(db: &mut Session<'_>, id: &DeliveryId, now: EpochMs, entry: &LogEntry) -> StoreResult<bool> {
     // The lock keeps retention from deleting the event under the delivery.
     const LOCK: &str = concat!(
         "SELECT e.id FROM gw_events e WHERE e.id = (SELECT d.event_id FROM gw_deliveries d WHERE d.id = $1)",

@@ -20,11 +20,8 @@ const RECEIVED_AHEAD_MS: i64 = 24 * 60 * 60 * 1000;
 
 const FIND: &str = concat!("SELECT ", event_columns!(), " FROM gw_events e WHERE e.id = $1");
 
-pub(super) const FIND_BY_DELIVERY_ID: &str = concat!(
-    "SELECT ",
-    event_columns!(),
-    " FROM gw_events e WHERE e.provider_delivery_id = $1 AND e.provider = $2"
-);
+pub(super) const FIND_BY_DELIVERY_ID: &str =
+    concat!("SELECT ", event_columns!(), " FROM gw_events e WHERE e.provider_delivery_id = $1 AND e.provider = $2");
 
 const FIND_WITH_DETAIL: &str =
     concat!("SELECT ", event_columns!(), ", e.headers, e.content_type, e.decision FROM gw_events e WHERE e.id = $1");
@@ -42,8 +39,7 @@ const LIST_UNROUTED: &str = concat!(
      AND e.external_id = $3 AND e.received_at >= $4 AND e.id > $5 ORDER BY 1 LIMIT $6"
 );
 
-pub(super) const LIST_HELD: &str =
-    "SELECT id FROM gw_events WHERE installation_id = $1 AND held ORDER BY id LIMIT $2";
+pub(super) const LIST_HELD: &str = "SELECT id FROM gw_events WHERE installation_id = $1 AND held ORDER BY id LIMIT $2";
 
 pub(crate) async fn list_page(
     db: &mut Session<'_>,
@@ -129,10 +125,7 @@ pub(crate) async fn find_detail(db: &mut Session<'_>, id: &EventId) -> StoreResu
     }))
 }
 
-pub(crate) async fn find_body(
-    db: &mut Session<'_>,
-    id: &EventId,
-) -> StoreResult<Option<(Option<String>, Bytes)>> {
+pub(crate) async fn find_body(db: &mut Session<'_>, id: &EventId) -> StoreResult<Option<(Option<String>, Bytes)>> {
     let found = query(FIND_BODY).bind(&*text(id.as_str())).fetch_optional(&mut *db.conn).await?;
     let Some(row) = found else { return Ok(None) };
     let mut fields = Fields::new(&row);
@@ -166,12 +159,10 @@ pub(crate) async fn list_held(
 }
 
 pub(crate) async fn release_held(db: &mut Session<'_>, events: &[EventId], now: EpochMs) -> StoreResult<u64> {
-    const RELEASE_EVENTS: &str =
-        concat!("UPDATE gw_events SET held = false WHERE held AND id", in_list!("$1"));
+    const RELEASE_EVENTS: &str = concat!("UPDATE gw_events SET held = false WHERE held AND id", in_list!("$1"));
     const RELEASE_DELIVERIES: &str = "UPDATE gw_deliveries SET status = 'pending', due_at = $2, \
          reason = CASE WHEN destination_id IS NULL THEN 'no_destination' END WHERE event_id = $1 AND status = 'held'";
-    let released =
-        query(RELEASE_EVENTS).bind(list(events.iter().map(EventId::as_str))).execute(&mut *db.conn).await?;
+    let released = query(RELEASE_EVENTS).bind(list(events.iter().map(EventId::as_str))).execute(&mut *db.conn).await?;
     // Claiming goes by due time: a millisecond each keeps the order given.
     for (event, age_ms) in events.iter().zip((0..i64::try_from(events.len()).unwrap_or(i64::MAX)).rev()) {
         let due_at = now.0.saturating_sub(age_ms);

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{Builder, Fields, Row, Session, count, list, page, query, rows_wanted, text};
 use crate::{
     model::ids::QuarantineId,
-    store::{Page, PageRequest, Quarantined, QuarantineBounds, StoreResult, known::KnownProviders},
+    store::{Page, PageRequest, QuarantineBounds, Quarantined, StoreResult, known::KnownProviders},
 };
 
 const COLUMNS: &str = "SELECT id, provider, cause, headers, body_sha256, attempts, received_at, last_at";
@@ -84,8 +84,7 @@ pub(crate) async fn list_kept(
     }
     sql.push(" ORDER BY id DESC LIMIT ").push_bind(rows_wanted(request));
     let rows = sql.build().fetch_all(&mut *db.conn).await?;
-    let items =
-        rows.iter().map(|row| webhook(row, db.known, false)).collect::<StoreResult<_>>()?;
+    let items = rows.iter().map(|row| webhook(row, db.known, false)).collect::<StoreResult<_>>()?;
     Ok(page(items, request, |webhook: &Quarantined| webhook.id.as_str()))
 }
 

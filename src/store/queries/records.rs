@@ -2,11 +2,7 @@
 
 use super::{Builder, Fields, Session, installations, log, notify, query, text};
 use crate::{
-    model::{
-        ids::InstallationId,
-        integration::Integration,
-        resource::Resource,
-    },
+    model::{ids::InstallationId, integration::Integration, resource::Resource},
     store::{Change, ChangeFn, InstallationRecord, StoreResult},
 };
 

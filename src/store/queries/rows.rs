@@ -102,9 +102,7 @@ impl Fields<'_> {
             status_reason: self.get()?,
             metadata: self.json("metadata")?,
             provider_account_info: match self.get::<Option<&str>>()? {
-                Some(json) => {
-                    Some(serde_json::from_str(json).map_err(|_| self.inconsistent("provider_account_info"))?)
-                }
+                Some(json) => Some(serde_json::from_str(json).map_err(|_| self.inconsistent("provider_account_info"))?),
                 None => None,
             },
             control_at: self.maybe_time()?,

@@ -121,7 +121,7 @@ impl Writer {
     /// Starts one task for each committer.
     pub(crate) fn start(
         committers: Vec<Arc<dyn Committer>>,
-        observer: Arc<dyn BatchObserver>,
+        observer: &Arc<dyn BatchObserver>,
         patience: Duration,
     ) -> Self {
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
@@ -131,7 +131,7 @@ impl Writer {
             .into_iter()
             .map(|committer| {
                 let requests = Arc::clone(&requests);
-                let task = CommitTask { committer, observer: Arc::clone(&observer) };
+                let task = CommitTask { committer, observer: Arc::clone(observer), patience };
                 tokio::spawn(task.run(requests, closing.subscribe()))
             })
             .collect();
@@ -179,6 +179,8 @@ impl Writer {
 struct CommitTask {
     committer: Arc<dyn Committer>,
     observer: Arc<dyn BatchObserver>,
+    /// How long one commit may take: a server that does not answer must not hold the task.
+    patience: Duration,
 }
 
 /// Why a part of a batch was not committed.
@@ -218,7 +220,9 @@ impl CommitTask {
                 }
                 Err(Failure::Poisoned(error)) if requests.len() == 1 => {
                     tracing::error!(error = %error, "a row cannot be stored");
-                    requests.into_iter().for_each(|request| request.refuse(StoreError::Driver(error.to_string())));
+                    for request in requests {
+                        request.refuse(StoreError::Driver(error.to_string()));
+                    }
                 }
                 Err(Failure::Poisoned(_)) => {
                     let second_half = requests.split_off(requests.len() / 2);
@@ -231,18 +235,23 @@ impl CommitTask {
 
     async fn commit(&self, requests: &[Request]) -> Result<Vec<Option<Accepted>>, Failure> {
         let mut batch = Batch::default();
-        requests.iter().for_each(|request| request.add_to(&mut batch));
+        for request in requests {
+            request.add_to(&mut batch);
+        }
         let mut tries = 0;
         loop {
             tries += 1;
             let started = Instant::now();
-            let error = match AssertUnwindSafe(self.committer.commit(&batch)).catch_unwind().await {
-                Ok(Ok(answers)) => {
+            let committing = AssertUnwindSafe(self.committer.commit(&batch)).catch_unwind();
+            let error = match tokio::time::timeout(self.patience, committing).await {
+                Ok(Ok(Ok(answers))) => {
                     self.observer.batch_committed(batch.events.len(), batch.attempts.len(), started.elapsed());
                     return Ok(answers);
                 }
-                Ok(Err(error)) => error,
-                Err(_) => return Err(Failure::Poisoned(StoreError::Driver("the writer panicked".into()))),
+                Ok(Ok(Err(error))) => error,
+                Ok(Err(_)) => return Err(Failure::Poisoned(StoreError::Driver("the writer panicked".into()))),
+                // It may have been committed. Whoever asks again is told `duplicate`.
+                Err(_) => return Err(Failure::Unavailable(StoreError::Unavailable("the commit was cut off".into()))),
             };
             // An idle connection that the server closed meanwhile shows only now; the next one is fresh.
             let again = (lost_the_connection(&error) && tries == 1) || (lost_a_race(&error) && tries < RACE_TRIES);
@@ -282,12 +291,11 @@ async fn next_batch(
         first = requests.recv() => Some(first?),
         _ = closed => None,
     };
-    let first = match first {
-        Some(first) => first,
-        None => {
-            requests.close();
-            requests.recv().await?
-        }
+    let first = if let Some(first) = first {
+        first
+    } else {
+        requests.close();
+        requests.recv().await?
     };
     let (mut rows, mut bytes) = (0, 0);
     let mut batch = Vec::new();

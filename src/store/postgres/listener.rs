@@ -76,24 +76,16 @@ async fn run(options: PgConnectOptions, first: PgListener, changes: mpsc::Sender
     let mut outbox = Outbox { changes, missed: false };
     let mut listener = Some(first);
     loop {
-        listener = match listener {
-            Some(listening) => {
-                read(listening, &mut outbox).await;
-                outbox.missed = true;
-                None
-            }
-            None => match listen(&options).await {
-                Ok(listening) => {
-                    // Listening again: what was said meanwhile is unknown.
-                    outbox.put(Change::Unknown);
-                    Some(listening)
-                }
-                Err(_) => {
-                    sleep(PAUSE).await;
-                    None
-                }
-            },
-        };
+        if let Some(listening) = listener.take() {
+            read(listening, &mut outbox).await;
+            outbox.missed = true;
+        } else if let Ok(listening) = listen(&options).await {
+            // Listening again: what was said meanwhile is unknown.
+            outbox.put(Change::Unknown);
+            listener = Some(listening);
+        } else {
+            sleep(PAUSE).await;
+        }
     }
 }
 

@@ -66,6 +66,7 @@ macro_rules! table_exists {
     };
 }
 
+#[expect(clippy::duplicate_mod, reason = "the queries are compiled once for each driver")]
 #[path = "../queries/mod.rs"]
 mod queries;
 
@@ -84,6 +85,8 @@ const COMMITTERS: u32 = 2;
 const STATEMENTS: usize = 256;
 /// A connection that was idle longer is asked whether it still lives before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+/// How long a connection may take to come back into its pool.
+const RELEASE_TIME: Duration = Duration::from_secs(2);
 
 /// The store on a PostgreSQL database.
 pub(crate) struct PostgresStore {
@@ -100,10 +103,14 @@ pub(crate) struct PostgresStore {
 impl PostgresStore {
     pub(crate) async fn open(options: &OpenOptions, observer: Arc<dyn BatchObserver>) -> StoreResult<Self> {
         let patience = patience(options.acquire_timeout);
-        in_time(patience, Self::connect(options, observer, patience)).await
+        in_time(patience, Self::connect(options, &observer, patience)).await
     }
 
-    async fn connect(options: &OpenOptions, observer: Arc<dyn BatchObserver>, patience: Duration) -> StoreResult<Self> {
+    async fn connect(
+        options: &OpenOptions,
+        observer: &Arc<dyn BatchObserver>,
+        patience: Duration,
+    ) -> StoreResult<Self> {
         let connect = PgConnectOptions::from_str(&options.url)?
             .application_name("signalbox")
             .statement_cache_capacity(STATEMENTS)
@@ -205,6 +212,16 @@ fn pool_options(options: &OpenOptions, connections: u32) -> PgPoolOptions {
                     connection.ping().await?;
                 }
                 Ok(true)
+            })
+        })
+        // The pool pings what comes back and would wait for ever if the server does not answer, as after an operation that
+        // was cut off for that very reason. Such a connection is dropped, so that another can take its place.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                match tokio::time::timeout(RELEASE_TIME, connection.ping()).await {
+                    Ok(answered) => answered.map(|()| true),
+                    Err(_) => Err(sqlx::Error::PoolTimedOut),
+                }
             })
         })
 }

@@ -71,23 +71,26 @@ async fn keep(options: PgConnectOptions, key: i64, connection: PgConnection, mut
             _ = &mut stopped => break,
             () = sleep(BEAT) => {}
         }
-        connection = match connection {
-            Some(mut held) => match timeout(BEAT_TIME, held.execute("SELECT 1")).await {
-                Ok(Ok(_)) => Some(held),
-                Ok(Err(_)) | Err(_) => {
-                    tracing::warn!("the presence lock's connection broke; taking it again");
-                    try_take(&options, key).await.unwrap_or_default()
-                }
-            },
-            // Refused while the server still believes in the old connection.
-            None => try_take(&options, key).await.unwrap_or_default(),
-        };
+        if let Some(held) = &mut connection {
+            if let Ok(Ok(_)) = timeout(BEAT_TIME, held.execute("SELECT 1")).await {
+                continue;
+            }
+            tracing::warn!("the presence lock's connection broke; taking it again");
+        }
+        // Refused while the server still believes in the old connection.
+        connection = try_take(&options, key).await.unwrap_or_default();
     }
     if let Some(connection) = connection
-        && let Ok(Err(error)) = timeout(BEAT_TIME, connection.close()).await
+        && let Ok(Err(error)) = timeout(BEAT_TIME, give_back(connection)).await
     {
-        tracing::debug!(error = %error, "the presence lock's connection did not close well");
+        tracing::debug!(error = %error, "the presence lock was not given back in form");
     }
+}
+
+/// Unlocks before it closes: the server notices a closed connection a little later than its client.
+async fn give_back(mut connection: PgConnection) -> Result<(), sqlx::Error> {
+    connection.execute("SELECT pg_advisory_unlock_all()").await?;
+    connection.close().await
 }
 
 /// `None` if somebody else holds the lock.

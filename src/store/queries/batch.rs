@@ -95,9 +95,9 @@ async fn find_replays(conn: &mut Conn, events: &[&PreparedEvent]) -> Result<Hash
              WHERE body_digest IN (",
         );
         let mut wanted = sql.separated(", ");
-        bucket.iter().for_each(|digest| {
+        for digest in bucket {
             wanted.push_bind(digest.as_slice());
-        });
+        }
         for row in sql.push(") GROUP BY provider, body_digest").build().fetch_all(&mut *conn).await? {
             let body = (row.try_get::<String, _>(0)?, row.try_get::<Vec<u8>, _>(1)?);
             seen.entry(body).or_default().extend([row.try_get(2)?, row.try_get(3)?]);

@@ -7,7 +7,11 @@
 mod checkpointer;
 mod file;
 
-use std::{str::FromStr as _, sync::Arc, time::Duration};
+use std::{
+    str::FromStr as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -63,6 +67,7 @@ macro_rules! table_exists {
     };
 }
 
+#[expect(clippy::duplicate_mod, reason = "the queries are compiled once for each driver")]
 #[path = "../queries/mod.rs"]
 mod queries;
 
@@ -91,8 +96,8 @@ pub(crate) struct SqliteStore {
     writer: Writer,
     patience: Duration,
     checkpointer: Option<Checkpointer>,
-    /// Held until the store is dropped; `None` for a process that only looks.
-    _serving: Option<ServingLock>,
+    /// Held until the store is closed or dropped; `None` for a process that only looks.
+    serving: Mutex<Option<ServingLock>>,
 }
 
 impl SqliteStore {
@@ -143,10 +148,10 @@ impl SqliteStore {
         let patience = patience(options.acquire_timeout);
         Ok(Self {
             known: KnownProviders::new(options.providers.clone()),
-            writer: Writer::start(vec![committer], observer, patience),
+            writer: Writer::start(vec![committer], &observer, patience),
             patience,
             checkpointer: options.serving.then(|| Checkpointer::start(connect)),
-            _serving: serving,
+            serving: Mutex::new(serving),
             writing,
             reading,
         })
@@ -198,6 +203,7 @@ impl SqliteStore {
         }
         self.reading.close().await;
         self.writing.close().await;
+        drop(self.serving.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
@@ -232,17 +238,65 @@ impl Committer for SqliteCommitter {
 }
 
 /// There are no other nodes to tell.
-#[expect(clippy::unused_async, reason = "the same call tells the other nodes on PostgreSQL")]
 async fn notify(_connection: &mut SqliteConnection, _change: &Change) -> StoreResult<()> {
     Ok(())
 }
 
 /// SQLite has no statement timeout to lift.
-#[expect(clippy::unused_async, reason = "the same call lifts the statement timeout on PostgreSQL")]
 async fn unhurried(_connection: &mut SqliteConnection) -> StoreResult<()> {
     Ok(())
 }
 
 pub(super) fn hot_statements() -> Vec<(&'static str, &'static str)> {
     queries::hot_statements()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{ids::LogId, log_entry::Actor},
+        store::NoObserver,
+    };
+
+    fn entry(id: &str, bytes: usize) -> LogEntry {
+        LogEntry {
+            id: LogId::from_raw(id),
+            org: None,
+            installation: None,
+            subject: None,
+            action: "test".into(),
+            from_state: None,
+            to_state: None,
+            reason: Some("x".repeat(bytes)),
+            actor: Actor::system(),
+            at: EpochMs(0),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_makes_the_store_unavailable_and_no_longer_than_it_is_full() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let options = OpenOptions {
+            url: format!("sqlite://{}", folder.path().join("signalbox.db").display()),
+            max_connections: 1,
+            acquire_timeout: Duration::from_secs(5),
+            providers: Vec::new(),
+            node: "node-a".into(),
+            serving: false,
+        };
+        let store = SqliteStore::open(&options, Arc::new(NoObserver)).await.expect("it opens");
+        store.migrate().await.expect("migrated");
+        for _ in 0..3 {
+            // SQLite treats its own page limit as it treats a full disk. The limit is the connection's, and a connection
+            // that met a full disk is not used again.
+            let mut connection = store.writing.acquire().await.expect("a writing connection");
+            sqlx::query("PRAGMA max_page_count = 1").execute(&mut *connection).await.expect("limited");
+            drop(connection);
+            let refused = store.append_log(&[entry("log_1", 1_000_000)]).await;
+            assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+            store.list_log(None, None, PageRequest { limit: 1, cursor: None }).await.expect("it can be read");
+        }
+        store.append_log(&[entry("log_1", 1_000_000)]).await.expect("it recovers by itself");
+    }
 }

@@ -1,0 +1,233 @@
+//! Claiming and leases.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use signalbox::{
+    model::{
+        clock::EpochMs,
+        delivery::DeliveryStatus,
+        ids::{DeliveryId, DestinationId},
+    },
+    store::{ClaimRequest, DueDestination},
+};
+
+use crate::fixtures::destination;
+
+store_suite! {
+    async fn a_claimed_delivery_comes_with_its_event_and_body_and_is_leased(store: TestStore) {
+        let event = store.with_delivery(store.event("d1"));
+        store.accept_event(event.clone()).await.expect("stored");
+        let claimed = store.claim("node-a").await;
+        assert_eq!(claimed.len(), 1);
+        let claimed = &claimed[0];
+        assert_eq!((&claimed.event, &claimed.body), (&event.event, &event.body));
+        assert_eq!(claimed.content_type, event.content_type);
+        let lease_until = EpochMs(store.now().0 + 30_000);
+        assert_eq!(claimed.delivery.lease_until, Some(lease_until));
+        assert_eq!(claimed.delivery.due_at, lease_until);
+        assert_eq!(store.delivery(&claimed.delivery.id).await, claimed.delivery, "committed before it is answered");
+        assert_eq!(store.claim("node-b").await.len(), 0, "leased to somebody else");
+        store.clock.advance(Duration::from_secs(30));
+        assert_eq!(store.claim("node-b").await.len(), 1, "the lease ended by itself");
+    }
+
+    async fn concurrent_claimers_never_get_the_same_delivery(store: TestStore) {
+        for number in 0..60 {
+            store.accept_one(&format!("d{number}")).await;
+        }
+        let claimers = (0..8).map(|claimer| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let mut mine = Vec::new();
+                loop {
+                    let request = ClaimRequest { first_tries: 5, ..store.claim_of(&format!("node-{claimer}")) };
+                    let claimed = store.claim_deliveries(&request).await.expect("claiming works");
+                    if claimed.is_empty() {
+                        return mine;
+                    }
+                    mine.extend(claimed.into_iter().map(|claimed| claimed.delivery.id));
+                }
+            })
+        });
+        let claimed = futures_util::future::join_all(claimers).await;
+        let claimed: Vec<DeliveryId> = claimed.into_iter().flat_map(|mine| mine.expect("no panic")).collect();
+        assert_eq!(claimed.iter().collect::<BTreeSet<_>>().len(), claimed.len(), "one was claimed twice");
+        // A claimer that found every row locked by others stops early; nothing is lost by that.
+        let left = store.claim("the last").await.len();
+        assert_eq!(claimed.len() + left, 60);
+    }
+
+    async fn first_tries_are_claimed_before_retries_and_each_within_its_limit(store: TestStore) {
+        for name in ["failed 1", "failed 2"] {
+            store.accept_one(name).await;
+        }
+        for claimed in store.claim("node-a").await {
+            let failed = store.attempt(&claimed.delivery.id, 1, "node-a", DeliveryStatus::Pending);
+            store.record_attempts(vec![failed]).await.expect("recorded");
+        }
+        store.clock.advance(Duration::from_secs(10));
+        for name in ["fresh 1", "fresh 2", "fresh 3"] {
+            store.accept_one(name).await;
+        }
+        let claim = async |first_tries, retries| {
+            let request = ClaimRequest { first_tries, retries, ..store.claim_of("node-a") };
+            let claimed = store.claim_deliveries(&request).await.expect("claiming works");
+            claimed.into_iter().map(|claimed| claimed.delivery.attempts).collect::<Vec<_>>()
+        };
+        assert_eq!(claim(0, 0).await, [0; 0]);
+        assert_eq!(claim(2, 1).await, [0, 0, 1]);
+        assert_eq!(claim(0, 5).await, [1]);
+        assert_eq!(claim(5, 0).await, [0]);
+    }
+
+    async fn only_what_is_due_to_that_destination_is_claimed(store: TestStore) {
+        let mut later = store.with_delivery(store.event("later"));
+        later.deliveries[0].delivery.due_at = EpochMs(store.now().0 + 1);
+        let mut elsewhere = store.with_delivery(store.event("elsewhere"));
+        elsewhere.deliveries[0].delivery.destination = Some(DestinationId::from_raw("dst_2"));
+        let mut nowhere = store.with_delivery(store.event("nowhere"));
+        nowhere.deliveries[0].delivery.destination = None;
+        nowhere.deliveries[0].delivery.reason = Some("no_destination".into());
+        for event in [later, elsewhere, nowhere] {
+            store.accept_event(event).await.expect("stored");
+        }
+        assert_eq!(store.claim("node-a").await.len(), 0);
+        let due = store.list_due_destinations(store.now(), None, 10).await.expect("read");
+        assert_eq!(due, [DueDestination { destination: DestinationId::from_raw("dst_2"), due_at: store.now() }]);
+    }
+
+    async fn destinations_with_something_due_are_listed_in_order_with_their_earliest_time(store: TestStore) {
+        let due_to = |destination: &str, due_at, attempts| {
+            let mut event = store.with_delivery(store.event(&format!("{destination} {due_at} {attempts}")));
+            let delivery = &mut event.deliveries[0].delivery;
+            delivery.destination = Some(DestinationId::from_raw(destination));
+            delivery.due_at = EpochMs(store.now().0 + due_at);
+            delivery.attempts = attempts;
+            event
+        };
+        store.contradicts_itself();
+        for event in [
+            due_to("dst_c", 0, 0), due_to("dst_c", -5, 1), due_to("dst_c", 9, 1),
+            due_to("dst_a", -1, 0), due_to("dst_a", -2, 0),
+            due_to("dst_b", 5, 0), due_to("dst_b", 6, 2),
+            due_to("dst_d", -3, 2),
+        ] {
+            store.accept_event(event).await.expect("stored");
+        }
+        let list = async |at: i64, after: Option<&str>, limit| {
+            let after = after.map(DestinationId::from_raw);
+            let due = store.list_due_destinations(EpochMs(store.now().0 + at), after.as_ref(), limit).await;
+            let due = due.expect("read").into_iter();
+            due.map(|due| (due.destination.as_str().to_owned(), due.due_at.0 - store.now().0)).collect::<Vec<_>>()
+        };
+        let all = [("dst_a".to_owned(), -2), ("dst_c".to_owned(), -5), ("dst_d".to_owned(), -3)];
+        assert_eq!(list(0, None, 10).await, all);
+        assert_eq!(list(0, None, 2).await, all[..2]);
+        assert_eq!(list(0, Some("dst_a"), 10).await, all[1..]);
+        assert_eq!(list(0, Some("dst_d"), 10).await, []);
+        assert_eq!(list(-4, None, 10).await, all[1..2]);
+        assert_eq!(list(5, None, 10).await.len(), 4);
+    }
+
+    async fn a_delivery_accepted_with_a_lease_is_its_nodes_until_the_lease_ends(store: TestStore) {
+        let mut event = store.with_delivery(store.event("d1"));
+        let lease_until = EpochMs(store.now().0 + 5_000);
+        event.deliveries[0].delivery.lease_until = Some(lease_until);
+        event.deliveries[0].delivery.due_at = lease_until;
+        event.deliveries[0].lease_owner = Some("node-a".into());
+        let id = event.deliveries[0].delivery.id.clone();
+        store.accept_event(event).await.expect("stored");
+        assert_eq!(store.claim("node-b").await.len(), 0);
+        assert_eq!(store.delivery(&id).await.lease_until, Some(lease_until));
+        store.clock.advance(Duration::from_secs(5));
+        assert_eq!(store.claim("node-b").await.len(), 1);
+    }
+
+    async fn leases_are_given_up_one_by_one_or_all_together_and_by_their_owner_only(store: TestStore) {
+        for number in 0..4 {
+            store.accept_one(&format!("d{number}")).await;
+        }
+        let claimed: Vec<_> = store.claim("node-a").await.into_iter().map(|claimed| claimed.delivery.id).collect();
+        let now = store.now();
+        assert_eq!(store.release_leases("node-b", None, now).await.expect("answered"), 0);
+        assert_eq!(store.release_leases("node-b", Some(&claimed), now).await.expect("answered"), 0);
+        assert_eq!(store.release_leases("node-a", Some(&claimed[..1]), now).await.expect("released"), 1);
+        let released = store.delivery(&claimed[0]).await;
+        assert_eq!((released.due_at, released.lease_until), (now, None));
+        assert_eq!(store.claim("node-b").await.len(), 1);
+        assert_eq!(store.release_leases("node-a", Some(&[]), now).await.expect("answered"), 0);
+        assert_eq!(store.release_leases("node-a", None, now).await.expect("released"), 3);
+        assert_eq!(store.claim("node-c").await.len(), 3);
+    }
+
+    async fn an_attempt_settles_its_delivery_and_gives_the_lease_back(store: TestStore) {
+        let delivery = store.accept_one("d1").await;
+        store.claim("node-a").await;
+        let failed = store.attempt(&delivery.id, 1, "node-a", DeliveryStatus::Pending);
+        store.record_attempts(vec![failed.clone()]).await.expect("recorded");
+        let read = store.delivery(&delivery.id).await;
+        assert_eq!((read.status, read.attempts), (DeliveryStatus::Pending, 1));
+        assert_eq!((read.due_at, read.lease_until), (failed.due_at, None));
+        assert_eq!(read.reason.as_deref(), Some("http_status"));
+
+        store.clock.advance(Duration::from_secs(10));
+        assert_eq!(store.claim("node-a").await.len(), 1);
+        let delivered = store.attempt(&delivery.id, 2, "node-a", DeliveryStatus::Delivered);
+        store.record_attempts(vec![delivered.clone()]).await.expect("recorded");
+        let read = store.delivery(&delivery.id).await;
+        assert_eq!((read.status, read.attempts, read.reason), (DeliveryStatus::Delivered, 2, None));
+        assert_eq!(read.finished_at, Some(store.now()));
+        // Written again, as after a lost answer: nothing changes.
+        store.record_attempts(vec![delivered.clone(), failed.clone()]).await.expect("recorded");
+        let detail = store.find_event_detail(&delivery.event).await.expect("read").expect("there");
+        assert_eq!(detail.deliveries[0].attempts, 2);
+        let mut attempts = vec![failed.attempt, delivered.attempt];
+        for attempt in &mut attempts {
+            attempt.response_body = Some("with a zero \u{fffd}".into());
+        }
+        assert_eq!(detail.attempts, attempts);
+        store.record_attempts(vec![]).await.expect("nothing to record");
+    }
+
+    async fn an_attempt_of_a_node_that_lost_its_lease_is_recorded_and_changes_nothing(store: TestStore) {
+        let delivery = store.accept_one("d1").await;
+        store.claim("node-a").await;
+        store.clock.advance(Duration::from_secs(31));
+        assert_eq!(store.claim("node-b").await.len(), 1, "taken over");
+        let late = store.attempt(&delivery.id, 1, "node-a", DeliveryStatus::Dead);
+        store.record_attempts(vec![late]).await.expect("recorded");
+        let read = store.delivery(&delivery.id).await;
+        assert_eq!((read.status, read.attempts), (DeliveryStatus::Pending, 0));
+        assert!(read.lease_until.is_some(), "still node-b's");
+        let detail = store.find_event_detail(&delivery.event).await.expect("read").expect("there");
+        assert_eq!(detail.attempts.len(), 1);
+        let delivered = store.attempt(&delivery.id, 1, "node-b", DeliveryStatus::Delivered);
+        store.record_attempts(vec![delivered]).await.expect("recorded");
+        assert_eq!(store.delivery(&delivery.id).await.status, DeliveryStatus::Delivered);
+    }
+
+    async fn an_attempt_whose_lease_was_given_up_meanwhile_still_counts(store: TestStore) {
+        let delivery = store.accept_one("d1").await;
+        store.claim("node-a").await;
+        store.release_leases("node-a", None, store.now()).await.expect("released");
+        let delivered = store.attempt(&delivery.id, 1, "node-a", DeliveryStatus::Delivered);
+        store.record_attempts(vec![delivered]).await.expect("recorded");
+        assert_eq!(store.delivery(&delivery.id).await.status, DeliveryStatus::Delivered);
+        assert_eq!(store.claim("node-b").await.len(), 0);
+    }
+
+    async fn many_attempts_are_recorded_at_once(store: TestStore) {
+        for number in 0..90 {
+            store.accept_one(&format!("d{number}")).await;
+        }
+        let claimed = store.claim("node-a").await;
+        let records = claimed
+            .iter()
+            .map(|claimed| store.attempt(&claimed.delivery.id, 1, "node-a", DeliveryStatus::Delivered))
+            .collect();
+        store.record_attempts(records).await.expect("recorded");
+        assert_eq!(store.take_census().await.expect("counted").deliveries.get("delivered"), Some(&90));
+        assert_eq!(store.list_due_destinations(EpochMs(i64::MAX), None, 5).await.expect("read"), []);
+        assert_eq!(claimed[0].delivery.destination, Some(destination()));
+    }
+}

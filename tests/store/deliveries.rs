@@ -1,0 +1,110 @@
+//! Deliveries mended: retried, readdressed.
+
+use std::time::Duration;
+
+use signalbox::model::{
+    clock::EpochMs,
+    delivery::DeliveryStatus,
+    destination::DestinationScope,
+    ids::{DeliveryId, DestinationId, OrgId},
+};
+
+use crate::fixtures::{org, page};
+
+store_suite! {
+    async fn a_dead_delivery_is_made_pending_again_with_its_attempts_counted_from_zero(store: TestStore) {
+        let delivery = store.accept_one("d1").await;
+        store.let_everything_die().await;
+        assert_eq!(store.delivery(&delivery.id).await.status, DeliveryStatus::Dead);
+        store.clock.advance(Duration::from_secs(1));
+        let entry = store.entry("delivery.retried");
+        assert!(store.retry_delivery(&delivery.id, store.now(), &entry).await.expect("answered"));
+        let read = store.delivery(&delivery.id).await;
+        assert_eq!((read.status, read.attempts, read.due_at), (DeliveryStatus::Pending, 0, store.now()));
+        assert_eq!((read.reason, read.finished_at), (None, None));
+        assert_eq!(store.list_log(None, None, page(10)).await.expect("read").items, [entry]);
+        assert_eq!(store.claim("node-a").await.len(), 1, "as a first try");
+    }
+
+    async fn a_delivery_in_flight_or_delivered_is_not_retried(store: TestStore) {
+        let delivery = store.accept_one("d1").await;
+        let retry = async || {
+            store.retry_delivery(&delivery.id, store.now(), &store.entry("delivery.retried")).await.expect("answered")
+        };
+        assert!(retry().await, "pending and waiting: due now");
+        store.claim("node-a").await;
+        assert!(!retry().await, "in flight");
+        store.clock.advance(Duration::from_secs(31));
+        assert!(retry().await, "its lease has ended");
+        store.claim("node-a").await;
+        let delivered = store.attempt(&delivery.id, 1, "node-a", DeliveryStatus::Delivered);
+        store.record_attempts(vec![delivered]).await.expect("recorded");
+        assert!(!retry().await, "delivered");
+        let nothing = DeliveryId::from_raw("dlv_none");
+        assert!(!store.retry_delivery(&nothing, store.now(), &store.entry("x")).await.expect("answered"));
+        assert_eq!(store.list_log(None, None, page(10)).await.expect("read").items.len(), 2, "only what happened");
+    }
+
+    async fn waiting_deliveries_go_to_the_narrowest_destination_there_is(store: TestStore) {
+        let mut event = store.with_delivery(store.event("d1"));
+        event.deliveries[0].delivery.destination = None;
+        event.deliveries[0].delivery.reason = Some("no_destination".into());
+        let id = event.deliveries[0].delivery.id.clone();
+        store.accept_event(event).await.expect("stored");
+        let fallback = DestinationId::configured_default();
+        store.clock.advance(Duration::from_secs(1));
+
+        let readdress = async |org: Option<&OrgId>, fallback: Option<&DestinationId>| {
+            store.readdress_deliveries(org, fallback, store.now()).await.expect("readdressed")
+        };
+        assert_eq!(readdress(Some(&org()), None).await, 0, "nowhere to go yet");
+        assert_eq!(readdress(None, Some(&fallback)).await, 1);
+        let read = store.delivery(&id).await;
+        assert_eq!((read.destination, read.reason, read.due_at), (Some(fallback.clone()), None, store.now()));
+
+        for (scope, scope_id) in [
+            (DestinationScope::Org, "org_1"),
+            (DestinationScope::Workspace, "ws_1"),
+            (DestinationScope::Integration, "int_1"),
+        ] {
+            let destination = store.destination_for(scope, scope_id);
+            store.save_destination(&destination, &store.entry("x")).await.expect("saved");
+            assert_eq!(readdress(None, Some(&fallback)).await, 0, "only those without one");
+            assert_eq!(readdress(Some(&OrgId::from_raw("org_2")), None).await, 0, "another org's");
+            assert_eq!(readdress(Some(&org()), Some(&fallback)).await, 1);
+            assert_eq!(readdress(Some(&org()), Some(&fallback)).await, 0, "nothing left to do");
+            assert_eq!(store.delivery(&id).await.destination, Some(destination.id));
+        }
+    }
+
+    async fn readdressing_keeps_a_retrys_schedule_and_a_lease(store: TestStore) {
+        let delivery = store.accept_one("d1").await;
+        let leased = store.claim("node-a").await.remove(0).delivery;
+        let destination = store.destination_for(DestinationScope::Org, "org_1");
+        store.save_destination(&destination, &store.entry("x")).await.expect("saved");
+        store.readdress_deliveries(Some(&org()), None, store.now()).await.expect("readdressed");
+        let read = store.delivery(&delivery.id).await;
+        assert_eq!((read.destination, read.lease_until), (Some(destination.id.clone()), leased.lease_until));
+        let failed = store.attempt(&delivery.id, 1, "node-a", DeliveryStatus::Pending);
+        store.record_attempts(vec![failed.clone()]).await.expect("recorded");
+
+        assert!(store.delete_destination(&destination.id, &store.entry("x")).await.expect("deleted"));
+        store.readdress_deliveries(Some(&org()), None, EpochMs(1)).await.expect("readdressed");
+        let read = store.delivery(&delivery.id).await;
+        assert_eq!((read.destination, read.due_at), (None, failed.due_at));
+        assert_eq!(read.reason.as_deref(), Some("no_destination"));
+    }
+
+    async fn held_deliveries_are_readdressed_too(store: TestStore) {
+        let mut event = store.with_delivery(store.event("d1"));
+        event.event.held = true;
+        event.deliveries[0].delivery.status = DeliveryStatus::Held;
+        event.deliveries[0].delivery.destination = None;
+        let id = event.deliveries[0].delivery.id.clone();
+        store.accept_event(event).await.expect("stored");
+        let fallback = DestinationId::configured_default();
+        assert_eq!(store.readdress_deliveries(None, Some(&fallback), store.now()).await.expect("readdressed"), 1);
+        let read = store.delivery(&id).await;
+        assert_eq!((read.status, read.destination), (DeliveryStatus::Held, Some(fallback)));
+    }
+}

@@ -1,0 +1,323 @@
+//! Events: stored, found, listed, held, rerouted.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use signalbox::{
+    model::{
+        clock::EpochMs,
+        delivery::DeliveryStatus,
+        event::EventOutcome,
+        ids::{EventId, InstallationId, OrgId},
+        provider::{ExternalId, ProviderDeliveryId},
+    },
+    store::{Accepted, EventFilter, NewDelivery, PageRequest, Rerouting, UnroutedFilter},
+};
+
+use crate::{
+    GITHUB, LINEAR, START, TestStore,
+    fixtures::{org, page},
+};
+
+fn unrouted(mut event: signalbox::store::NewEvent) -> signalbox::store::NewEvent {
+    event.event.outcome = EventOutcome::Unrouted;
+    event.event.installation = None;
+    event.event.org = None;
+    event
+}
+
+async fn held(store: &TestStore, delivery_id: &str) -> EventId {
+    let mut event = store.with_delivery(store.event(delivery_id));
+    event.event.held = true;
+    event.deliveries[0].delivery.status = DeliveryStatus::Held;
+    let id = event.event.id.clone();
+    store.accept_event(event).await.expect("stored");
+    id
+}
+
+store_suite! {
+    async fn an_event_is_read_back_as_it_was_written(store: TestStore) {
+        let event = store.with_delivery(store.event("d1"));
+        let accepted = store.accept_event(event.clone()).await.expect("stored");
+        assert_eq!(accepted, Accepted::New { possible_replay: false });
+        let id = &event.event.id;
+        assert_eq!(store.find_event(id).await.expect("read").as_ref(), Some(&event.event));
+        let delivery_id = ProviderDeliveryId::new("d1");
+        let found = store.find_event_by_delivery_id(GITHUB, &delivery_id).await.expect("read");
+        assert_eq!(found.as_ref(), Some(&event.event));
+        assert_eq!(store.find_event_by_delivery_id(LINEAR, &delivery_id).await.expect("read"), None);
+        let detail = store.find_event_detail(id).await.expect("read").expect("there");
+        assert_eq!(detail.event, event.event);
+        assert_eq!((detail.headers, detail.content_type, detail.decision), (
+            event.headers.clone(), event.content_type.clone(), event.decision.clone()
+        ));
+        assert_eq!(detail.deliveries, vec![event.deliveries[0].delivery.clone()]);
+        assert_eq!(detail.attempts, vec![]);
+        let (content_type, body) = store.find_event_body(id).await.expect("read").expect("there");
+        assert_eq!((content_type, body), (event.content_type, event.body));
+        let nothing = EventId::from_raw("evt_none");
+        assert_eq!(store.find_event(&nothing).await.expect("read"), None);
+        assert!(store.find_event_detail(&nothing).await.expect("read").is_none());
+        assert_eq!(store.find_event_body(&nothing).await.expect("read"), None);
+    }
+
+    async fn every_body_is_kept_byte_for_byte(store: TestStore) {
+        let noise: Bytes = (0..300_000).map(|_| rand::random::<u8>()).collect();
+        let bodies = [
+            Bytes::new(),
+            Bytes::from_static(b"{\"n\":1e400,\"s\":\"\\ud800\\u0000\"}"),
+            Bytes::from_static(b"\xff\xfe\x00"),
+            Bytes::from("x".repeat(2_000_000)),
+            noise,
+        ];
+        for (number, body) in bodies.into_iter().enumerate() {
+            let mut event = store.event(&format!("d{number}"));
+            event.event.outcome = EventOutcome::Ignored;
+            event.body = body.clone();
+            let id = event.event.id.clone();
+            store.accept_event(event).await.expect("stored");
+            assert_eq!(store.find_event_body(&id).await.expect("read").expect("there").1, body);
+        }
+    }
+
+    async fn words_that_the_database_cannot_hold_are_stored_and_found_all_the_same(store: TestStore) {
+        let mut event = unrouted(store.event("with\u{0}zero"));
+        event.event.wire_type = "a\u{0}b".into();
+        event.event.external_id = Some(ExternalId::new("\u{0}"));
+        event.headers = "{\"a\":\"\u{0}\"}".into();
+        store.accept_event(event.clone()).await.expect("stored");
+        let id = ProviderDeliveryId::new("with\u{0}zero");
+        assert!(store.find_event_by_delivery_id(GITHUB, &id).await.expect("read").is_some());
+        let mut again = event.clone();
+        again.event.id = store.ids.event();
+        let accepted = store.accept_event(again).await.expect("stored");
+        assert_eq!(accepted, Accepted::Duplicate { of: event.event.id });
+    }
+
+    async fn a_duplicate_is_answered_with_the_first_event_and_writes_nothing(store: TestStore) {
+        let first = store.with_delivery(store.event("d1"));
+        store.accept_event(first.clone()).await.expect("stored");
+        let accepted = store.accept_event(store.with_delivery(store.event("d1"))).await.expect("answered");
+        assert_eq!(accepted, Accepted::Duplicate { of: first.event.id.clone() });
+        let mut elsewhere = store.with_delivery(store.event("d1"));
+        elsewhere.event.provider = LINEAR;
+        let accepted = store.accept_event(elsewhere).await.expect("answered");
+        assert_eq!(accepted, Accepted::New { possible_replay: false }, "ids of two providers do not collide");
+        let census = store.take_census().await.expect("counted");
+        assert_eq!(census.events.get("routed"), Some(&2));
+        assert_eq!(census.deliveries.get("pending"), Some(&2));
+    }
+
+    async fn an_event_that_is_written_again_is_no_duplicate_of_itself(store: TestStore) {
+        // The writer does this when an answer is lost with the connection.
+        let event = store.with_delivery(store.event("d1"));
+        store.accept_event(event.clone()).await.expect("stored");
+        let accepted = store.accept_event(event).await.expect("answered");
+        assert_eq!(accepted, Accepted::New { possible_replay: false });
+        assert_eq!(store.take_census().await.expect("counted").deliveries.get("pending"), Some(&1));
+    }
+
+    async fn a_body_seen_under_another_id_is_flagged_or_dropped_as_asked(store: TestStore) {
+        let with_digest = |delivery_id: &str, digest: u8, drop| {
+            let mut event = store.with_delivery(store.event(delivery_id));
+            event.body_digest = Some([digest; 16]);
+            event.drop_possible_replay = drop;
+            event
+        };
+        let accept = async |event: signalbox::store::NewEvent| {
+            let id = event.event.id.clone();
+            let accepted = store.accept_event(event).await.expect("answered");
+            (accepted, store.find_event_detail(&id).await.expect("read"))
+        };
+        let (accepted, _) = accept(with_digest("d1", 1, false)).await;
+        assert_eq!(accepted, Accepted::New { possible_replay: false });
+        let (accepted, detail) = accept(with_digest("d2", 1, false)).await;
+        assert_eq!(accepted, Accepted::New { possible_replay: true });
+        let detail = detail.expect("stored");
+        assert!(detail.event.possible_replay && detail.event.outcome == EventOutcome::Routed);
+        assert_eq!(detail.deliveries.len(), 1, "flagged and delivered");
+
+        let (accepted, detail) = accept(with_digest("d3", 1, true)).await;
+        assert_eq!(accepted, Accepted::New { possible_replay: true });
+        let detail = detail.expect("stored");
+        assert_eq!(detail.event.outcome, EventOutcome::Filtered);
+        assert_eq!(detail.event.reason.as_deref(), Some("possible_replay"));
+        assert_eq!(detail.deliveries, vec![]);
+
+        let (accepted, _) = accept(with_digest("d4", 2, true)).await;
+        assert_eq!(accepted, Accepted::New { possible_replay: false }, "another body");
+        let (accepted, _) = accept(with_digest("d1", 1, true)).await;
+        assert!(matches!(accepted, Accepted::Duplicate { .. }), "a duplicate is no replay");
+        let mut elsewhere = with_digest("d5", 1, false);
+        elsewhere.event.provider = LINEAR;
+        assert_eq!(accept(elsewhere).await.0, Accepted::New { possible_replay: false }, "another provider");
+    }
+
+    async fn replays_within_one_batch_are_noticed(store: TestStore) {
+        let copies = (0..20).map(|number| {
+            let mut event = store.with_delivery(store.event(&format!("d{number}")));
+            event.body_digest = Some([7; 16]);
+            let store = store.clone();
+            async move { store.accept_event(event).await.expect("stored") }
+        });
+        let answers = futures_util::future::join_all(copies).await;
+        let first_seen = answers.iter().filter(|answer| **answer == Accepted::New { possible_replay: false }).count();
+        // Two committers on PostgreSQL may each hold a first copy at the same moment.
+        assert!((1..=2).contains(&first_seen), "{answers:?}");
+    }
+
+    async fn events_are_listed_newest_first_under_every_filter(store: TestStore) {
+        let mut ids = Vec::new();
+        for number in 0..6 {
+            store.clock.advance(Duration::from_secs(1));
+            let mut event = store.event(&format!("d{number}"));
+            event.event.outcome = if number % 2 == 0 { EventOutcome::Ignored } else { EventOutcome::Filtered };
+            ids.push(event.event.id.clone());
+            store.accept_event(event).await.expect("stored");
+        }
+        let list = async |filter: EventFilter| {
+            let page = store.list_events(&filter, page(100)).await.expect("read");
+            page.items.into_iter().map(|event| event.id).collect::<Vec<_>>()
+        };
+        let newest_first: Vec<_> = ids.iter().rev().cloned().collect();
+        assert_eq!(list(EventFilter::default()).await, newest_first);
+        let only = EventFilter {
+            org: Some(org()),
+            provider: Some("github".into()),
+            installation: Some(InstallationId::from_raw("in_1")),
+            outcome: Some(EventOutcome::Filtered),
+            key: Some("github:push".into()),
+            held: Some(false),
+            ..EventFilter::default()
+        };
+        assert_eq!(list(only.clone()).await, [ids[5].clone(), ids[3].clone(), ids[1].clone()]);
+        let window = EventFilter {
+            since: Some(EpochMs(START.0 + 2_000)),
+            until: Some(EpochMs(START.0 + 4_000)),
+            ..EventFilter::default()
+        };
+        assert_eq!(list(window).await, [ids[2].clone(), ids[1].clone()]);
+        let one = EventFilter { provider_delivery_id: Some("d4".into()), ..EventFilter::default() };
+        assert_eq!(list(one).await, [ids[4].clone()]);
+        for nothing in [
+            EventFilter { org: Some(OrgId::from_raw("org_2")), ..only.clone() },
+            EventFilter { provider: Some("linear".into()), ..only.clone() },
+            EventFilter { key: Some("github:fork".into()), ..only.clone() },
+            EventFilter { held: Some(true), ..only.clone() },
+            EventFilter { installation: Some(InstallationId::from_raw("in_2")), ..only },
+        ] {
+            assert_eq!(list(nothing).await, []);
+        }
+        let filter = EventFilter::default();
+        let first = store.list_events(&filter, page(4)).await.expect("read");
+        let request = PageRequest { limit: 4, cursor: first.next_cursor.as_deref() };
+        let second = store.list_events(&filter, request).await.expect("read");
+        let both: Vec<_> = first.items.into_iter().chain(second.items).map(|event| event.id).collect();
+        assert_eq!((both, second.next_cursor), (newest_first, None));
+        let after = store.list_events_after(Some(&org()), &ids[2], 2).await.expect("read");
+        assert_eq!(after.into_iter().map(|event| event.id).collect::<Vec<_>>(), [ids[3].clone(), ids[4].clone()]);
+        assert_eq!(store.list_events_after(None, &ids[5], 10).await.expect("read"), vec![]);
+    }
+
+    async fn an_event_that_claims_an_older_time_is_listed_by_that_time(store: TestStore) {
+        let mut event = store.event("d1");
+        event.event.outcome = EventOutcome::Ignored;
+        event.event.received_at = EpochMs(START.0 - 90 * 86_400_000);
+        store.accept_event(event).await.expect("stored");
+        let since = EventFilter { since: Some(START), ..EventFilter::default() };
+        assert_eq!(store.list_events(&since, page(10)).await.expect("read").items, vec![]);
+        let until = EventFilter { until: Some(START), ..EventFilter::default() };
+        assert_eq!(store.list_events(&until, page(10)).await.expect("read").items.len(), 1);
+    }
+
+    async fn unrouted_events_are_found_by_their_installation_or_by_the_account_they_named(store: TestStore) {
+        let mut named = unrouted(store.event("named"));
+        named.event.external_id = Some(ExternalId::new("4711"));
+        store.clock.advance(Duration::from_millis(1));
+        let mut known = unrouted(store.event("known"));
+        known.event.installation = Some(InstallationId::from_raw("in_1"));
+        known.event.external_id = None;
+        let mut stranger = unrouted(store.event("stranger"));
+        stranger.event.external_id = Some(ExternalId::new("4712"));
+        let mut of_another = unrouted(store.event("of another installation"));
+        of_another.event.installation = Some(InstallationId::from_raw("in_2"));
+        let mut settled = store.event("settled");
+        settled.event.outcome = EventOutcome::Filtered;
+        for event in [&named, &known, &stranger, &of_another, &settled] {
+            store.accept_event(event.clone()).await.expect("stored");
+        }
+        let filter = UnroutedFilter {
+            provider: GITHUB,
+            installation: InstallationId::from_raw("in_1"),
+            external_id: ExternalId::new("4711"),
+            since: START,
+            after: None,
+            limit: 10,
+        };
+        let list = async |filter: UnroutedFilter| {
+            let events = store.list_unrouted(&filter).await.expect("read");
+            events.into_iter().map(|event| event.provider_delivery_id.as_str().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(list(filter.clone()).await, ["named", "known"]);
+        assert_eq!(list(UnroutedFilter { limit: 1, ..filter.clone() }).await, ["named"]);
+        assert_eq!(list(UnroutedFilter { after: Some(named.event.id.clone()), ..filter.clone() }).await, ["known"]);
+        assert_eq!(list(UnroutedFilter { since: EpochMs(START.0 + 1), ..filter.clone() }).await, ["known"]);
+        assert_eq!(list(UnroutedFilter { provider: LINEAR, ..filter }).await, Vec::<String>::new());
+    }
+
+    async fn an_unrouted_event_is_rerouted_and_a_routed_one_stays_routed(store: TestStore) {
+        let event = unrouted(store.event("d1"));
+        let id = event.event.id.clone();
+        store.accept_event(event.clone()).await.expect("stored");
+        let rerouting = Rerouting {
+            event: id.clone(),
+            installation: Some((InstallationId::from_raw("in_9"), org())),
+            outcome: EventOutcome::Routed,
+            reason: None,
+            decision: Some("{\"rerouted\":true}".into()),
+            deliveries: vec![NewDelivery { delivery: store.delivery_of(&event.event), lease_owner: None }],
+        };
+        store.reroute_event(rerouting.clone()).await.expect("rerouted");
+        let detail = store.find_event_detail(&id).await.expect("read").expect("there");
+        assert_eq!(detail.event.outcome, EventOutcome::Routed);
+        assert_eq!(detail.event.installation, Some(InstallationId::from_raw("in_9")));
+        assert_eq!(detail.event.org, Some(org()));
+        assert_eq!((detail.decision.as_str(), detail.deliveries.len()), ("{\"rerouted\":true}", 1));
+
+        let lowering = Rerouting {
+            outcome: EventOutcome::Filtered,
+            reason: Some("event_not_allowed".into()),
+            decision: None,
+            deliveries: vec![],
+            ..rerouting.clone()
+        };
+        store.reroute_event(lowering).await.expect("answered");
+        let read = store.find_event(&id).await.expect("read").expect("there");
+        assert_eq!((read.outcome, read.reason), (EventOutcome::Routed, None));
+
+        let gone = Rerouting { event: EventId::from_raw("evt_none"), ..rerouting };
+        store.reroute_event(gone).await.expect("nothing happens");
+        assert_eq!(store.take_census().await.expect("counted").deliveries.get("pending"), Some(&1));
+    }
+
+    async fn held_events_are_let_go_in_the_order_given(store: TestStore) {
+        let mut ids = Vec::new();
+        for number in 0..3 {
+            store.clock.advance(Duration::from_millis(10));
+            ids.push(held(&store, &format!("d{number}")).await);
+        }
+        assert_eq!(store.claim("node-a").await.len(), 0, "held deliveries are not claimed");
+        let installation = InstallationId::from_raw("in_1");
+        assert_eq!(store.list_held(&installation, 10).await.expect("read"), ids);
+        assert_eq!(store.list_held(&installation, 2).await.expect("read"), ids[..2]);
+
+        store.clock.advance(Duration::from_secs(1));
+        let given = [ids[2].clone(), ids[0].clone(), EventId::from_raw("evt_none")];
+        assert_eq!(store.release_held(&given, store.now()).await.expect("released"), 2);
+        assert_eq!(store.release_held(&given, store.now()).await.expect("released"), 0);
+        let claimed: Vec<_> = store.claim("node-a").await.into_iter().map(|claimed| claimed.event.id).collect();
+        assert_eq!(claimed, [ids[2].clone(), ids[0].clone()]);
+        assert_eq!(store.list_held(&installation, 10).await.expect("read"), [ids[1].clone()]);
+        assert!(!store.find_event(&ids[0]).await.expect("read").expect("there").held);
+    }
+}

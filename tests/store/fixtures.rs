@@ -1,0 +1,249 @@
+//! Rows for cases: valid ones, of which a case changes what it is about.
+
+use bytes::Bytes;
+use serde_json::{Map, json};
+use signalbox::{
+    model::{
+        clock::EpochMs,
+        delivery::{Attempt, Delivery, DeliveryStatus},
+        destination::{Destination, DestinationScope},
+        event::{Event, EventKey, EventOutcome},
+        ids::{DeliveryId, DestinationId, InstallationId, IntegrationId, OrgId, ResourceId, WorkspaceId},
+        installation::{Installation, InstallationStatus},
+        integration::{Integration, IntegrationStatus},
+        log_entry::{Actor, LogEntry},
+        provider::{ExternalId, ProviderDeliveryId, ProviderResourceId},
+        resource::{Resource, ResourceStatus},
+    },
+    store::{AttemptRecord, ClaimRequest, ClaimedDelivery, NewDelivery, NewEvent},
+};
+
+use crate::{GITHUB, START, TestStore};
+
+pub fn org() -> OrgId {
+    OrgId::from_raw("org_1")
+}
+
+pub fn destination() -> DestinationId {
+    DestinationId::from_raw("dst_1")
+}
+
+pub fn page(limit: u32) -> signalbox::store::PageRequest<'static> {
+    signalbox::store::PageRequest { limit, cursor: None }
+}
+
+impl TestStore {
+    pub fn now(&self) -> EpochMs {
+        signalbox::model::clock::Clock::now(&self.clock)
+    }
+
+    pub fn entry(&self, action: &str) -> LogEntry {
+        LogEntry {
+            id: self.ids.log(),
+            org: Some(org()),
+            installation: None,
+            subject: None,
+            action: action.into(),
+            from_state: None,
+            to_state: None,
+            reason: None,
+            actor: Actor::system(),
+            at: self.now(),
+        }
+    }
+
+    pub fn installation(&self, external_id: &str) -> Installation {
+        Installation {
+            id: self.ids.installation(),
+            provider: GITHUB,
+            external_id: ExternalId::new(external_id),
+            alternate_external_id: None,
+            account_login: Some("harborworks".into()),
+            org: org(),
+            connected_by: "user_1".into(),
+            status: InstallationStatus::Active,
+            status_reason: None,
+            metadata: Map::from_iter([("scopes".to_owned(), json!(["read"]))]),
+            provider_account_info: Some(json!({"login": "harborworks", "text": "\u{0}"})),
+            control_at: None,
+            last_event_at: None,
+            created_at: self.now(),
+            updated_at: self.now(),
+        }
+    }
+
+    pub async fn insert_installation_of(&self, external_id: &str) -> Installation {
+        let installation = self.installation(external_id);
+        self.insert_installation(&installation, &self.entry("installation.created")).await.expect("it is inserted");
+        installation
+    }
+
+    pub fn resource(&self, installation: &InstallationId, provider_resource_id: &str) -> Resource {
+        Resource {
+            id: self.ids.resource(),
+            installation: installation.clone(),
+            provider_resource_id: ProviderResourceId::new(provider_resource_id),
+            kind: "repository".into(),
+            slug: None,
+            name: Some("harborworks/tide-clock".into()),
+            attrs: Map::from_iter([("isPrivate".to_owned(), json!(true))]),
+            status: ResourceStatus::Active,
+            status_reason: None,
+            control_at: None,
+            created_at: self.now(),
+            updated_at: self.now(),
+        }
+    }
+
+    pub fn integration(&self, resource: &Resource, workspace: &str) -> Integration {
+        Integration {
+            id: self.ids.integration(),
+            org: org(),
+            workspace: WorkspaceId::from_raw(workspace),
+            provider: GITHUB,
+            installation: resource.installation.clone(),
+            resource: resource.id.clone(),
+            source_config: Map::from_iter([("sync".to_owned(), json!({"events": ["github:push"]}))]),
+            status: IntegrationStatus::Active,
+            status_reason: None,
+            last_event_at: None,
+            created_at: self.now(),
+            updated_at: self.now(),
+        }
+    }
+
+    /// A routed event without deliveries: add some with [`Self::with_delivery`], or change its outcome.
+    pub fn event(&self, provider_delivery_id: &str) -> NewEvent {
+        NewEvent {
+            event: Event {
+                id: self.ids.event(),
+                provider: GITHUB,
+                provider_delivery_id: ProviderDeliveryId::new(provider_delivery_id),
+                wire_type: "push".into(),
+                key: Some(EventKey::new("github:push")),
+                installation: Some(InstallationId::from_raw("in_1")),
+                org: Some(org()),
+                external_id: Some(ExternalId::new("4711")),
+                resources: vec![ProviderResourceId::new("r1"), ProviderResourceId::new("r2")],
+                outcome: EventOutcome::Routed,
+                reason: None,
+                possible_replay: false,
+                held: false,
+                received_at: self.now(),
+                correlation_id: "corr-1".into(),
+            },
+            headers: r#"{"x-github-event":"push"}"#.into(),
+            content_type: Some("application/json".into()),
+            body: Bytes::from(format!("{{\"delivery\":\"{provider_delivery_id}\",\"s\":\"\\ud800\"}}").repeat(20)),
+            body_digest: None,
+            decision: r#"{"integrations":[]}"#.into(),
+            deliveries: Vec::new(),
+            drop_possible_replay: false,
+        }
+    }
+
+    pub fn delivery_of(&self, event: &Event) -> Delivery {
+        Delivery {
+            id: self.ids.delivery(),
+            event: event.id.clone(),
+            integration: IntegrationId::from_raw("int_1"),
+            resource: ResourceId::from_raw("res_1"),
+            workspace: WorkspaceId::from_raw("ws_1"),
+            org: org(),
+            destination: Some(destination()),
+            status: DeliveryStatus::Pending,
+            reason: None,
+            attempts: 0,
+            due_at: self.now(),
+            lease_until: None,
+            replay: false,
+            created_at: self.now(),
+            finished_at: None,
+        }
+    }
+
+    /// Adds a delivery that is due now.
+    pub fn with_delivery(&self, mut event: NewEvent) -> NewEvent {
+        let delivery = self.delivery_of(&event.event);
+        event.deliveries.push(NewDelivery { delivery, lease_owner: None });
+        event
+    }
+
+    /// Stores a routed event with one delivery that is due now; answers the delivery.
+    pub async fn accept_one(&self, provider_delivery_id: &str) -> Delivery {
+        let event = self.with_delivery(self.event(provider_delivery_id));
+        let delivery = event.deliveries[0].delivery.clone();
+        self.accept_event(event).await.expect("it is stored");
+        delivery
+    }
+
+    pub fn claim_of(&self, owner: &str) -> ClaimRequest {
+        ClaimRequest {
+            destination: destination(),
+            owner: owner.into(),
+            now: self.now(),
+            lease_until: EpochMs(self.now().0 + 30_000),
+            first_tries: 100,
+            retries: 100,
+        }
+    }
+
+    pub async fn claim(&self, owner: &str) -> Vec<ClaimedDelivery> {
+        self.claim_deliveries(&self.claim_of(owner)).await.expect("claiming works")
+    }
+
+    /// An attempt of a delivery that is over now, with the state it leads to.
+    pub fn attempt(&self, delivery: &DeliveryId, number: u32, owner: &str, status: DeliveryStatus) -> AttemptRecord {
+        let result = if status == DeliveryStatus::Delivered { "delivered" } else { "http_status" };
+        let finished = matches!(status, DeliveryStatus::Delivered | DeliveryStatus::Dead);
+        AttemptRecord {
+            attempt: Attempt {
+                id: self.ids.attempt(),
+                delivery: delivery.clone(),
+                number,
+                started_at: self.now(),
+                duration_ms: 12,
+                result: result.into(),
+                status_code: Some(if status == DeliveryStatus::Delivered { 204 } else { 500 }),
+                error: None,
+                response_body: Some("with a zero \u{0}".into()),
+            },
+            owner: owner.into(),
+            status,
+            reason: (status != DeliveryStatus::Delivered).then(|| "http_status".into()),
+            due_at: EpochMs(self.now().0 + 5_000),
+            finished_at: finished.then(|| self.now()),
+        }
+    }
+
+    /// Claims everything and lets it die.
+    pub async fn let_everything_die(&self) {
+        for claimed in self.claim("node-a").await {
+            let number = claimed.delivery.attempts + 1;
+            let record = self.attempt(&claimed.delivery.id, number, "node-a", DeliveryStatus::Dead);
+            self.record_attempts(vec![record]).await.expect("it is recorded");
+        }
+    }
+
+    pub fn destination_for(&self, scope: DestinationScope, scope_id: &str) -> Destination {
+        Destination {
+            id: self.ids.destination(),
+            org: org(),
+            scope,
+            scope_id: scope_id.into(),
+            url: "https://sink.example/hooks".into(),
+            headers_sealed: Some("sealed headers".into()),
+            secret_sealed: "sealed secret".into(),
+            previous_secret_sealed: None,
+            previous_until: None,
+            disabled_reason: None,
+            failing_since: None,
+            created_at: START,
+            updated_at: self.now(),
+        }
+    }
+
+    pub async fn delivery(&self, id: &DeliveryId) -> Delivery {
+        self.find_delivery(id).await.expect("it is read").expect("it is there").0
+    }
+}

@@ -1,0 +1,280 @@
+//! Several nodes on one PostgreSQL.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use signalbox::{
+    model::{
+        destination::DestinationScope,
+        ids::{InstallationId, OrgId},
+    },
+    store::{self, ApiKey, Change, NoObserver, OpenOptions, SharedStore, StoreError},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, UnixStream},
+    sync::watch,
+    time::timeout,
+};
+
+use crate::{
+    START, TestStore, fixtures::org, on_postgres, on_sqlite, options, postgres_connection, release_until_some_are,
+};
+
+async fn next(node: &SharedStore) -> Change {
+    timeout(Duration::from_secs(20), node.next_change()).await.expect("a change arrives")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_on_one_node_is_told_to_the_others() {
+    on_postgres(async |store: TestStore| {
+        let other = store.open_beside("node-b").await.expect("it opens");
+        let installation = store.insert_installation_of("4711").await;
+        assert_eq!(next(&other).await, Change::Installation(installation.id.clone()));
+        store.change_installation(&installation.id, Box::new(|_| false)).await.expect("answered");
+        store.change_installation(&installation.id, Box::new(|_| true)).await.expect("changed");
+        assert_eq!(next(&other).await, Change::Installation(installation.id), "told once: one change said no");
+        let destination = store.destination_for(DestinationScope::Org, "org_1");
+        store.save_destination(&destination, &store.entry("x")).await.expect("saved");
+        assert_eq!(next(&other).await, Change::Destinations(org()));
+        store.delete_destination(&destination.id, &store.entry("x")).await.expect("deleted");
+        assert_eq!(next(&other).await, Change::Destinations(org()));
+        let key = ApiKey {
+            id: store.ids.key(),
+            name: "k".into(),
+            hash: [1; 32],
+            prefix: "sbx".into(),
+            org: Some(OrgId::from_raw("org_1")),
+            can_write: false,
+            created_at: START,
+            last_used_at: None,
+            revoked_at: None,
+        };
+        store.insert_key(&key, &store.entry("x")).await.expect("inserted");
+        assert_eq!(next(&other).await, Change::Keys);
+        other.close().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_stream_of_changes_says_that_anything_may_have_changed() {
+    on_postgres(async |store: TestStore| {
+        let mut admin = postgres_connection(&store.url).await;
+        sqlx::query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = current_database() AND query LIKE 'LISTEN%'",
+        )
+        .execute(&mut admin)
+        .await
+        .expect("an administrator may");
+        assert_eq!(next(&store.store).await, Change::Unknown);
+        let installation = store.insert_installation_of("4711").await;
+        assert_eq!(next(&store.store).await, Change::Installation(installation.id));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_changes_elsewhere_on_sqlite() {
+    on_sqlite(async |store: TestStore| {
+        store.insert_installation_of("4711").await;
+        let waited = timeout(Duration::from_millis(50), store.next_change()).await;
+        assert!(waited.is_err(), "{waited:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_leases_of_nodes_that_are_gone_are_taken_over() {
+    on_postgres(async |store: TestStore| {
+        let other = store.open_beside("node-b").await.expect("it opens");
+        let delivery = store.accept_one("d1").await;
+        assert_eq!(other.claim_deliveries(&store.claim_of("node-b")).await.expect("claimed").len(), 1);
+        let release = async || store.release_leases_of_the_gone("node-a", store.now()).await.expect("answered");
+        // The server judges nobody before it has settled: only then does this say something.
+        let settled = "SELECT pg_postmaster_start_time() < now() - interval '5 seconds'";
+        let mut admin = postgres_connection(&store.url).await;
+        while !sqlx::query_scalar::<_, bool>(settled).fetch_one(&mut admin).await.expect("answered") {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(release().await, 0, "node-b is at work");
+        other.close().await;
+        assert_eq!(release_until_some_are(&store.store, "node-a", store.now()).await, 1, "node-b is gone");
+        assert_eq!(store.delivery(&delivery.id).await.lease_until, None);
+        assert_eq!(store.claim("node-a").await.len(), 1);
+        assert_eq!(release().await, 0, "one's own leases are not a stranger's");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_connection_broke_takes_its_presence_again() {
+    on_postgres(async |store: TestStore| {
+        let mut admin = postgres_connection(&store.url).await;
+        let holders = "SELECT COUNT(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
+                       WHERE l.locktype = 'advisory' AND l.granted AND d.datname = current_database()";
+        let held = async |admin: &mut sqlx::PgConnection| {
+            sqlx::query_scalar::<_, i64>(holders).fetch_one(admin).await.expect("counted")
+        };
+        assert_eq!(held(&mut admin).await, 1);
+        sqlx::query(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        )
+        .execute(&mut admin)
+        .await
+        .expect("an administrator may");
+        timeout(Duration::from_secs(20), async {
+            while held(&mut admin).await == 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("the lock is taken again");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_of_one_name_are_refused() {
+    on_postgres(async |store: TestStore| {
+        let refused = store.open_beside("node-a").await.map(|_| ());
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_recovers_by_itself_when_the_server_drops_every_connection() {
+    on_postgres(async |store: TestStore| {
+        store.accept_one("before").await;
+        let mut admin = postgres_connection(&store.url).await;
+        sqlx::query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        .execute(&mut admin)
+        .await
+        .expect("an administrator may");
+        timeout(Duration::from_secs(20), async {
+            let event = store.with_delivery(store.event("after"));
+            while let Err(error) = store.accept_event(event.clone()).await {
+                assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+            }
+            while let Err(error) = store.find_installation(&InstallationId::from_raw("in_1")).await {
+                assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+            }
+        })
+        .await
+        .expect("it recovers");
+        assert_eq!(store.take_census().await.expect("counted").events.get("routed"), Some(&2));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_table_makes_the_store_unavailable_and_no_longer_than_it_is_locked() {
+    on_postgres(async |store: TestStore| {
+        let mut admin = postgres_connection(&store.url).await;
+        let mut lock = sqlx::Connection::begin(&mut admin).await.expect("a transaction");
+        sqlx::query("LOCK TABLE gw_events IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.expect("locked");
+        let event = store.with_delivery(store.event("d1"));
+        let refused = store.accept_event(event.clone()).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+        let refused = store.find_event(&event.event.id).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+        lock.rollback().await.expect("unlocked");
+        store.accept_event(event).await.expect("stored");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stops_answering_makes_the_store_unavailable_and_no_longer_than_that() {
+    on_postgres(async |store: TestStore| {
+        let wire = Wire::to(&store.url).await;
+        let impatient = OpenOptions { acquire_timeout: Duration::from_millis(300), ..options(&wire.url, "node-b") };
+        let node = store::open(impatient, Arc::new(NoObserver)).await.expect("it opens");
+        node.ping().await.expect("it answers");
+        wire.pause();
+        let event = store.with_delivery(store.event("d1"));
+        let (accepted, found) = tokio::join!(node.accept_event(event.clone()), node.find_event(&event.event.id));
+        assert!(matches!(accepted, Err(StoreError::Unavailable(_))), "{accepted:?}");
+        assert!(matches!(found, Err(StoreError::Unavailable(_))), "{found:?}");
+        wire.resume();
+        timeout(Duration::from_secs(30), async {
+            while let Err(error) = node.accept_event(event.clone()).await {
+                assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+            }
+        })
+        .await
+        .expect("it recovers by itself");
+        assert!(store.find_event(&event.event.id).await.expect("read").is_some());
+        node.close().await;
+    })
+    .await;
+}
+
+/// A wire to the server that can be paused: what is sent through it then goes nowhere, and nothing is closed.
+struct Wire {
+    url: String,
+    open: watch::Sender<bool>,
+}
+
+impl Wire {
+    async fn to(server: &str) -> Self {
+        let mut url = url::Url::parse(server).expect("a URL");
+        let options: sqlx::postgres::PgConnectOptions = server.parse().expect("a PostgreSQL URL");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let (open, opened) = watch::channel(true);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (from_client, to_client) = client.into_split();
+                if let Some(socket) = options.get_socket().cloned().or_else(|| folder_of_sockets(&options)) {
+                    let socket = socket.join(format!(".s.PGSQL.{}", options.get_port()));
+                    let server = UnixStream::connect(socket).await.expect("the server's socket");
+                    let (from_server, to_server) = server.into_split();
+                    tokio::spawn(carry(from_client, to_server, opened.clone()));
+                    tokio::spawn(carry(from_server, to_client, opened.clone()));
+                } else {
+                    let address = (options.get_host(), options.get_port());
+                    let (from_server, to_server) = TcpStream::connect(address).await.expect("the server").into_split();
+                    tokio::spawn(carry(from_client, to_server, opened.clone()));
+                    tokio::spawn(carry(from_server, to_client, opened.clone()));
+                }
+            }
+        });
+        url.set_query(Some("sslmode=disable"));
+        url.set_host(Some("127.0.0.1")).expect("it has a host");
+        url.set_port(Some(port)).expect("it has a port");
+        Self { url: url.into(), open }
+    }
+
+    fn pause(&self) {
+        self.open.send_replace(false);
+    }
+
+    fn resume(&self) {
+        self.open.send_replace(true);
+    }
+}
+
+fn folder_of_sockets(options: &sqlx::postgres::PgConnectOptions) -> Option<PathBuf> {
+    options.get_host().starts_with('/').then(|| PathBuf::from(options.get_host()))
+}
+
+async fn carry(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut open: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let mut bytes = vec![0; 64 * 1024];
+    loop {
+        let read = from.read(&mut bytes).await?;
+        if open.wait_for(|open| *open).await.is_err() || read == 0 {
+            return Ok(());
+        }
+        to.write_all(&bytes[..read]).await?;
+    }
+}

@@ -1,0 +1,50 @@
+//! The planner is asked: every statement that routes, claims or is paid for by every webhook uses an index.
+
+use signalbox::store::hot_statements;
+use sqlx::{AssertSqlSafe, Row as _};
+
+use crate::{TestStore, on_postgres, on_sqlite, postgres_connection, sqlite_connection};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_hot_statement_scans_a_table_on_sqlite() {
+    on_sqlite(async |store: TestStore| {
+        let mut connection = sqlite_connection(&store.url).await;
+        for (name, sql) in hot_statements("sqlite") {
+            let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+            let plan = sqlx::raw_sql(explain).fetch_all(&mut connection).await.expect(name);
+            let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+            let uses_indexes = steps.iter().any(|step| step.starts_with("SEARCH"));
+            // Small things made by the statement itself are scanned: lists of ids, and what a recursion found.
+            let scans_a_table = steps.iter().any(|step| {
+                step.starts_with("SCAN") && !["json_each", "waiting", "CONSTANT ROW"].iter().any(|ok| step.contains(ok))
+            });
+            assert!(uses_indexes && !scans_a_table, "{name}: {steps:#?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_hot_statement_needs_to_scan_a_table_on_postgres() {
+    on_postgres(async |store: TestStore| {
+        let mut connection = postgres_connection(&store.url).await;
+        // The tables are empty, and the planner would rightly scan them. Without that way out, a scan means that there is
+        // no index that serves.
+        sqlx::raw_sql("SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan")
+            .execute(&mut connection)
+            .await
+            .expect("settings");
+        for (name, sql) in hot_statements("postgres") {
+            let parameters = (1..=9).filter(|number| sql.contains(&format!("${number}"))).count();
+            let prepare = AssertSqlSafe(format!("DEALLOCATE ALL; PREPARE hot AS {sql}"));
+            sqlx::raw_sql(prepare).execute(&mut connection).await.expect(name);
+            let explain = AssertSqlSafe(format!("EXPLAIN EXECUTE hot({})", vec!["NULL"; parameters].join(", ")));
+            let plan = sqlx::raw_sql(explain).fetch_all(&mut connection).await.expect(name);
+            let steps: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
+            let uses_indexes = steps.iter().any(|step| step.contains("Index") || step.contains("Bitmap"));
+            let scans_a_table = steps.iter().any(|step| step.contains("Seq Scan"));
+            assert!(uses_indexes && !scans_a_table, "{name}: {steps:#?}");
+        }
+    })
+    .await;
+}

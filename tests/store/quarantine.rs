@@ -1,0 +1,89 @@
+//! The quarantine and its bounds.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use signalbox::{
+    model::ids::QuarantineId,
+    store::{PageRequest, QuarantineBounds, Quarantined},
+};
+
+use crate::{GITHUB, LINEAR, TestStore, fixtures::page};
+
+const WIDE: QuarantineBounds = QuarantineBounds { max_count: 100, max_bytes: 1_000_000 };
+
+fn webhook(store: &TestStore, body: &str) -> Quarantined {
+    store.clock.advance(Duration::from_millis(1));
+    Quarantined {
+        id: store.ids.quarantine(),
+        provider: GITHUB,
+        cause: "invalid_signature".into(),
+        headers: r#"[["x-hub-signature-256","sha256=00"]]"#.into(),
+        body: Bytes::copy_from_slice(body.as_bytes()),
+        body_sha256: format!("digest of {body}"),
+        attempts: 1,
+        received_at: store.now(),
+        last_at: store.now(),
+    }
+}
+
+store_suite! {
+    async fn a_quarantined_webhook_is_listed_without_and_read_with_its_body(store: TestStore) {
+        let first = webhook(&store, "first");
+        let second = Quarantined { provider: LINEAR, ..webhook(&store, "second") };
+        for webhook in [&first, &second] {
+            assert_eq!(store.quarantine(webhook, WIDE).await.expect("kept"), 1);
+        }
+        let listed = store.list_quarantined(None, page(10)).await.expect("read");
+        let bodiless = |webhook: &Quarantined| Quarantined { body: Bytes::new(), ..webhook.clone() };
+        assert_eq!(listed.items, [bodiless(&second), bodiless(&first)]);
+        let listed = store.list_quarantined(Some("github"), page(10)).await.expect("read");
+        assert_eq!(listed.items, [bodiless(&first)]);
+        let newest = store.list_quarantined(None, page(1)).await.expect("read");
+        let request = PageRequest { limit: 1, cursor: newest.next_cursor.as_deref() };
+        assert_eq!(store.list_quarantined(None, request).await.expect("read").items, [bodiless(&first)]);
+
+        let bodies = store.list_quarantined_bodies(None, None, 10).await.expect("read");
+        assert_eq!(bodies, [first.clone(), second.clone()]);
+        let bodies = store.list_quarantined_bodies(None, Some(&first.id), 10).await.expect("read");
+        assert_eq!(bodies, std::slice::from_ref(&second));
+        let bodies = store.list_quarantined_bodies(Some("github"), None, 10).await.expect("read");
+        assert_eq!(bodies, std::slice::from_ref(&first));
+
+        let doomed = [first.id, QuarantineId::from_raw("qtn_none")];
+        assert_eq!(store.delete_quarantined(&doomed).await.expect("deleted"), 1);
+        assert_eq!(store.delete_quarantined(&[]).await.expect("answered"), 0);
+        assert_eq!(store.list_quarantined_bodies(None, None, 10).await.expect("read"), [second]);
+    }
+
+    async fn the_same_body_for_the_same_cause_is_counted_and_its_newest_headers_are_kept(store: TestStore) {
+        let first = webhook(&store, "same");
+        let again = Quarantined { headers: r#"[["linear-timestamp","2"]]"#.into(), ..webhook(&store, "same") };
+        let other_cause = Quarantined { cause: "stale_timestamp".into(), ..webhook(&store, "same") };
+        assert_eq!(store.quarantine(&first, WIDE).await.expect("kept"), 1);
+        assert_eq!(store.quarantine(&again, WIDE).await.expect("counted"), 2);
+        assert_eq!(store.quarantine(&again, WIDE).await.expect("counted"), 3);
+        assert_eq!(store.quarantine(&other_cause, WIDE).await.expect("kept"), 1);
+        let kept = store.list_quarantined_bodies(None, None, 10).await.expect("read");
+        let merged = Quarantined { attempts: 3, last_at: again.last_at, headers: again.headers, ..first };
+        assert_eq!(kept, [merged, other_cause]);
+    }
+
+    async fn the_oldest_make_room_when_a_bound_is_reached(store: TestStore) {
+        let bounds = QuarantineBounds { max_count: 3, max_bytes: 1_000 };
+        for number in 0..5 {
+            store.quarantine(&webhook(&store, &format!("{number}")), bounds).await.expect("kept");
+        }
+        let bodies = async || {
+            let kept = store.list_quarantined_bodies(None, None, 10).await.expect("read").into_iter();
+            kept.map(|webhook| String::from_utf8_lossy(&webhook.body).into_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(bodies().await, ["2", "3", "4"]);
+        let long = "x".repeat(999);
+        store.quarantine(&webhook(&store, &long), bounds).await.expect("kept");
+        assert_eq!(bodies().await, ["4", &long]);
+        let too_long = "x".repeat(1_001);
+        assert_eq!(store.quarantine(&webhook(&store, &too_long), bounds).await.expect("answered"), 1);
+        assert_eq!(bodies().await, ["4", &long], "what cannot fit pushes nobody out");
+    }
+}

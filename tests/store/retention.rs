@@ -1,0 +1,107 @@
+//! Retention.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use signalbox::{
+    model::{clock::EpochMs, delivery::DeliveryStatus, event::EventOutcome, ids::EventId},
+    store::{Deleted, QuarantineBounds, Quarantined, RetentionCutoffs},
+};
+
+use crate::{GITHUB, START, TestStore};
+
+const NEVER: EpochMs = EpochMs(0);
+
+async fn exists(store: &TestStore, id: &EventId) -> bool {
+    store.find_event(id).await.expect("read").is_some()
+}
+
+/// Rows in a table, asked past the store.
+async fn rows(store: &TestStore, sql: &'static str) -> i64 {
+    if store.backend() == "sqlite" {
+        sqlx::query_scalar(sql).fetch_one(&mut crate::sqlite_connection(&store.url).await).await.expect("counted")
+    } else {
+        sqlx::query_scalar(sql).fetch_one(&mut crate::postgres_connection(&store.url).await).await.expect("counted")
+    }
+}
+
+store_suite! {
+    async fn old_events_go_with_their_deliveries_and_attempts_unless_one_is_open_or_dead(store: TestStore) {
+        let delivered = store.accept_one("delivered").await;
+        let dead = store.accept_one("dead").await;
+        for claimed in store.claim("node-a").await {
+            let is_dead = claimed.delivery.id == dead.id;
+            let status = if is_dead { DeliveryStatus::Dead } else { DeliveryStatus::Delivered };
+            let record = store.attempt(&claimed.delivery.id, 1, "node-a", status);
+            store.record_attempts(vec![record]).await.expect("recorded");
+        }
+        let open = store.accept_one("open").await;
+        let mut ignored = store.event("ignored");
+        ignored.event.outcome = EventOutcome::Ignored;
+        store.accept_event(ignored.clone()).await.expect("stored");
+        store.clock.advance(Duration::from_hours(24));
+        let young = store.accept_one("young").await;
+
+        let cutoffs =
+            RetentionCutoffs { events: store.now(), dead_letters: NEVER, quarantine: NEVER, log: NEVER };
+        let deleted = store.delete_expired(&cutoffs, 100).await.expect("deleted");
+        assert_eq!(deleted, Deleted { events: 2, quarantined: 0, log_entries: 0 });
+        for (event, stays) in [
+            (&delivered.event, false), (&ignored.event.id, false), (&dead.event, true), (&open.event, true),
+            (&young.event, true),
+        ] {
+            assert_eq!(exists(&store, event).await, stays);
+        }
+        assert_eq!(rows(&store, "SELECT COUNT(*) FROM gw_deliveries").await, 3);
+        assert_eq!(rows(&store, "SELECT COUNT(*) FROM gw_attempts").await, 1, "the dead one's");
+
+        let cutoffs = RetentionCutoffs { dead_letters: store.now(), ..cutoffs };
+        let deleted = store.delete_expired(&cutoffs, 100).await.expect("deleted");
+        assert_eq!(deleted.events, 1, "the dead letter is past its own age");
+        assert!(!exists(&store, &dead.event).await && exists(&store, &open.event).await);
+        assert_eq!(rows(&store, "SELECT COUNT(*) FROM gw_attempts").await, 0);
+    }
+
+    async fn an_event_is_kept_while_a_younger_dead_letter_of_it_is(store: TestStore) {
+        let mut event = store.with_delivery(store.with_delivery(store.event("d1")));
+        event.deliveries[1].delivery.due_at = EpochMs(START.0 + 1_000);
+        store.accept_event(event.clone()).await.expect("stored");
+        store.let_everything_die().await;
+        store.clock.advance(Duration::from_secs(10));
+        store.let_everything_die().await;
+        let cutoffs = |dead_letters| RetentionCutoffs { events: NEVER, dead_letters, quarantine: NEVER, log: NEVER };
+        let between = EpochMs(START.0 + 5_000);
+        assert_eq!(store.delete_expired(&cutoffs(between), 100).await.expect("deleted").events, 0);
+        let after = EpochMs(START.0 + 20_000);
+        assert_eq!(store.delete_expired(&cutoffs(after), 100).await.expect("deleted").events, 1);
+    }
+
+    async fn a_pass_deletes_no_more_than_its_limit_of_each_kind(store: TestStore) {
+        for number in 0..5 {
+            let mut event = store.event(&format!("d{number}"));
+            event.event.outcome = EventOutcome::Ignored;
+            store.accept_event(event).await.expect("stored");
+            store.append_log(&[store.entry("x")]).await.expect("appended");
+            let webhook = Quarantined {
+                id: store.ids.quarantine(),
+                provider: GITHUB,
+                cause: "invalid_signature".into(),
+                headers: "[]".into(),
+                body: Bytes::new(),
+                body_sha256: number.to_string(),
+                attempts: 1,
+                received_at: store.now(),
+                last_at: store.now(),
+            };
+            let bounds = QuarantineBounds { max_count: 10, max_bytes: 10 };
+            store.quarantine(&webhook, bounds).await.expect("kept");
+        }
+        store.clock.advance(Duration::from_secs(1));
+        let now = store.now();
+        let cutoffs = RetentionCutoffs { events: now, dead_letters: now, quarantine: now, log: now };
+        for left in [2, 2, 1, 0] {
+            let deleted = store.delete_expired(&cutoffs, 2).await.expect("deleted");
+            assert_eq!(deleted, Deleted { events: left, quarantined: left, log_entries: left });
+        }
+    }
+}

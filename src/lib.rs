@@ -1,3 +1,5 @@
+//! Signalbox: a self-hosted webhook gateway that loses nothing it acknowledged.
+#![doc = ""]
 #![doc = include_str!("../docs/path-of-a-webhook.md")]
 
 pub mod actors;

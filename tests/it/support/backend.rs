@@ -22,7 +22,7 @@ impl Backend {
     /// A fresh PostgreSQL database, or `None`, said aloud, on a machine without a server. With `REQUIRE_POSTGRES=1`
     /// that is a failure.
     pub async fn postgres() -> Option<Self> {
-        postgres::Database::create().await.map(Self::Postgres)
+        postgres::Database::create(true).await.map(Self::Postgres)
     }
 
     /// Removes the database, which nobody uses any more.

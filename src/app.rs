@@ -187,12 +187,12 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         clock,
         config: config.clone(),
     });
-    let (address, server, served) = bind(&config, gateway, routers.clone(), ids)?;
+    let (address, server, serving) = bind(&config, gateway, routers.clone(), ids)?;
     Ok(Running {
         address,
         first_service_key,
         server,
-        served,
+        served: serving,
         readiness,
         routers,
         dispatcher,

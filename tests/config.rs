@@ -1,6 +1,10 @@
 //! Configuration as operators meet it: defaults, the environment, secrets, and every mistake at once.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use signalbox::{
     config::{Config, ConfigError, KnownSetting, LateBinding, LogFormat, ReplayPolicy},
@@ -94,7 +98,7 @@ fn with_no_configuration_at_all_everything_has_its_documented_default() {
     assert!(config.server.workers >= 1);
     assert_eq!(config.database.url.expose_str(), Some("sqlite://signalbox.db"));
     assert!(config.database.migrate);
-    assert!(config.vault.keys.is_empty() && config.vault.key_file == PathBuf::from("signalbox.key"));
+    assert!(config.vault.keys.is_empty() && config.vault.key_file == Path::new("signalbox.key"));
     assert!(config.auth.service_key.is_none() && config.console.url.is_none() && config.delivery.url.is_none());
     assert_eq!(config.delivery.timeout, Duration::from_secs(15));
     assert_eq!(config.delivery.retry_schedule, [5, 30, 120, 600, 3600].map(Duration::from_secs));
@@ -145,7 +149,7 @@ fn a_provider_may_come_from_the_environment_alone() {
     assert_eq!(acme.settings["app_id"], "123456");
     assert_eq!(acme.settings["api_url"], "https://api.acme.test", "the default of the provider's own list");
     assert_eq!(acme.secrets["client_secret"].expose(), b"client secret");
-    assert_eq!(acme.timestamp_tolerance, Duration::from_secs(60));
+    assert_eq!(acme.timestamp_tolerance, Duration::from_mins(1));
     assert!(!config.providers.contains_key("umbra"), "a provider without a section is disabled");
 }
 
@@ -367,7 +371,7 @@ fn uncommented(take: impl Fn(&str) -> bool) -> String {
         let is_setting =
             !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte));
         if is_header {
-            section = inside.trim_matches(['[', ']']).to_owned();
+            inside.trim_matches(['[', ']']).clone_into(&mut section);
         }
         let kept = if (is_header || is_setting) && take(&section) { inside } else { line };
         text.push_str(kept);

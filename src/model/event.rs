@@ -111,7 +111,7 @@ pub struct Event {
     pub resources: Vec<ProviderResourceId>,
     /// What became of it.
     pub outcome: EventOutcome,
-    /// Why, as a snake_case code (`no_installation`, `event_not_allowed`), when the outcome needs one.
+    /// Why, as a `snake_case` code (`no_installation`, `event_not_allowed`), when the outcome needs one.
     pub reason: Option<String>,
     /// A body seen before under another, unsigned delivery id.
     pub possible_replay: bool,

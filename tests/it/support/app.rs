@@ -223,7 +223,7 @@ impl App {
     }
 
     /// The service key itself, for tests that look for it or send it by hand.
-    pub fn service_key(&self) -> &'static str {
+    pub fn service_key() -> &'static str {
         SERVICE_KEY
     }
 

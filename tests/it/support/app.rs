@@ -138,6 +138,9 @@ impl App {
             ("SIGNALBOX_VAULT__KEY_FILE", path.join("signalbox.key").display().to_string()),
             ("SIGNALBOX_AUTH__SERVICE_KEY", SERVICE_KEY.to_owned()),
             ("SIGNALBOX_DELIVERY__ALLOW_PRIVATE_NETWORKS", "true".to_owned()),
+            // Tests are about what happens, not how fast: a busy machine must not turn a 200 into a 503.
+            ("SIGNALBOX_INGEST__ACK_DEADLINE_MS", "30000".to_owned()),
+            ("SIGNALBOX_DATABASE__ACQUIRE_TIMEOUT_MS", "20000".to_owned()),
             ("SIGNALBOX_DELIVERY__RETRY_SCHEDULE_S", "1,2,2,5,5".to_owned()),
         ];
         let chosen = usual.into_iter().chain(self.settings.iter().cloned());

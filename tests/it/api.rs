@@ -460,7 +460,9 @@ on_both! {
             "sync": {"events": ["github:push"], "autoSync": true, "branches": ["main"], "paths": ["src/**"]}});
         assert_eq!(changed["sourceConfig"], expected, "everything else is kept");
         scene.sink.wait_for(2, SOON).await.expect("delivered");
-        for (seed, (status, outcome)) in (100_u64..).zip( [("needs_reauth", "routed"), ("pending", "unrouted"), ("suspended", "unrouted"), ("revoked", "unrouted")]) {
+        let statuses =
+            [("needs_reauth", "routed"), ("pending", "unrouted"), ("suspended", "unrouted"), ("revoked", "unrouted")];
+        for (seed, (status, outcome)) in (100_u64..).zip(statuses) {
             scene.app.write_rows(&format!("UPDATE gw_installations SET status = '{status}'")).await;
             let (_, answer) = scene.app.post_event(&scene.github, "github:push", seed).await;
             assert_eq!(answer.json()["outcome"], outcome, "{status}");

@@ -27,7 +27,7 @@ use crate::{
 };
 
 const LEASES_EVERY: Duration = Duration::from_secs(2);
-const LAST_SEEN_EVERY: Duration = Duration::from_secs(5);
+const LAST_SEEN_EVERY: Duration = Duration::from_secs(1);
 const READDRESS_EVERY: Duration = Duration::from_secs(30);
 const RETENTION_EVERY: Duration = Duration::from_mins(1);
 /// Rows of each kind deleted in one transaction.

@@ -1,5 +1,6 @@
 //! The whole gateway: the real binary as a child process, real HTTP on both sides, both databases.
 
+mod api;
 mod crash;
 mod deliveries;
 mod demo;

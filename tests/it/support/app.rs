@@ -4,7 +4,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
     os::unix::process::ExitStatusExt,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -273,6 +273,30 @@ impl App {
         let request = to.provider.event(kind, &facts, to.provider.secret.as_bytes()).expect("a known kind");
         let answer = self.outsider().post_webhook(to.provider.slug, &request).await.expect("an answer");
         (facts, answer)
+    }
+
+    /// Runs a short command of the binary beside the gateway, with the same settings.
+    pub fn cli(&self, words: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_signalbox"))
+            .args(words)
+            .current_dir(self.directory.path())
+            .env_clear()
+            .envs(self.environment())
+            .output()
+            .expect("the binary starts")
+    }
+
+    /// Makes an API key with `signalbox keys create`; answers the key.
+    pub fn make_key(&self, words: &[&str]) -> String {
+        let made = self.cli(&[&["keys", "create", "--name", "test"], words].concat());
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        String::from_utf8(made.stdout).expect("text").lines().last().expect("the key is the last line").to_owned()
+    }
+
+    /// Changes rows behind the gateway's back, as an import does, and makes it read them.
+    pub async fn write_rows(&self, sql: &str) {
+        self.backend.execute(self.directory.path(), sql).await;
+        self.operator("anybody").ask_for_all("POST", "/admin/cache/rebuild").await.expect("rebuilt");
     }
 
     /// Ends a test: the rows contradict each other nowhere, and the process stops in order.

@@ -96,7 +96,7 @@ impl Raw {
     async fn answer(&mut self) -> Option<Reply> {
         tokio::time::timeout(PATIENCE, async {
             loop {
-                if let Some(reply) = self.take_answer() {
+                if let Some(reply) = take_answer(&mut self.read) {
                     return Some(reply);
                 }
                 if !matches!(self.stream.read_buf(&mut self.read).await, Ok(1..)) {
@@ -108,48 +108,58 @@ impl Raw {
         .expect("an answer or an end")
     }
 
-    fn take_answer(&mut self) -> Option<Reply> {
-        let end = self.read.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
-        let head = String::from_utf8_lossy(&self.read[..end]).into_owned();
-        let status: u16 = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line");
-        let length = head.to_lowercase().split("content-length:").nth(1).map_or(0, |rest| {
-            rest.split("\r\n").next().and_then(|length| length.trim().parse::<usize>().ok()).expect("a length")
-        });
-        if (100..200).contains(&status) {
-            self.read.advance(end);
-            return self.take_answer();
-        }
-        if self.read.len() < end + length {
-            return None;
-        }
-        self.read.advance(end);
-        Some(Reply { status, head, body: self.read.split_to(length).freeze() })
-    }
-
     /// Writes `piece` again and again until the other side answers or hangs up.
     async fn flood(&mut self, piece: &[u8]) -> Option<Reply> {
-        let (mut reading, mut writing) = self.stream.split();
+        let (mut from, mut to) = self.stream.split();
+        let read = &mut self.read;
         let writing = async {
-            // Ends when the connection does.
-            while writing.write_all(piece).await.is_ok() {}
+            // Ends when the connection does; the answer may still be there to be read.
+            while to.write_all(piece).await.is_ok() {}
             std::future::pending::<()>().await;
         };
-        let read = &mut self.read;
         let reading = async {
-            while matches!(reading.read_buf(read).await, Ok(1..)) && !read.windows(4).any(|four| four == b"\r\n\r\n") {}
+            loop {
+                if let Some(reply) = take_answer(read) {
+                    return Some(reply);
+                }
+                if !matches!(from.read_buf(read).await, Ok(1..)) {
+                    return None;
+                }
+            }
         };
-        tokio::time::timeout(PATIENCE, async {
-            tokio::select! { () = writing => {}, () = reading => {} }
-        })
-        .await
-        .expect("an answer or an end");
-        self.take_answer()
+        let answered = async { tokio::select! { () = writing => None, reply = reading => reply } };
+        tokio::time::timeout(PATIENCE, answered).await.expect("an answer or an end")
+    }
+
+    /// Goes on writing until the other side ends the connection: nobody reads for ever.
+    async fn expect_end(&mut self, piece: &[u8]) {
+        let ending = async { while self.stream.write_all(piece).await.is_ok() {} };
+        tokio::time::timeout(PATIENCE, ending).await.expect("the connection ends");
     }
 
     /// Ends the connection with a reset.
     fn reset(self) {
         self.stream.set_zero_linger().expect("a socket of ours");
     }
+}
+
+/// Takes the next whole answer out of what was read, interim ones skipped.
+fn take_answer(read: &mut BytesMut) -> Option<Reply> {
+    let end = read.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let head = String::from_utf8_lossy(&read[..end]).into_owned();
+    let status: u16 = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line");
+    let length = head.to_lowercase().split("content-length:").nth(1).map_or(0, |rest| {
+        rest.split("\r\n").next().and_then(|length| length.trim().parse::<usize>().ok()).expect("a length")
+    });
+    if (100..200).contains(&status) {
+        read.advance(end);
+        return take_answer(read);
+    }
+    if read.len() < end + length {
+        return None;
+    }
+    read.advance(end);
+    Some(Reply { status, head, body: read.split_to(length).freeze() })
 }
 
 /// Sends bytes on a connection of their own; the first answer.
@@ -192,6 +202,8 @@ struct Neighbourhood {
     github: Connected,
     sink: Sink,
     stop: watch::Sender<bool>,
+    /// How many webhooks the honest provider has posted.
+    posted: watch::Receiver<usize>,
     posting: JoinHandle<usize>,
 }
 
@@ -203,8 +215,9 @@ impl Neighbourhood {
         let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
         app.subscribe("org", "ws", &github, Some(&["github:push"])).await;
         let (stop, stopped) = watch::channel(false);
-        let posting = tokio::spawn(be_honest(Client::new(app.address()), github.clone(), stopped));
-        Self { app, github, sink, stop, posting }
+        let (counter, posted) = watch::channel(0);
+        let posting = tokio::spawn(be_honest(Client::new(app.address()), github.clone(), stopped, counter));
+        Self { app, github, sink, stop, posted, posting }
     }
 
     /// A genuine push of this installation, under that id.
@@ -217,9 +230,13 @@ impl Neighbourhood {
     /// What must hold after any of it, with `besides` stored and `delivered` of these delivered beside what the honest
     /// client posted.
     async fn expect_unharmed(self, besides: u64, delivered: usize, ceiling_mib: u64) {
+        // A few more after the worst of it.
+        let before = *self.posted.borrow();
+        let mut posted = self.posted.clone();
+        let going_on = tokio::time::timeout(PATIENCE, posted.wait_for(|posted| *posted >= before + 20)).await;
         self.stop.send(true).expect("it posts");
         let honest = self.posting.await.expect("the honest client saw no failure");
-        assert!(honest > 0, "nobody was honest");
+        going_on.expect("the honest client goes on").expect("it posts");
         let wanted = honest + delivered;
         self.sink.wait_for(wanted, PATIENCE).await.expect("what was accepted is delivered");
         assert_eq!(self.sink.total(), wanted, "nothing else is delivered, and nothing twice");
@@ -248,7 +265,12 @@ impl Neighbourhood {
 }
 
 /// One webhook after another, until told to stop; how many.
-async fn be_honest(mut client: Client, to: Connected, stopped: watch::Receiver<bool>) -> usize {
+async fn be_honest(
+    mut client: Client,
+    to: Connected,
+    stopped: watch::Receiver<bool>,
+    counter: watch::Sender<usize>,
+) -> usize {
     let mut posted = 0;
     while !*stopped.borrow() {
         let facts = to.facts(1_000_000 + posted as u64, SystemClock.now());
@@ -257,6 +279,7 @@ async fn be_honest(mut client: Client, to: Connected, stopped: watch::Receiver<b
         let body = answer.json();
         assert_eq!((answer.status, &body["status"], &body["outcome"]), (200, &json!("accepted"), &json!("routed")), "{body}");
         posted += 1;
+        counter.send_replace(posted);
         // A neighbour, not a storm.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -354,8 +377,34 @@ on_both! {
             let mut raw = Raw::connect(app).await;
             raw.write(&post("/webhooks/github", &headless, "Transfer-Encoding: chunked\r\n")).await;
             raw.flood(chunk.as_bytes()).await.expect("an answer").expect_problem("payload_too_large");
+            raw.expect_end(chunk.as_bytes()).await;
         }))
         .await;
+        // Where nobody reads a body, an endless one ends too.
+        for (line, code) in [
+            ("POST /webhooks/nobody", "unknown_provider"),
+            ("POST /nowhere", "not_found"),
+            ("POST /admin/connections", "unauthorized"),
+            ("GET /events", "unauthorized"),
+        ] {
+            let mut raw = Raw::connect(app).await;
+            raw.write(format!("{line} HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n").as_bytes()).await;
+            raw.flood(chunk.as_bytes()).await.expect("an answer").expect_problem(code);
+            raw.expect_end(chunk.as_bytes()).await;
+        }
+        // A chunked body that ends is as good as any, and so is its connection.
+        let fitting = there.genuine("chunked");
+        let headless = SignedRequest { headers: fitting.headers.clone(), body: Bytes::new() };
+        let mut framed = post("/webhooks/github", &headless, "Transfer-Encoding: chunked\r\n");
+        framed.extend_from_slice(format!("{:x}\r\n", fitting.body.len()).as_bytes());
+        framed.extend_from_slice(&fitting.body);
+        framed.extend_from_slice(b"\r\n0\r\n\r\n");
+        let mut raw = Raw::connect(app).await;
+        for status in ["accepted", "duplicate", "duplicate"] {
+            assert!(raw.write(&framed).await);
+            let reply = raw.answer().await.expect("an answer");
+            assert_eq!((reply.status, &reply.json()["status"]), (200, &json!(status)), "{reply:?}");
+        }
         // The head: paths, headers and their number. It is answered, or the connection ends.
         let long = "x".repeat(1024 * 1024);
         let many: String = (0..500).map(|number| format!("X-Header-{number}: value\r\n")).collect();
@@ -381,7 +430,7 @@ on_both! {
         // The longest that fit are nothing special.
         let fitting = format!("/webhooks/{}", "x".repeat(30_000));
         exchange(app, &post_whole(&fitting, &there.genuine("unused"))).await.expect("an answer").expect_problem("unknown_provider");
-        there.expect_unharmed(0, 0, CEILING_MIB).await;
+        there.expect_unharmed(1, 1, CEILING_MIB).await;
     }
 
     async fn a_compressed_body_is_refused_before_it_is_inflated_whatever_it_is_compressed_with(backend) {
@@ -441,7 +490,7 @@ on_both! {
                 while matches!(reading.read_buf(&mut read).await, Ok(1..)) && !read.ends_with(b"}") {}
             };
             tokio::time::timeout(PATIENCE, answered).await.expect("an answer");
-            writing.abort();
+            tokio::time::timeout(PATIENCE, writing).await.expect("the connection ends").expect("no panic");
             String::from_utf8_lossy(&read).into_owned()
         };
         let bodies = (0..40).map(|number| {

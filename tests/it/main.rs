@@ -5,6 +5,8 @@ mod crash;
 mod deliveries;
 mod demo;
 mod event_keys;
+mod hostile;
+mod outage;
 mod poison;
 mod quarantine;
 mod routing;

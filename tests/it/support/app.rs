@@ -147,6 +147,7 @@ impl App {
         sim::gateway_settings()
             .chain(chosen.map(|(name, value)| (name.to_owned(), value)))
             .chain([("RUST_BACKTRACE".to_owned(), "1".to_owned())])
+            .chain(caches_off())
             .collect()
     }
 
@@ -218,6 +219,25 @@ impl App {
         });
         let status = ended.await.expect("no panic while waiting");
         status.unwrap_or_else(|| panic!("it did not end within {PATIENCE:?}\n{}", self.log_text()))
+    }
+
+    /// The most memory this process has held since it began, in KiB; `None` where the system does not say.
+    pub fn peak_memory_kib(&self) -> Option<u64> {
+        let pid = self.running.as_ref().expect("the gateway was stopped; restart it first").child.id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.trim().trim_end_matches("kB").trim().parse().ok()
+    }
+
+    /// The gateway's `/admin/health`; with `deep`, every row counted.
+    pub async fn health(&self, deep: bool) -> Value {
+        let path = if deep { "/admin/health?deep=true" } else { "/admin/health" };
+        self.operator("anybody").call("GET", path, None).await.expect("an answer").json()
+    }
+
+    /// The address of its database.
+    pub fn database_url(&self) -> String {
+        self.backend.url(self.directory.path())
     }
 
     /// A caller with the service key, for `org`. Make another one after a restart.
@@ -330,6 +350,12 @@ impl Drop for App {
             assert!(self.finished, "end the test with app.finish().await");
         }
     }
+}
+
+/// The suite runs a second time with caches off: the process must be told, it inherits nothing.
+fn caches_off() -> Option<(String, String)> {
+    const NAME: &str = "SIGNALBOX_TEST_NO_CACHE";
+    std::env::var_os(NAME).map(|value| (NAME.to_owned(), value.into_string().expect("0 or 1")))
 }
 
 /// The address in `… listening on http://127.0.0.1:4110 …`.

@@ -116,6 +116,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
     let store = open_store(&config, &registry, node.clone(), true, metrics.clone()).await?;
     prepare_store(&store, &config).await?;
 
+    let caching = !caches_are_off();
     let fallback_destination = config.delivery.url.as_ref().map(|_| DestinationId::configured_default());
     let dispatcher = DispatcherHandle::start(DispatcherDeps {
         store: store.clone(),
@@ -125,11 +126,12 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         ids: ids.clone(),
         config: config.delivery.clone(),
         node: node.clone(),
+        remembers_destinations: caching,
     })?;
     let (linked_sender, linked) = mpsc::unbounded_channel();
     let directory = Directory::start(DirectoryDeps {
         store: store.clone(),
-        routes: RouteCache::new(!caches_are_off()),
+        routes: RouteCache::new(caching),
         registry: registry.clone(),
         dispatcher: dispatcher.clone(),
         fallback_destination: fallback_destination.clone(),
@@ -180,7 +182,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         routers: routers.clone(),
         metrics,
         ids: ids.clone(),
-        keys: KeyRing::new(store.clone(), clock.clone(), config.auth.service_key.as_ref()),
+        keys: KeyRing::new(store.clone(), clock.clone(), config.auth.service_key.as_ref()).remembering(caching),
         readiness: readiness.clone(),
         bodies: BodyBudget::new(config.ingest.max_in_flight_bytes),
         clock: clock.clone(),

@@ -116,7 +116,6 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
     let store = open_store(&config, &registry, node.clone(), true, metrics.clone()).await?;
     prepare_store(&store, &config).await?;
 
-    let caching = !caches_are_off();
     let fallback_destination = config.delivery.url.as_ref().map(|_| DestinationId::configured_default());
     let dispatcher = DispatcherHandle::start(DispatcherDeps {
         store: store.clone(),
@@ -126,12 +125,12 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         ids: ids.clone(),
         config: config.delivery.clone(),
         node: node.clone(),
-        remembers_destinations: caching,
+        remembers_destinations: !caches_are_off(),
     })?;
     let (linked_sender, linked) = mpsc::unbounded_channel();
     let directory = Directory::start(DirectoryDeps {
         store: store.clone(),
-        routes: RouteCache::new(caching),
+        routes: RouteCache::new(!caches_are_off()),
         registry: registry.clone(),
         dispatcher: dispatcher.clone(),
         fallback_destination: fallback_destination.clone(),
@@ -182,7 +181,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         routers: routers.clone(),
         metrics,
         ids: ids.clone(),
-        keys: KeyRing::new(store.clone(), clock.clone(), config.auth.service_key.as_ref()).remembering(caching),
+        keys: key_ring(&store, &clock, &config),
         readiness: readiness.clone(),
         bodies: BodyBudget::new(config.ingest.max_in_flight_bytes),
         clock: clock.clone(),
@@ -348,6 +347,10 @@ async fn prepare_store(store: &SharedStore, config: &Config) -> anyhow::Result<(
         anyhow::ensure!(pending == 0, "{pending} migrations are not applied: run `signalbox migrate`");
     }
     store.check_durability().await.context("the database would lose what it acknowledged")
+}
+
+fn key_ring(store: &SharedStore, clock: &Arc<dyn Clock>, config: &Config) -> KeyRing {
+    KeyRing::new(store.clone(), clock.clone(), config.auth.service_key.as_ref()).remembering(!caches_are_off())
 }
 
 /// The suite runs once with `SIGNALBOX_TEST_NO_CACHE=1`: every answer must be the same.

@@ -450,10 +450,40 @@ fn every_setting_can_come_from_the_environment() {
 fn any_name() -> impl Strategy<Value = String> {
     prop_oneof![
         prop::sample::select(vec![
-            "server", "database", "vault", "auth", "console", "delivery", "ingest", "retention", "telemetry", "backfill",
-            "providers", "acme", "umbra", "listen", "public_url", "max_body_bytes", "workers", "url", "keys", "key_file",
-            "service_key", "service_key_file", "secret", "secret_file", "retry_schedule_s", "timeout_ms", "log_filter",
-            "events_days", "api_key", "webhook_secrets", "webhook_secrets_file", "client_secret", "private_key", "app_id",
+            "server",
+            "database",
+            "vault",
+            "auth",
+            "console",
+            "delivery",
+            "ingest",
+            "retention",
+            "telemetry",
+            "backfill",
+            "providers",
+            "acme",
+            "umbra",
+            "listen",
+            "public_url",
+            "max_body_bytes",
+            "workers",
+            "url",
+            "keys",
+            "key_file",
+            "service_key",
+            "service_key_file",
+            "secret",
+            "secret_file",
+            "retry_schedule_s",
+            "timeout_ms",
+            "log_filter",
+            "events_days",
+            "api_key",
+            "webhook_secrets",
+            "webhook_secrets_file",
+            "client_secret",
+            "private_key",
+            "app_id",
         ])
         .prop_map(str::to_owned),
         "[a-zA-Z_\u{e9}0-9]{0,12}",
@@ -496,14 +526,14 @@ proptest! {
         sections in prop::collection::vec((any_name(), prop::collection::vec((any_name(), any_value()), 0..5)), 0..5),
         variables in prop::collection::vec((prop::collection::vec(any_name(), 0..4), ".{0,30}"), 0..8),
     ) {
-        let mut text = String::new();
-        for (section, settings) in sections {
-            text += &format!("[{section}]\n");
-            for (name, value) in settings {
-                text += &format!("{name} = {value}\n");
-            }
-        }
-        let mut given = Given::toml(&text);
+        let lines: Vec<String> = sections
+            .into_iter()
+            .flat_map(|(section, settings)| {
+                let settings = settings.into_iter().map(|(name, value)| format!("{name} = {value}"));
+                std::iter::once(format!("[{section}]")).chain(settings)
+            })
+            .collect();
+        let mut given = Given::toml(&lines.join("\n"));
         for (parts, value) in variables {
             let name = format!("SIGNALBOX_{}", parts.join("__").to_uppercase());
             given = given.variable(&name, &format!("{MARK}{value}"));

@@ -197,6 +197,7 @@ impl Rig {
             held: false,
             received_at: now,
             correlation_id: "cor-1".to_owned(),
+            trace_id: None,
         };
         let lease_until = leased.then(|| now.plus(Duration::from_millis(self.dispatcher.lease_ms().unsigned_abs())));
         let delivery = Delivery {

@@ -368,6 +368,7 @@ impl Pipeline {
             held: understood.hold,
             received_at: understood.received_at,
             correlation_id: understood.correlation_id.clone(),
+            trace_id: None,
         }
     }
 

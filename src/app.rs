@@ -35,7 +35,7 @@ use crate::{
     routes::{self, BodyBudget, Gateway, KeyRing, Readiness},
     shutdown::{Shutdown, Stage, StopCause},
     store::{self, BatchObserver, OpenOptions, SharedStore},
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, traces::Traces},
     vault::Vault,
 };
 
@@ -45,6 +45,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections held at once, per worker.
 const MAX_CONNECTIONS: usize = 20_000;
+/// How long the last spans may take to their collector when stopping, within what is left of the deadline.
+const TRACES_TIME: Duration = Duration::from_secs(2);
 
 /// A gateway that serves.
 pub struct Running {
@@ -60,6 +62,7 @@ pub struct Running {
     directory: Directory,
     janitor: JanitorHandle,
     store: SharedStore,
+    traces: Traces,
     deadline: Duration,
 }
 
@@ -117,11 +120,16 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
     prepare_store(&store, &config).await?;
     let first_service_key = create_first_service_key(store.as_ref(), &config.auth, &clock).await?;
 
+    let traces = match &config.telemetry.otlp_endpoint {
+        Some(endpoint) => Traces::export_to(endpoint, node.clone()).context("traces (telemetry.otlp_endpoint)")?,
+        None => Traces::default(),
+    };
     let fallback_destination = config.delivery.url.as_ref().map(|_| DestinationId::configured_default());
     let dispatcher = DispatcherHandle::start(DispatcherDeps {
         store: store.clone(),
         vault: vault.clone(),
         metrics: metrics.clone(),
+        traces: traces.clone(),
         clock: clock.clone(),
         ids: ids.clone(),
         config: config.delivery.clone(),
@@ -144,6 +152,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         directory: directory.clone(),
         dispatcher: dispatcher.clone(),
         metrics: metrics.clone(),
+        traces: traces.clone(),
         clock: clock.clone(),
         ids: ids.clone(),
         ingest: config.ingest.clone(),
@@ -199,6 +208,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         directory,
         janitor,
         store,
+        traces,
         deadline: config.server.shutdown_deadline,
     })
 }
@@ -261,6 +271,7 @@ impl Running {
         }
         self.directory.drain(left().max(Duration::from_millis(500))).await;
         self.store.close().await;
+        self.traces.drain(left().min(TRACES_TIME)).await;
     }
 }
 

@@ -169,6 +169,7 @@ impl Rig {
             store: Arc::clone(&store),
             vault: Arc::clone(&vault),
             metrics: Arc::new(Metrics::default()),
+            traces: Traces::default(),
             clock: Arc::clone(&clock),
             ids: ids.clone(),
             config,

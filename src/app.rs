@@ -110,19 +110,13 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let ids = Ids::new(clock.clone());
     let metrics = Arc::new(Metrics::default());
-    let registry = Arc::new(match registry {
-        Some(registry) => registry,
-        None => registry_of(&config)?,
-    });
+    let registry = Arc::new(registry.map_or_else(|| registry_of(&config), Ok)?);
     let vault = Arc::new(open_vault(&config)?);
     let node = format!("node-{}", ids.log().as_str().trim_start_matches("log_"));
     let store = open_store(&config, &registry, node.clone(), true, metrics.clone()).await?;
     prepare_store(&store, &config).await?;
 
-    let traces = match &config.telemetry.otlp_endpoint {
-        Some(endpoint) => Traces::export_to(endpoint, node.clone()).context("traces (telemetry.otlp_endpoint)")?,
-        None => Traces::default(),
-    };
+    let traces = begin_traces(&config, node.clone())?;
     let fallback_destination = config.delivery.url.as_ref().map(|_| DestinationId::configured_default());
     let dispatcher = DispatcherHandle::start(DispatcherDeps {
         store: store.clone(),
@@ -295,6 +289,13 @@ fn settings_of(provider: &ProviderConfig, _max_body_bytes: usize) -> ProviderSet
         webhook_secrets: provider.webhook_secrets.clone(),
         max_body_bytes: provider.max_body_bytes,
         timestamp_tolerance: provider.timestamp_tolerance,
+    }
+}
+
+fn begin_traces(config: &Config, node: String) -> anyhow::Result<Traces> {
+    match &config.telemetry.otlp_endpoint {
+        Some(endpoint) => Traces::export_to(endpoint, node).context("traces (telemetry.otlp_endpoint)"),
+        None => Ok(Traces::default()),
     }
 }
 

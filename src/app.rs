@@ -35,7 +35,7 @@ use crate::{
     routes::{self, BodyBudget, Gateway, KeyRing, Readiness},
     shutdown::{Shutdown, Stage, StopCause},
     store::{self, BatchObserver, OpenOptions, SharedStore},
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, traces::Traces},
     vault::Vault,
 };
 
@@ -45,6 +45,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections held at once, per worker.
 const MAX_CONNECTIONS: usize = 20_000;
+/// How long the last spans may take to their collector when stopping, within what is left of the deadline.
+const TRACES_TIME: Duration = Duration::from_secs(2);
 
 /// A gateway that serves.
 pub struct Running {
@@ -60,6 +62,7 @@ pub struct Running {
     directory: Directory,
     janitor: JanitorHandle,
     store: SharedStore,
+    traces: Traces,
     deadline: Duration,
 }
 
@@ -107,20 +110,19 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let ids = Ids::new(clock.clone());
     let metrics = Arc::new(Metrics::default());
-    let registry = Arc::new(match registry {
-        Some(registry) => registry,
-        None => registry_of(&config)?,
-    });
+    let registry = Arc::new(registry.map_or_else(|| registry_of(&config), Ok)?);
     let vault = Arc::new(open_vault(&config)?);
     let node = format!("node-{}", ids.log().as_str().trim_start_matches("log_"));
     let store = open_store(&config, &registry, node.clone(), true, metrics.clone()).await?;
     prepare_store(&store, &config).await?;
 
+    let traces = begin_traces(&config, node.clone())?;
     let fallback_destination = config.delivery.url.as_ref().map(|_| DestinationId::configured_default());
     let dispatcher = DispatcherHandle::start(DispatcherDeps {
         store: store.clone(),
         vault: vault.clone(),
         metrics: metrics.clone(),
+        traces: traces.clone(),
         clock: clock.clone(),
         ids: ids.clone(),
         config: config.delivery.clone(),
@@ -144,6 +146,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         directory: directory.clone(),
         dispatcher: dispatcher.clone(),
         metrics: metrics.clone(),
+        traces: traces.clone(),
         clock: clock.clone(),
         ids: ids.clone(),
         ingest: config.ingest.clone(),
@@ -201,6 +204,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         directory,
         janitor,
         store,
+        traces,
         deadline: config.server.shutdown_deadline,
     })
 }
@@ -263,6 +267,7 @@ impl Running {
         }
         self.directory.drain(left().max(Duration::from_millis(500))).await;
         self.store.close().await;
+        self.traces.drain(left().min(TRACES_TIME)).await;
     }
 }
 
@@ -285,6 +290,13 @@ fn settings_of(provider: &ProviderConfig, _max_body_bytes: usize) -> ProviderSet
         webhook_secrets: provider.webhook_secrets.clone(),
         max_body_bytes: provider.max_body_bytes,
         timestamp_tolerance: provider.timestamp_tolerance,
+    }
+}
+
+fn begin_traces(config: &Config, node: String) -> anyhow::Result<Traces> {
+    match &config.telemetry.otlp_endpoint {
+        Some(endpoint) => Traces::export_to(endpoint, node).context("traces (telemetry.otlp_endpoint)"),
+        None => Ok(Traces::default()),
     }
 }
 

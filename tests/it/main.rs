@@ -13,4 +13,5 @@ mod routing;
 mod secrets;
 mod simulators;
 mod support;
+mod traces;
 mod webhooks;

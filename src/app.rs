@@ -113,8 +113,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
     let registry = Arc::new(registry.map_or_else(|| registry_of(&config), Ok)?);
     let vault = Arc::new(open_vault(&config)?);
     let node = format!("node-{}", ids.log().as_str().trim_start_matches("log_"));
-    let store = open_store(&config, &registry, node.clone(), true, metrics.clone()).await?;
-    prepare_store(&store, &config).await?;
+    let store = open_prepared_store(&config, &registry, &node, &metrics).await?;
 
     let traces = begin_traces(&config, node.clone())?;
     let fallback_destination = config.delivery.url.as_ref().map(|_| DestinationId::configured_default());
@@ -346,6 +345,18 @@ impl BatchObserver for CountBatches {
     fn batch_committed(&self, events: usize, attempts: usize, took: Duration) {
         self.0.batch_committed(events, attempts, took);
     }
+}
+
+/// The store to serve from: migrated, and durable.
+async fn open_prepared_store(
+    config: &Config,
+    registry: &Registry,
+    node: &str,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<SharedStore> {
+    let store = open_store(config, registry, node.to_owned(), true, metrics.clone()).await?;
+    prepare_store(&store, config).await?;
+    Ok(store)
 }
 
 async fn prepare_store(store: &SharedStore, config: &Config) -> anyhow::Result<()> {

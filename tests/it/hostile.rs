@@ -127,7 +127,9 @@ impl Raw {
                 }
             }
         };
-        let answered = async { tokio::select! { () = writing => None, reply = reading => reply } };
+        let answered = async {
+            tokio::select! { () = writing => None, reply = reading => reply }
+        };
         tokio::time::timeout(PATIENCE, answered).await.expect("an answer or an end")
     }
 
@@ -252,7 +254,8 @@ impl Neighbourhood {
         };
         let health = tokio::time::timeout(PATIENCE, settled).await.expect("every webhook comes to its end");
         assert_eq!((health["status"].as_str(), &health["adds_up"]), (Some("ok"), &json!(true)), "{health:#}");
-        let count = |of: &Value| of.as_object().into_iter().flatten().filter_map(|(_, rows)| rows.as_u64()).sum::<u64>();
+        let count =
+            |of: &Value| of.as_object().into_iter().flatten().filter_map(|(_, rows)| rows.as_u64()).sum::<u64>();
         assert_eq!(health["ledger"]["stored"].as_u64(), Some(honest as u64 + besides), "{health:#}");
         assert_eq!(count(&health["census"]["events"]), honest as u64 + besides, "{health:#}");
         if let Some(peak) = self.app.peak_memory_kib() {
@@ -277,7 +280,11 @@ async fn be_honest(
         let request = to.provider.event("github:push", &facts, to.provider.secret.as_bytes()).expect("known");
         let answer = client.post_webhook("github", &request).await.expect("an answer");
         let body = answer.json();
-        assert_eq!((answer.status, &body["status"], &body["outcome"]), (200, &json!("accepted"), &json!("routed")), "{body}");
+        assert_eq!(
+            (answer.status, &body["status"], &body["outcome"]),
+            (200, &json!("accepted"), &json!("routed")),
+            "{body}"
+        );
         posted += 1;
         counter.send_replace(posted);
         // A neighbour, not a storm.

@@ -449,8 +449,8 @@ on_both! {
         let scene = Scene::set(App::start(backend, Options::default()).await).await;
         let config = r#"{"type":"repository","custom":{"a":1},"sync":{"events":["pull_request"],"autoSync":true,"branches":["main"],"paths":["src/**"]}}"#;
         scene.app.write_rows(&format!("UPDATE workspace_integrations SET source_config = '{config}'")).await;
-        for (kind, outcome) in [("github:pull-request.opened", "routed"), ("github:push", "filtered")] {
-            let (_, answer) = scene.app.post_event(&scene.github, kind, 5).await;
+        for (seed, kind, outcome) in [(5, "github:pull-request.opened", "routed"), (6, "github:push", "filtered")] {
+            let (_, answer) = scene.app.post_event(&scene.github, kind, seed).await;
             assert_eq!(answer.json()["outcome"], outcome, "{kind}");
         }
         let path = format!("/integrations/{}", scene.integration);

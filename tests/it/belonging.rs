@@ -38,6 +38,8 @@ impl Bench {
                 vec![("linear-event", kind), ("linear-delivery", format!("delivery-{number}"))]
             }
             "sentry" => {
+                // Its delivery id is a hash of the body.
+                body["data"]["number"] = json!(number);
                 let resource = body["hook"].take().as_str().expect("a hook").to_owned();
                 vec![("sentry-hook-resource", resource), ("request-id", format!("request-{number}"))]
             }

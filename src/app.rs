@@ -137,6 +137,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         ids: ids.clone(),
         config: config.delivery.clone(),
         node: node.clone(),
+        remembers_destinations: !caches_are_off(),
     })?;
     let (linked_sender, linked) = mpsc::unbounded_channel();
     let directory = Directory::start(DirectoryDeps {
@@ -193,7 +194,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         routers: routers.clone(),
         metrics,
         ids: ids.clone(),
-        keys: KeyRing::new(store.clone(), clock.clone(), config.auth.service_key.as_ref()),
+        keys: key_ring(&store, &clock, &config),
         readiness: readiness.clone(),
         bodies: BodyBudget::new(config.ingest.max_in_flight_bytes),
         clock: clock.clone(),
@@ -378,6 +379,10 @@ async fn prepare_store(store: &SharedStore, config: &Config) -> anyhow::Result<(
         anyhow::ensure!(pending == 0, "{pending} migrations are not applied: run `signalbox migrate`");
     }
     store.check_durability().await.context("the database would lose what it acknowledged")
+}
+
+fn key_ring(store: &SharedStore, clock: &Arc<dyn Clock>, config: &Config) -> KeyRing {
+    KeyRing::new(store.clone(), clock.clone(), config.auth.service_key.as_ref()).remembering(!caches_are_off())
 }
 
 /// The suite runs once with `SIGNALBOX_TEST_NO_CACHE=1`: every answer must be the same.

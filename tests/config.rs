@@ -526,14 +526,14 @@ proptest! {
         sections in prop::collection::vec((any_name(), prop::collection::vec((any_name(), any_value()), 0..5)), 0..5),
         variables in prop::collection::vec((prop::collection::vec(any_name(), 0..4), ".{0,30}"), 0..8),
     ) {
-        let mut text = String::new();
-        for (section, settings) in sections {
-            text += &format!("[{section}]\n");
-            for (name, value) in settings {
-                text += &format!("{name} = {value}\n");
-            }
-        }
-        let mut given = Given::toml(&text);
+        let lines: Vec<String> = sections
+            .into_iter()
+            .flat_map(|(section, settings)| {
+                let settings = settings.into_iter().map(|(name, value)| format!("{name} = {value}"));
+                std::iter::once(format!("[{section}]")).chain(settings)
+            })
+            .collect();
+        let mut given = Given::toml(&lines.join("\n"));
         for (parts, value) in variables {
             let name = format!("SIGNALBOX_{}", parts.join("__").to_uppercase());
             given = given.variable(&name, &format!("{MARK}{value}"));

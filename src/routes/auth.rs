@@ -62,13 +62,21 @@ pub struct KeyRing {
     clock: Arc<dyn Clock>,
     bootstrap: Option<[u8; 32]>,
     memory: Mutex<KeyMemory>,
+    remembers: bool,
 }
 
 impl KeyRing {
     /// A key ring; `bootstrap` is `auth.service_key`.
     pub fn new(store: SharedStore, clock: Arc<dyn Clock>, bootstrap: Option<&Secret>) -> Self {
         let bootstrap = bootstrap.and_then(Secret::expose_str).map(api_key::hash);
-        Self { store, clock, bootstrap, memory: Mutex::default() }
+        Self { store, clock, bootstrap, memory: Mutex::default(), remembers: true }
+    }
+
+    /// The same, remembering what the store said or asking it every time.
+    #[must_use]
+    pub fn remembering(mut self, remembers: bool) -> Self {
+        self.remembers = remembers;
+        self
     }
 
     /// The key with this text, if it is good.
@@ -99,7 +107,7 @@ impl KeyRing {
         if self.bootstrap.is_some_and(|bootstrap| bool::from(bootstrap.ct_eq(&hash))) {
             return Ok(Some(KnownKey { id: KeyId::from_raw(BOOTSTRAP_ID), org: None, can_write: true, hash }));
         }
-        let recalled = self.memory().recall(&hash, Instant::now());
+        let recalled = if self.remembers { self.memory().recall(&hash, Instant::now()) } else { Recalled::Nothing };
         let found = match recalled {
             Recalled::Key(key) => Some(key),
             Recalled::NoKey => None,

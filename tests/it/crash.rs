@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::json;
 use signalbox::{
     model::clock::{Clock, SystemClock},
     sim::{
@@ -193,6 +194,23 @@ async fn kill_in_flight(
     tokio::time::timeout(PATIENCE, again).await.expect("the attempt is made again before its lease ends")
 }
 
+/// Every provider went on until it had its 200: the rows are what was acknowledged, no more and no less.
+async fn expect_rows_of(app: &App, events: usize) {
+    let settled = async {
+        loop {
+            let health = app.health(true).await;
+            if health["census"]["deliveries"] == json!({"delivered": WORKSPACES.len() * events}) {
+                return health;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let settled = tokio::time::timeout(PATIENCE, settled).await;
+    let Ok(health) = settled else { panic!("some delivery does not end: {:#}", app.health(true).await) };
+    assert_eq!(health["census"]["events"], json!({"routed": events}), "{health:#}");
+    assert_eq!((health["status"].as_str(), health["adds_up"].as_bool()), (Some("ok"), Some(true)), "{health:#}");
+}
+
 on_both! {
     async fn what_was_acknowledged_is_delivered_however_often_the_process_is_killed(backend) {
         let kills = std::env::var_os("SIGNALBOX_CRASH_KILLS")
@@ -284,21 +302,7 @@ on_both! {
         assert!(deliveries.repeats >= u64::from(AIMED_KILLS), "the aimed kills cut nothing");
         assert!(deliveries.repeats <= kills * MAX_IN_FLIGHT, "more repeats than attempts were cut");
 
-        // Every provider went on until it had its 200: the rows are what was acknowledged, no more and no less.
-        let events = acked.len() as u64;
-        let settled = async {
-            loop {
-                let health = app.health(true).await;
-                if health["census"]["deliveries"] == serde_json::json!({"delivered": 2 * events}) {
-                    return health;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        let settled = tokio::time::timeout(PATIENCE, settled).await;
-        let Ok(health) = settled else { panic!("some delivery does not end: {:#}", app.health(true).await) };
-        assert_eq!(health["census"]["events"], serde_json::json!({"routed": events}), "{health:#}");
-        assert_eq!((health["status"].as_str(), health["adds_up"].as_bool()), (Some("ok"), Some(true)), "{health:#}");
+        expect_rows_of(&app, acked.len()).await;
         app.finish().await;
     }
 }

@@ -170,7 +170,7 @@ proptest! {
             prop_assert_eq!(read[*member].as_str(), Some(name.as_str()));
         }
         prop_assert_eq!(read["receivedAt"].as_i64(), Some(received_at));
-        let end = format!(",\"payload\":{}}}", payload);
+        let end = format!(",\"payload\":{payload}}}");
         prop_assert!(body.ends_with(end.as_bytes()));
     }
 }

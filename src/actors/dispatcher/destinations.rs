@@ -136,8 +136,9 @@ impl Shared {
     pub(super) async fn find_target(&self, lane: &SharedLane) -> Found {
         let mut loaded = lane.loaded.lock().await;
         let generation = lane.generation.load(Ordering::Acquire);
-        if let Some(fresh) =
-            loaded.as_ref().filter(|loaded| loaded.generation == generation && loaded.at.elapsed() < MAX_AGE)
+        let is_fresh = |loaded: &&Loaded| loaded.generation == generation && loaded.at.elapsed() < MAX_AGE;
+        if let Some(fresh) = loaded.as_ref().filter(is_fresh)
+            && self.remembers_destinations
         {
             return fresh.found.clone();
         }

@@ -84,6 +84,8 @@ pub struct DispatcherDeps {
     pub config: DeliveryConfig,
     /// This process's name in leases.
     pub node: String,
+    /// Whether what was read of a destination is believed for a while.
+    pub remembers_destinations: bool,
 }
 
 /// Why the dispatcher did not start.

@@ -65,6 +65,7 @@ pub(super) struct Shared {
     pub ids: Ids,
     pub config: DeliveryConfig,
     pub node: String,
+    pub remembers_destinations: bool,
     pub client: DeliveryClient,
     /// `[delivery] url`, ready to send to.
     pub default_target: Option<Arc<Target>>,
@@ -108,6 +109,7 @@ impl Shared {
             ids: deps.ids,
             config: deps.config,
             node: deps.node,
+            remembers_destinations: deps.remembers_destinations,
             client,
             default_target,
             lanes,

@@ -174,6 +174,7 @@ impl Rig {
             ids: ids.clone(),
             config,
             node,
+            remembers_destinations: true,
         };
         let dispatcher = DispatcherHandle::start(deps).expect("started");
         Self { dispatcher, store, vault, clock, ids, _file: file }

@@ -34,7 +34,7 @@ use crate::{
     providers::{ProviderSettings, Registry},
     routes::{self, BodyBudget, Gateway, KeyRing, Readiness},
     shutdown::{Shutdown, Stage, StopCause},
-    store::{self, BatchObserver, OpenOptions, SharedStore},
+    store::{self, BatchObserver, OpenOptions, SharedStore, StoreError},
     telemetry::{metrics::Metrics, traces::Traces},
     vault::Vault,
 };
@@ -47,6 +47,12 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 20_000;
 /// How long the last spans may take to their collector when stopping, within what is left of the deadline.
 const TRACES_TIME: Duration = Duration::from_secs(2);
+
+/// How long a start waits for a database that does not answer: it may be starting too, or the process before this one
+/// may still be stopping.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
+/// The pause between two tries.
+const STORE_PAUSE: Duration = Duration::from_millis(250);
 
 /// A gateway that serves.
 pub struct Running {
@@ -76,7 +82,11 @@ pub async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         let shutdown = shutdown.clone();
         tokio::spawn(async move { shutdown.watch_signals().await })
     };
-    let mut running = start(config, None).await?;
+    let mut token = shutdown.token();
+    let mut running = tokio::select! {
+        started = Box::pin(start(config, None)) => started?,
+        () = token.draining() => return Ok(ExitCode::SUCCESS),
+    };
     if let Some(key) = &running.first_service_key {
         println!("first service key, shown once: {}", key.expose_str().unwrap_or_default());
     }
@@ -335,7 +345,17 @@ pub async fn open_store(
         node,
         serving,
     };
-    store::open(options, Arc::new(CountBatches(metrics))).await.context("the database (database.url)")
+    let observer = Arc::new(CountBatches(metrics));
+    let began = Instant::now();
+    loop {
+        match store::open(options.clone(), observer.clone()).await {
+            Err(error @ StoreError::Unavailable(_)) if serving && began.elapsed() < STORE_PATIENCE => {
+                tracing::warn!(%error, "the database does not answer yet");
+                tokio::time::sleep(STORE_PAUSE).await;
+            }
+            opened => return opened.context("the database (database.url)"),
+        }
+    }
 }
 
 /// The store tells the metrics what it committed.

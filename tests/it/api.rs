@@ -306,7 +306,7 @@ on_both! {
             body
         };
         let path = "/workspaces/ws/integrations";
-        let counts = |answer: &Value| [&answer["created"], &answer["reactivated"], &answer["skipped"]].map(|n| n.as_u64());
+        let counts = |answer: &Value| [&answer["created"], &answer["reactivated"], &answer["skipped"]].map(Value::as_u64);
         let created = operator.ask("POST", path, Some(&body(Value::Null))).await.expect("created");
         assert_eq!(counts(&created), [Some(1), Some(0), Some(0)]);
         let id = created["integrations"][0]["id"].as_str().expect("an id").to_owned();
@@ -449,13 +449,13 @@ on_both! {
         let scene = Scene::set(App::start(backend, Options::default()).await).await;
         let config = r#"{"type":"repository","custom":{"a":1},"sync":{"events":["pull_request"],"autoSync":true,"branches":["main"],"paths":["src/**"]}}"#;
         scene.app.write_rows(&format!("UPDATE workspace_integrations SET source_config = '{config}'")).await;
-        for (kind, outcome) in [("github:pull-request.opened", "routed"), ("github:push", "filtered")] {
-            let (_, answer) = scene.app.post_event(&scene.github, kind, 5).await;
+        for (seed, kind, outcome) in [(5, "github:pull-request.opened", "routed"), (6, "github:push", "filtered")] {
+            let (_, answer) = scene.app.post_event(&scene.github, kind, seed).await;
             assert_eq!(answer.json()["outcome"], outcome, "{kind}");
         }
         let path = format!("/integrations/{}", scene.integration);
-        let patch = json!({"events": ["github:push"]});
-        let changed = scene.app.operator("org").ask("PATCH", &path, Some(&patch)).await.expect("changed");
+        let pushes = json!({"events": ["github:push"]});
+        let changed = scene.app.operator("org").ask("PATCH", &path, Some(&pushes)).await.expect("changed");
         let expected = json!({"type": "repository", "custom": {"a": 1},
             "sync": {"events": ["github:push"], "autoSync": true, "branches": ["main"], "paths": ["src/**"]}});
         assert_eq!(changed["sourceConfig"], expected, "everything else is kept");
@@ -588,10 +588,8 @@ async fn the_event_stream_shows_an_orgs_events_as_they_come() {
     use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
     let scene = Scene::set(App::start(crate::support::Backend::sqlite(), Options::default()).await).await;
     let mut stream = tokio::net::TcpStream::connect(scene.app.address()).await.expect("connects");
-    let request = format!(
-        "GET /events/stream HTTP/1.1\r\nhost: x\r\nx-api-key: {}\r\nx-org-id: org\r\n\r\n",
-        App::service_key()
-    );
+    let request =
+        format!("GET /events/stream HTTP/1.1\r\nhost: x\r\nx-api-key: {}\r\nx-org-id: org\r\n\r\n", App::service_key());
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut lines = BufReader::new(stream).lines();
     let mut next = async |wanted: &str| {

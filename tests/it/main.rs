@@ -1,6 +1,7 @@
 //! The whole gateway: the real binary as a child process, real HTTP on both sides, both databases.
 
 mod api;
+mod belonging;
 mod crash;
 mod deliveries;
 mod demo;

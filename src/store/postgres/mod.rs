@@ -23,10 +23,10 @@ use tokio::sync::Mutex;
 use self::{listener::Listener, presence::Presence};
 use super::{
     Accepted, ApiKey, AttemptRecord, BatchObserver, Census, Change, ChangeFn, ClaimRequest, ClaimedDelivery,
-    DeadLetter, Deleted, DueDestination, EventDetail, EventFilter, InstallationRecord, NewEvent, OpenOptions, Page,
-    PageRequest, QuarantineBounds, Quarantined, Rerouting, RetentionCutoffs, Store, StoreError, StoreResult,
-    UnroutedFilter,
-    backend::{CENSUS_TIME, in_time, patience},
+    DeadLetter, Deleted, DestinationHealth, DueDestination, EventDetail, EventFilter, InstallationRecord, NewEvent,
+    OpenOptions, Page, PageRequest, QuarantineBounds, Quarantined, Rerouting, RetentionCutoffs, Store, StoreError,
+    StoreResult, UnroutedFilter,
+    backend::{CENSUS_TIME, Home, in_time, patience},
     changes,
     known::KnownProviders,
     writer::{Batch, Committer, Writer},
@@ -94,7 +94,7 @@ pub(crate) struct PostgresStore {
     committing: PgPool,
     known: KnownProviders,
     writer: Writer,
-    patience: Duration,
+    home: Home,
     listener: Mutex<Listener>,
     /// Held until the store is closed or dropped; `None` for a process that only looks.
     presence: Option<Presence>,
@@ -143,7 +143,7 @@ impl PostgresStore {
         Ok(Self {
             known: KnownProviders::new(options.providers.clone()),
             writer: Writer::start(committers, observer, patience),
-            patience,
+            home: Home::here(patience),
             listener: Mutex::new(Listener::start(connect).await?),
             presence,
             pool,

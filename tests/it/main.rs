@@ -9,5 +9,7 @@ mod quarantine;
 mod routing;
 mod secrets;
 mod simulators;
+mod stopping;
 mod support;
+mod two_nodes;
 mod webhooks;

@@ -464,9 +464,10 @@ impl Directory {
         integrations: impl Iterator<Item = &'i IntegrationId>,
         at: EpochMs,
     ) {
-        self.shared.seen.installations.insert(installation.clone(), at);
+        let later = |known: &mut EpochMs| *known = at.max(*known);
+        self.shared.seen.installations.entry(installation.clone()).and_modify(later).or_insert(at);
         for integration in integrations {
-            self.shared.seen.integrations.insert(integration.clone(), at);
+            self.shared.seen.integrations.entry(integration.clone()).and_modify(later).or_insert(at);
         }
     }
 

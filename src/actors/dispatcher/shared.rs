@@ -147,6 +147,11 @@ impl Shared {
         }));
     }
 
+    /// Counts the caller as a task for as long as it holds this.
+    pub(super) fn count_task(self: &Arc<Self>) -> CountedTask {
+        CountedTask::new(Arc::clone(self))
+    }
+
     /// Ends when no task runs.
     pub(super) async fn all_done(&self) {
         // The sender lives in `self`, so this cannot fail.
@@ -351,7 +356,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Counts a task for as long as it lives.
-struct CountedTask(Arc<Shared>);
+pub(super) struct CountedTask(Arc<Shared>);
 
 impl CountedTask {
     fn new(shared: Arc<Shared>) -> Self {

@@ -226,7 +226,7 @@ fn bind(
     .keep_alive(KEEP_ALIVE)
     .client_request_timeout(HEAD_TIMEOUT)
     .max_connections(MAX_CONNECTIONS)
-    .shutdown_timeout(intake_time(config.server.shutdown_deadline).as_secs())
+    .shutdown_timeout(intake_time(config.server.shutdown_deadline).as_secs().max(1))
     .disable_signals()
     .bind(config.server.listen)
     .with_context(|| format!("cannot listen on {} (server.listen)", config.server.listen))?;

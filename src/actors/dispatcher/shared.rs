@@ -264,11 +264,11 @@ impl Shared {
     pub(super) fn keep_polling(self: &Arc<Self>) {
         let (shared, wanted) = (Arc::downgrade(self), Arc::clone(&self.poll_wanted));
         drop(self.runtime.spawn(async move {
-            while let Some(shared) = polling(&shared) {
+            while let Some((shared, counted)) = polling(&shared) {
                 if isolate(shared.poll()).await.is_err() {
                     tracing::error!("a poll of the dispatcher panicked");
                 }
-                drop(shared);
+                drop((shared, counted));
                 // Either is a reason to look again.
                 drop(tokio::time::timeout(POLL_INTERVAL, wanted.notified()).await);
             }
@@ -345,9 +345,12 @@ impl Shared {
     }
 }
 
-/// The dispatcher, while it is to be polled for.
-fn polling(shared: &Weak<Shared>) -> Option<Arc<Shared>> {
-    shared.upgrade().filter(|shared| !shared.is_draining())
+/// The dispatcher, while it is to be polled for. The poll is counted before it looks whether it may: a drain that begins
+/// now waits for it.
+fn polling(shared: &Weak<Shared>) -> Option<(Arc<Shared>, CountedTask)> {
+    let shared = shared.upgrade()?;
+    let counted = shared.count_task();
+    (!shared.is_draining()).then_some((shared, counted))
 }
 
 /// Locks, panics of earlier holders notwithstanding: what these locks guard is valid after every statement.

@@ -130,12 +130,20 @@ impl App {
 
     /// Starts the process, which must refuse; what it says.
     pub async fn restart_refused(&mut self) -> String {
-        let child = self.spawn();
-        let ended = tokio::task::spawn_blocking(move || child.wait_with_output());
-        let ended = tokio::time::timeout(PATIENCE, ended).await.expect("it serves, and should not");
-        let output = ended.expect("no panic while waiting").expect("a child of ours");
-        assert!(!output.status.success(), "it ended with {}", output.status);
-        String::from_utf8_lossy(&output.stderr).into_owned()
+        let mut child = self.spawn();
+        let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+        let (served, serves) = oneshot::channel();
+        self.collect(out, Some(served));
+        let said = tokio::task::spawn_blocking(move || std::io::read_to_string(err).expect("text"));
+        if serves.await.is_ok() {
+            child.kill().expect("killable");
+            child.wait().expect("a child of ours");
+            panic!("it serves, and should not");
+        }
+        let said = said.await.expect("no panic while reading");
+        let status = child.wait().expect("a child of ours");
+        assert!(!status.success(), "it ended with {status}: {said}");
+        said
     }
 
     /// Where its key file is.
@@ -175,6 +183,12 @@ impl App {
         sim::gateway_settings()
             .chain(chosen.map(|(name, value)| (name.to_owned(), value)))
             .chain([("RUST_BACKTRACE".to_owned(), "1".to_owned())])
+            // The suite runs once with caches off: every answer must be the same.
+            .chain(
+                std::env::var_os("SIGNALBOX_TEST_NO_CACHE")
+                    .and_then(|off| off.into_string().ok())
+                    .map(|off| ("SIGNALBOX_TEST_NO_CACHE".to_owned(), off)),
+            )
             .collect()
     }
 

@@ -14,7 +14,7 @@ tidy:
 
 # Every test; set SIGNALBOX_TEST_POSTGRES_URL to include PostgreSQL.
 test *ARGS:
-    cargo test --locked {{ARGS}}
+    cargo test --workspace --locked {{ARGS}}
 
 # The whole system on this machine, no accounts needed.
 demo *ARGS:

@@ -118,7 +118,6 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
     let store = open_store(&config, &registry, node.clone(), true, metrics.clone()).await?;
     prepare_store(&store, &config).await?;
     check_vault(&vault, &store).await?;
-    let first_service_key = create_first_service_key(store.as_ref(), &config.auth, &clock).await?;
 
     let fallback_destination = config.delivery.url.as_ref().map(|_| DestinationId::configured_default());
     let dispatcher = DispatcherHandle::start(DispatcherDeps {
@@ -187,15 +186,17 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         keys: KeyRing::new(store.clone(), clock.clone(), config.auth.service_key.as_ref()),
         readiness: readiness.clone(),
         bodies: BodyBudget::new(config.ingest.max_in_flight_bytes),
-        clock,
+        clock: clock.clone(),
         config: config.clone(),
     });
-    let (address, server, served) = bind(&config, gateway, routers.clone(), ids)?;
+    let (address, server, serving) = bind(&config, gateway, routers.clone(), ids)?;
+    // Only now that nothing can keep the start from showing it: a key that was made and not shown locks everybody out.
+    let first_service_key = create_first_service_key(store.as_ref(), &config.auth, &clock).await?;
     Ok(Running {
         address,
         first_service_key,
         server,
-        served,
+        served: serving,
         readiness,
         routers,
         dispatcher,

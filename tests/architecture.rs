@@ -285,8 +285,8 @@ fn string_length(rest: &str) -> usize {
 /// `'x'`, `'\n'`, `'\u{2026}'`; `None` for a lifetime.
 fn char_literal_length(rest: &str) -> Option<usize> {
     let inside = rest.strip_prefix('\'')?;
-    if inside.starts_with('\\') {
-        let skipped = 1 + inside[1..].chars().next()?.len_utf8();
+    if let Some(escaped) = inside.strip_prefix('\\') {
+        let skipped = 1 + escaped.chars().next()?.len_utf8();
         return Some(1 + skipped + inside[skipped..].find('\'')? + 1);
     }
     let length = inside.chars().next()?.len_utf8();

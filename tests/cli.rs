@@ -1,9 +1,10 @@
 //! The short commands, as the real binary, on a SQLite file of their own.
 
 use std::{
+    io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     sync::Arc,
     time::Duration,
 };
@@ -177,6 +178,58 @@ fn a_mistaken_configuration_stops_every_command_with_all_its_mistakes() {
         }
         assert!(!bench.path("signalbox.db").exists());
     }
+}
+
+/// A gateway started without any configuration but its address; answers what it printed until it listened.
+fn first_start(bench: &Bench, listen: &str) -> (std::process::Child, Vec<String>) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_signalbox"));
+    let ours = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SIGNALBOX_"));
+    for (name, _) in ours {
+        command.env_remove(name);
+    }
+    let mut child = command
+        .env("SIGNALBOX_SERVER__LISTEN", listen)
+        .current_dir(bench.folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let mut printed = Vec::new();
+    for line in BufReader::new(child.stdout.as_mut().expect("piped")).lines() {
+        printed.push(line.expect("text"));
+        if printed.last().is_some_and(|line| line.starts_with("listening on http://")) {
+            break;
+        }
+    }
+    (child, printed)
+}
+
+#[test]
+fn a_first_start_without_configuration_makes_its_keys_private_and_shows_the_service_key_once() {
+    let bench = Bench::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (mut child, printed) = first_start(&bench, &taken.local_addr().expect("bound").to_string());
+    assert!(!child.wait().expect("ends").success(), "somebody else has the port");
+    assert!(printed.is_empty() && bench.keys().is_empty(), "no key is made that nobody is shown: {printed:?}");
+
+    for start in 1..=2 {
+        let (mut child, printed) = first_start(&bench, "127.0.0.1:0");
+        let shown: Vec<_> =
+            printed.iter().filter_map(|line| line.split_whitespace().find(|word| word.starts_with("sbx_"))).collect();
+        assert_eq!((printed.len(), shown.len()), if start == 1 { (2, 1) } else { (1, 0) }, "{printed:?}");
+        let address = printed.last().and_then(|line| line.strip_prefix("listening on http://")).expect("says where");
+        assert!(address.parse::<std::net::SocketAddr>().is_ok_and(|address| address.port() != 0), "{address}");
+        for file in ["signalbox.db", "signalbox.key"] {
+            assert_eq!(mode_of(&bench.path(file)), 0o600, "{file}");
+        }
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid")),
+            nix::sys::signal::Signal::SIGTERM,
+        )
+        .expect("takes signals");
+        assert!(child.wait().expect("ends").success(), "an orderly stop is exit code 0");
+    }
+    assert_eq!(bench.keys().len(), 1);
 }
 
 struct Unobserved;

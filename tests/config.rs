@@ -1,7 +1,12 @@
 //! Configuration as operators meet it: defaults, the environment, secrets, and every mistake at once.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use proptest::prelude::*;
 use signalbox::{
     config::{Config, ConfigError, KnownSetting, LateBinding, LogFormat, ReplayPolicy},
     model::provider::{ProviderSlug, ProviderSpec, SettingSpec},
@@ -94,7 +99,7 @@ fn with_no_configuration_at_all_everything_has_its_documented_default() {
     assert!(config.server.workers >= 1);
     assert_eq!(config.database.url.expose_str(), Some("sqlite://signalbox.db"));
     assert!(config.database.migrate);
-    assert!(config.vault.keys.is_empty() && config.vault.key_file == PathBuf::from("signalbox.key"));
+    assert!(config.vault.keys.is_empty() && config.vault.key_file == Path::new("signalbox.key"));
     assert!(config.auth.service_key.is_none() && config.console.url.is_none() && config.delivery.url.is_none());
     assert_eq!(config.delivery.timeout, Duration::from_secs(15));
     assert_eq!(config.delivery.retry_schedule, [5, 30, 120, 600, 3600].map(Duration::from_secs));
@@ -145,7 +150,7 @@ fn a_provider_may_come_from_the_environment_alone() {
     assert_eq!(acme.settings["app_id"], "123456");
     assert_eq!(acme.settings["api_url"], "https://api.acme.test", "the default of the provider's own list");
     assert_eq!(acme.secrets["client_secret"].expose(), b"client secret");
-    assert_eq!(acme.timestamp_tolerance, Duration::from_secs(60));
+    assert_eq!(acme.timestamp_tolerance, Duration::from_mins(1));
     assert!(!config.providers.contains_key("umbra"), "a provider without a section is disabled");
 }
 
@@ -367,7 +372,7 @@ fn uncommented(take: impl Fn(&str) -> bool) -> String {
         let is_setting =
             !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte));
         if is_header {
-            section = inside.trim_matches(['[', ']']).to_owned();
+            inside.trim_matches(['[', ']']).clone_into(&mut section);
         }
         let kept = if (is_header || is_setting) && take(&section) { inside } else { line };
         text.push_str(kept);
@@ -438,5 +443,119 @@ fn every_setting_can_come_from_the_environment() {
         let examination = Config::examine(None, [(variable.clone(), "1".to_owned())], &built_in());
         let unknown = examination.mistakes.iter().find(|mistake| mistake.problem.contains("there is no such"));
         assert!(unknown.is_none(), "{variable}: {unknown:?}");
+    }
+}
+
+/// Section and setting names that are, and that are not.
+fn any_name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        prop::sample::select(vec![
+            "server",
+            "database",
+            "vault",
+            "auth",
+            "console",
+            "delivery",
+            "ingest",
+            "retention",
+            "telemetry",
+            "backfill",
+            "providers",
+            "acme",
+            "umbra",
+            "listen",
+            "public_url",
+            "max_body_bytes",
+            "workers",
+            "url",
+            "keys",
+            "key_file",
+            "service_key",
+            "service_key_file",
+            "secret",
+            "secret_file",
+            "retry_schedule_s",
+            "timeout_ms",
+            "log_filter",
+            "events_days",
+            "api_key",
+            "webhook_secrets",
+            "webhook_secrets_file",
+            "client_secret",
+            "private_key",
+            "app_id",
+        ])
+        .prop_map(str::to_owned),
+        "[a-zA-Z_\u{e9}0-9]{0,12}",
+    ]
+}
+
+/// A TOML value of any sort, or something that is none. Texts hold a mark that no mistake may repeat.
+fn any_value() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        any::<i64>().prop_map(|number| number.to_string()),
+        any::<f64>().prop_map(|number| format!("{number:?}")),
+        any::<bool>().prop_map(|flag| flag.to_string()),
+        "[^\"\\\\\\x00-\\x1f\\x7f]{0,40}".prop_map(|text| format!("\"{MARK}{text}\"")),
+        Just("1979-05-27T07:32:00Z".to_owned()),
+        Just(format!("\"whsec_{MARK}\"")),
+        Just(format!("\"https://user:{MARK}@host:99999/\"")),
+        Just(format!("\"postgres://user:{MARK}@[::1/db\"")),
+        Just(format!("\"a:{MARK}\"")),
+        Just("= [".to_owned()),
+    ];
+    leaf.prop_recursive(3, 16, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(","))),
+            prop::collection::vec((any_name(), inner), 0..3).prop_map(|members| {
+                let members: Vec<_> = members.iter().map(|(name, value)| format!("\"{name}\" = {value}")).collect();
+                format!("{{{}}}", members.join(","))
+            }),
+        ]
+    })
+}
+
+/// Never part of a name, so that it is in a message only if a value is.
+const MARK: &str = "hunter2";
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn no_file_and_no_environment_make_the_loader_panic_or_quote_a_value(
+        sections in prop::collection::vec((any_name(), prop::collection::vec((any_name(), any_value()), 0..5)), 0..5),
+        variables in prop::collection::vec((prop::collection::vec(any_name(), 0..4), ".{0,30}"), 0..8),
+    ) {
+        let mut text = String::new();
+        for (section, settings) in sections {
+            text += &format!("[{section}]\n");
+            for (name, value) in settings {
+                text += &format!("{name} = {value}\n");
+            }
+        }
+        let mut given = Given::toml(&text);
+        for (parts, value) in variables {
+            let name = format!("SIGNALBOX_{}", parts.join("__").to_uppercase());
+            given = given.variable(&name, &format!("{MARK}{value}"));
+        }
+        match given.load() {
+            Ok(config) => {
+                let (shown, secret) = (format!("{config:?}"), format!("whsec_{MARK}"));
+                prop_assert!(!shown.contains(&secret));
+            }
+            Err(error) => {
+                // The path of a secret's file is no secret, and whoever mistyped it wants to see it.
+                let told = error.mistakes.iter().map(ToString::to_string).find(|told| told.contains(MARK) && !told.contains("_file ("));
+                prop_assert_eq!(told, None, "a value is repeated");
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_configuration_are_a_mistake(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let given = Given::toml("");
+        fs::write(given.folder.path().join("signalbox.toml"), &bytes).expect("writes");
+        let is_empty = String::from_utf8(bytes).is_ok_and(|text| text.parse::<toml::Table>().is_ok_and(|table| table.is_empty()));
+        prop_assert_eq!(given.load().is_ok(), is_empty);
     }
 }

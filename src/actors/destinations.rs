@@ -83,10 +83,10 @@ pub struct PutDestination {
 /// A secret that was rotated.
 #[derive(Debug)]
 pub struct RotatedSecret {
+    /// The destination as it is now: until when the old secret signs as well is in its row.
+    pub view: DestinationView,
     /// The new secret.
     pub secret: Secret,
-    /// Until when the old one signs as well.
-    pub previous_until: EpochMs,
 }
 
 /// Why a destination could not be written or read.
@@ -288,14 +288,13 @@ impl DestinationsHandle {
         let vault = &self.deps().vault;
         let old = vault.open(secret_place(&row.id), &row.secret_sealed)?;
         let secret = fresh_secret()?;
-        let previous_until = now.plus(ROTATION_OVERLAP);
         row.previous_secret_sealed = Some(vault.seal(previous_secret_place(&row.id), old.expose())?);
-        row.previous_until = Some(previous_until);
+        row.previous_until = Some(now.plus(ROTATION_OVERLAP));
         row.secret_sealed = vault.seal(secret_place(&row.id), secret.expose())?;
         row.updated_at = now;
         self.deps().store.save_destination(&row, &self.entry(&row, "destination.secret_rotated", actor)).await?;
         self.tell(&of.org, now).await;
-        Ok(RotatedSecret { secret, previous_until })
+        Ok(RotatedSecret { view: self.view(row)?, secret })
     }
 
     /// Sends a signed test envelope to the destination of this scope, once.

@@ -27,9 +27,9 @@ use crate::{
 };
 
 const LEASES_EVERY: Duration = Duration::from_secs(2);
-const LAST_SEEN_EVERY: Duration = Duration::from_secs(5);
+const LAST_SEEN_EVERY: Duration = Duration::from_secs(1);
 const READDRESS_EVERY: Duration = Duration::from_secs(30);
-const RETENTION_EVERY: Duration = Duration::from_secs(60);
+const RETENTION_EVERY: Duration = Duration::from_mins(1);
 /// Rows of each kind deleted in one transaction.
 const RETENTION_BATCH: u32 = 500;
 /// Batches deleted in one tick at the most, so that a backlog does not hold the writer for long.

@@ -8,7 +8,7 @@ use moka::sync::Cache;
 const MAX_BODIES: u64 = 10_000;
 
 /// How long a failing body is remembered: longer than the slowest provider's last retry (Linear: six hours).
-const MAX_AGE: Duration = Duration::from_secs(12 * 3600);
+const MAX_AGE: Duration = Duration::from_hours(12);
 
 /// Counts failures by body digest. Losing it means that a webhook is set aside a few failures later.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ impl Default for FailureCounts {
 impl FailureCounts {
     /// Counts one more failure of this body and answers how many there were.
     pub fn count(&self, body_sha256: [u8; 32]) -> u32 {
-        self.0.entry(body_sha256).and_upsert_with(|seen| seen.map_or(0, |entry| entry.into_value()) + 1).into_value()
+        self.0.entry(body_sha256).and_upsert_with(|seen| seen.map_or(0, moka::Entry::into_value) + 1).into_value()
     }
 }
 

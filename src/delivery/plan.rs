@@ -106,8 +106,20 @@ pub struct Question<'a> {
     pub control: bool,
     /// The provider ids of the resources it concerns; `None` is all of them.
     pub resources: Option<&'a [ProviderResourceId]>,
-    /// Deliver to these integrations whatever their rules say: an operator's replay.
-    pub insist_on: Option<&'a [IntegrationId]>,
+    /// What somebody who replays it insists on.
+    pub insistence: Insistence<'a>,
+}
+
+/// What is asked for beyond the webhook itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Insistence<'a> {
+    /// Nothing: the rules decide.
+    Nothing,
+    /// A replay to everybody who wants such events: an integration that was paused when the event came (or still is) was
+    /// to get it later, and this is later.
+    PastPauses,
+    /// A replay to these integrations, whatever their rules say.
+    On(&'a [IntegrationId]),
 }
 
 /// One delivery to make.
@@ -240,18 +252,24 @@ fn matched_resources<'t>(wanted: Option<&[ProviderResourceId]>, table: &'t Route
 }
 
 fn reason_for(question: &Question<'_>, key: &EventKey, integration: &IntegrationRoute) -> &'static str {
-    if let Some(wanted) = question.insist_on {
+    if let Insistence::On(wanted) = question.insistence {
         return match integration.status {
             _ if !wanted.contains(&integration.id) => "not_asked_for",
             IntegrationStatus::Active => "routed",
             _ => "inactive_integration",
         };
     }
+    let paused = integration.status == IntegrationStatus::Paused || !integration.rules.auto_sync;
     match integration.status {
-        IntegrationStatus::Active if !integration.rules.auto_sync => "filtered:paused",
-        IntegrationStatus::Paused => "filtered:paused",
-        IntegrationStatus::Active if integration.rules.allows(key, question.also_keys, question.category) => "routed",
-        IntegrationStatus::Active => "filtered:event_not_allowed",
+        IntegrationStatus::Active | IntegrationStatus::Paused => {
+            if paused && question.insistence != Insistence::PastPauses {
+                "filtered:paused"
+            } else if integration.rules.allows(key, question.also_keys, question.category) {
+                "routed"
+            } else {
+                "filtered:event_not_allowed"
+            }
+        }
         _ => "inactive_integration",
     }
 }
@@ -303,6 +321,16 @@ mod tests {
     }
 
     fn ask(table: Option<&RouteTable>, key: Option<&str>, resources: Option<&[&str]>, control: bool) -> Plan {
+        ask_insisting(table, key, resources, control, Insistence::Nothing)
+    }
+
+    fn ask_insisting(
+        table: Option<&RouteTable>,
+        key: Option<&str>,
+        resources: Option<&[&str]>,
+        control: bool,
+        insistence: Insistence<'_>,
+    ) -> Plan {
         let key = key.map(EventKey::new);
         let ids: Option<Vec<_>> = resources.map(|ids| ids.iter().map(|id| ProviderResourceId::new(*id)).collect());
         plan(
@@ -314,7 +342,7 @@ mod tests {
                 ping: false,
                 control,
                 resources: ids.as_deref(),
-                insist_on: None,
+                insistence,
             },
             table.map(|table| (table, MatchedBy::ExternalId)),
         )
@@ -345,6 +373,33 @@ mod tests {
             reasons,
             ["routed", "routed", "filtered:event_not_allowed", "filtered:paused", "inactive_integration"]
         );
+    }
+
+    #[test]
+    fn a_replay_reaches_what_is_paused_and_still_asks_the_rules_unless_it_names_the_integration() {
+        let table = table(
+            InstallationStatus::Active,
+            vec![(
+                "r",
+                ResourceStatus::Active,
+                vec![
+                    integration("int_a", IntegrationStatus::Active, false, &["acme:push"]),
+                    integration("int_b", IntegrationStatus::Paused, true, &["acme:push"]),
+                    integration("int_c", IntegrationStatus::Active, false, &["acme:other"]),
+                    integration("int_d", IntegrationStatus::Disconnected, false, &["acme:push"]),
+                ],
+            )],
+        );
+        let named = [IntegrationId::from_raw("int_c"), IntegrationId::from_raw("int_d")];
+        for (insistence, expected) in [
+            (Insistence::Nothing, &[][..]),
+            (Insistence::PastPauses, &["int_a", "int_b"]),
+            (Insistence::On(&named), &["int_c"]),
+        ] {
+            let plan = ask_insisting(Some(&table), Some("acme:push"), Some(&["r"]), false, insistence);
+            let to: Vec<_> = plan.deliveries.iter().map(|delivery| delivery.integration.as_str()).collect();
+            assert_eq!(to, expected, "{insistence:?}");
+        }
     }
 
     #[test]

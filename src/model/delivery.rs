@@ -68,7 +68,7 @@ pub struct Delivery {
     pub destination: Option<DestinationId>,
     /// Its state.
     pub status: DeliveryStatus,
-    /// Why, as a snake_case code (`no_destination`, `gone`, `http_status`).
+    /// Why, as a `snake_case` code (`no_destination`, `gone`, `http_status`).
     pub reason: Option<String>,
     /// Attempts made so far; the schedule's index.
     pub attempts: u32,
@@ -105,7 +105,7 @@ pub enum AttemptResult {
 }
 
 impl AttemptResult {
-    /// A stable snake_case code for rows, JSON and metrics.
+    /// A stable `snake_case` code for rows, JSON and metrics.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Answered { status: 200..=299, .. } => "delivered",

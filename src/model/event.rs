@@ -1,47 +1,21 @@
 //! Events: what a webhook is once it is verified and understood.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::{
     clock::EpochMs,
     ids::{EventId, InstallationId, OrgId},
+    opaque_text::opaque_text,
     provider::{ExternalId, ProviderDeliveryId, ProviderResourceId, ProviderSlug},
 };
 
-/// Our name of an event, `github:pull-request.opened`: `provider:entity.action`, kebab-case.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EventKey(Arc<str>);
+opaque_text! {
+    fn new;
 
-impl EventKey {
-    /// Wraps a key; whether the catalogue lists it is the registry's to say.
-    pub fn new(key: impl Into<Arc<str>>) -> Self {
-        Self(key.into())
-    }
-
-    /// The key as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for EventKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Serialize for EventKey {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for EventKey {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self(String::deserialize(deserializer)?.into()))
-    }
+    /// Our name of an event, `github:pull-request.opened`: `provider:entity.action`, kebab-case.
+    EventKey;
 }
 
 /// What became of an event when it was routed. Recorded once, with the event; a replay or a reroute may
@@ -111,7 +85,7 @@ pub struct Event {
     pub resources: Vec<ProviderResourceId>,
     /// What became of it.
     pub outcome: EventOutcome,
-    /// Why, as a snake_case code (`no_installation`, `event_not_allowed`), when the outcome needs one.
+    /// Why, as a `snake_case` code (`no_installation`, `event_not_allowed`), when the outcome needs one.
     pub reason: Option<String>,
     /// A body seen before under another, unsigned delivery id.
     pub possible_replay: bool,

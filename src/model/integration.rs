@@ -147,13 +147,13 @@ mod tests {
 
     use super::*;
 
-    fn rules(config: Value) -> SyncRules {
+    fn rules(config: &Value) -> SyncRules {
         SyncRules::from_source_config(config.as_object().expect("an object"))
     }
 
     #[test]
     fn an_exact_key_a_category_and_an_alias_allow_and_nothing_else_does() {
-        let rules = rules(json!({"sync": {"events": ["github:push", "pull_request", "sentry:metric-alert"]}}));
+        let rules = rules(&json!({"sync": {"events": ["github:push", "pull_request", "sentry:metric-alert"]}}));
         assert!(rules.allows(&EventKey::new("github:push"), &[], "push"));
         assert!(rules.allows(&EventKey::new("github:pull-request.opened"), &[], "pull_request"));
         assert!(rules.allows(
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn empty_or_missing_rules_allow_nothing() {
         for config in [json!({}), json!({"sync": {}}), json!({"sync": {"events": []}})] {
-            assert!(!rules(config).allows(&EventKey::new("github:push"), &[], "push"));
+            assert!(!rules(&config).allows(&EventKey::new("github:push"), &[], "push"));
         }
     }
 }

@@ -48,7 +48,7 @@ pub struct LogEntry {
     pub from_state: Option<String>,
     /// State after, where there is one.
     pub to_state: Option<String>,
-    /// Why, a snake_case code or a short sentence.
+    /// Why, a `snake_case` code or a short sentence.
     pub reason: Option<String>,
     /// Who did it.
     pub actor: Actor,

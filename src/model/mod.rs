@@ -13,6 +13,7 @@ pub mod ids;
 pub mod installation;
 pub mod integration;
 pub mod log_entry;
+mod opaque_text;
 pub mod provider;
 pub mod resource;
 pub mod routes;

@@ -1,8 +1,10 @@
 //! The words for a provider and for the things it owns.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::Serialize;
+
+use super::opaque_text::opaque_text;
 
 /// The short name of a provider, such as `github`: a path segment, a column value, a metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -22,45 +24,9 @@ impl fmt::Display for ProviderSlug {
     }
 }
 
-macro_rules! text_types {
-    ($($(#[$doc:meta])* $name:ident;)*) => {$(
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(Arc<str>);
+opaque_text! {
+    fn new;
 
-        impl $name {
-            /// Wraps the provider's own text; ids that arrive as JSON numbers are decimal text here.
-            pub fn new(text: impl Into<Arc<str>>) -> Self {
-                Self(text.into())
-            }
-
-            /// The text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(&self.0)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                Ok(Self(String::deserialize(deserializer)?.into()))
-            }
-        }
-    )*};
-}
-
-text_types! {
     /// An installation's id at the provider (GitHub installation id, Vercel team or user id, Linear
     /// organization id, Sentry installation uuid).
     ExternalId;

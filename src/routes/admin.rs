@@ -11,7 +11,10 @@ use super::{
     problem::Answer,
     query::{Query, page_json},
 };
-use crate::{model::ids::InstallationId, telemetry::provider_health::HEALTH_WINDOW};
+use crate::{
+    model::ids::{InstallationId, LogId},
+    telemetry::provider_health::HEALTH_WINDOW,
+};
 
 /// `GET /admin/health[?deep=true]`: 503 while the database does not answer or the counters contradict each other. `deep`
 /// counts every row and looks for contradictions among them: for tests and for doubts, not for probes.
@@ -105,9 +108,9 @@ pub async fn actors(ServiceReader(caller): ServiceReader, gateway: web::Data<Gat
 /// `GET /admin/audit?connection`: the log of everything, newest first.
 ///
 /// # Errors
-/// None of its own.
+/// `invalid_parameter`.
 pub async fn audit(ServiceReader(caller): ServiceReader, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let connection = query.get("connection").map(InstallationId::from_raw);
-    let page = gateway.store.list_log(caller.org.as_ref(), connection.as_ref(), query.page()).await?;
+    let page = gateway.store.list_log(caller.org.as_ref(), connection.as_ref(), query.page(LogId::PREFIX)?).await?;
     Ok(HttpResponse::Ok().json(page_json(&page, log_json)))
 }

@@ -97,10 +97,7 @@ async fn delete(gateway: &Gateway, caller: &Caller, of: ServedScope) -> Answer {
 
 async fn rotate(gateway: &Gateway, caller: &Caller, of: ServedScope) -> Answer {
     let rotated = gateway.destinations.rotate_secret(&of, &caller.actor()).await?;
-    Ok(HttpResponse::Ok().json(json!({
-        "secret": rotated.secret.expose_str(),
-        "previousSecretUntil": rotated.previous_until.to_rfc3339(),
-    })))
+    Ok(HttpResponse::Ok().json(destination_json(&rotated.view, Some(&rotated.secret))))
 }
 
 async fn test(gateway: &Gateway, of: ServedScope) -> Answer {

@@ -109,7 +109,7 @@ pub async fn list(Reader(caller): Reader, query: Query, gateway: web::Data<Gatew
         until: query.time("until")?,
         held: query.flag("held")?,
     };
-    let page = gateway.store.list_events(&filter, query.page()).await?;
+    let page = gateway.store.list_events(&filter, query.page(EventId::PREFIX)?).await?;
     Ok(HttpResponse::Ok().json(page_json(&page, event_json)))
 }
 

@@ -61,6 +61,7 @@ fn integration_json(integration: &Integration, resource: &Resource) -> Value {
         "statusReason": integration.status_reason,
         "sourceConfig": integration.source_config,
         "events": integration.rules().events,
+        "autoSync": integration.rules().auto_sync,
         "lastEventAt": time_json(integration.last_event_at),
         "createdAt": integration.created_at.to_rfc3339(),
         "updatedAt": integration.updated_at.to_rfc3339(),
@@ -267,7 +268,7 @@ pub async fn end(Writer(caller): Writer, id: web::Path<String>, gateway: web::Da
         .directory
         .end_integration(&integration.installation, &integration.id, IntegrationStatus::Disconnected, caller.actor())
         .await?;
-    Ok(HttpResponse::Ok().json(json!({"status": ended.status, "integrationId": ended.id})))
+    Ok(HttpResponse::Ok().json(json!({"status": ended.status, "id": ended.id, "integrationId": ended.id})))
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ mod query;
 mod request_body;
 mod request_frame;
 mod stream;
+mod unread_body;
 mod webhooks;
 
 use actix_web::{HttpResponse, http::Method, web};

@@ -13,7 +13,7 @@ use super::{
     query::{Query, page_json},
     request_body::ApiBody,
 };
-use crate::store::Quarantined;
+use crate::{model::ids::QuarantineId, store::Quarantined};
 
 fn quarantined_json(webhook: &Quarantined) -> Value {
     json!({
@@ -30,9 +30,9 @@ fn quarantined_json(webhook: &Quarantined) -> Value {
 /// `GET /admin/quarantine?provider`, newest first.
 ///
 /// # Errors
-/// None of its own.
+/// `invalid_parameter`.
 pub async fn list(_caller: ServiceReader, query: Query, gateway: web::Data<Gateway>) -> Answer {
-    let page = gateway.store.list_quarantined(query.get("provider"), query.page()).await?;
+    let page = gateway.store.list_quarantined(query.get("provider"), query.page(QuarantineId::PREFIX)?).await?;
     Ok(HttpResponse::Ok().json(page_json(&page, quarantined_json)))
 }
 

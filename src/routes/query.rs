@@ -31,9 +31,20 @@ impl Query {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
     }
 
-    /// Which page is wanted.
-    pub fn page(&self) -> PageRequest<'_> {
-        PageRequest { limit: self.limit(), cursor: self.get("cursor") }
+    /// Which page is wanted of a list whose ids begin with `prefix`.
+    ///
+    /// # Errors
+    /// `invalid_parameter` for a cursor that is none of this list: an empty page would look like the end of the list.
+    pub fn page(&self, prefix: &str) -> Result<PageRequest<'_>, Problem> {
+        let is_id = |text: &str| {
+            text.strip_prefix(prefix).is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+        };
+        match self.get("cursor") {
+            Some(cursor) if !is_id(cursor) => {
+                Err(Problem::new(&codes::INVALID_PARAMETER).member("parameter", "cursor"))
+            }
+            cursor => Ok(PageRequest { limit: self.limit(), cursor }),
+        }
     }
 
     /// How many are wanted.
@@ -123,6 +134,16 @@ mod tests {
         assert_eq!(Query::parse("offset=-1").offset(), 0);
         assert_eq!(Query::parse("offset=x").offset(), 0);
         assert_eq!(Query::parse("offset=120").offset(), 120);
+    }
+
+    #[test]
+    fn a_cursor_of_another_list_is_refused_and_an_empty_one_is_the_first_page() {
+        let page = |query| Query::parse(query).page("evt_").map(|page| page.cursor.map(str::to_owned));
+        assert_eq!(page("cursor=evt_01a2").expect("fine").as_deref(), Some("evt_01a2"));
+        assert_eq!(page("cursor=").expect("fine"), None);
+        for bad in ["cursor=log_01a2", "cursor=%27%3B--", "cursor=evt_%C3%A9"] {
+            assert_eq!(page(bad).expect_err("refused").to_json("")["parameter"], "cursor", "{bad}");
+        }
     }
 
     #[test]

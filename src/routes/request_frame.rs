@@ -18,7 +18,7 @@ use actix_web::{
 };
 use futures_util::future::{Ready, ready};
 
-use super::{error_codes as codes, problem::Problem};
+use super::{error_codes as codes, problem::Problem, unread_body::ReadingEnd};
 use crate::{model::clock::Ids, telemetry::request_log::RequestLine};
 
 /// Named by the caller or made here; echoed.
@@ -102,7 +102,7 @@ pub fn note(request: &HttpRequest, add: impl FnOnce(&mut RequestNotes)) {
 /// # Errors
 /// None of its own.
 pub async fn frame(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let started = Instant::now();
@@ -110,6 +110,7 @@ pub async fn frame(
         request.app_data::<web::Data<Ids>>().map_or_else(|| "req_unframed".to_owned(), |ids| ids.request())
     });
     request.extensions_mut().insert(ids.clone());
+    let reading_end = ReadingEnd::of(&mut request);
 
     let mut response = match refuse_nul(&request) {
         Some(problem) => request.error_response(problem),
@@ -123,7 +124,10 @@ pub async fn frame(
     }
     set_headers(response.headers_mut(), &ids);
     log_line(&response, problem.as_ref(), &ids, started);
-    Ok(response)
+    Ok(match reading_end {
+        Some(end) => end.keep_with(response),
+        None => response,
+    })
 }
 
 /// An encoded NUL names nothing, and PostgreSQL refuses text that holds one: it ends here for every route.

@@ -1,9 +1,12 @@
 //! The whole gateway: the real binary as a child process, real HTTP on both sides, both databases.
 
+mod api;
 mod crash;
 mod deliveries;
 mod demo;
 mod event_keys;
+mod hostile;
+mod outage;
 mod poison;
 mod quarantine;
 mod routing;

@@ -1,8 +1,12 @@
-//! Handling that panics ends one webhook, nobody else's; the bytes are kept, and let in once the cause is mended.
+//! A panic ends one webhook or one edit, and nobody else's work: bytes are kept, rows stay whole, and the next message
+//! finds everything in order.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -11,6 +15,7 @@ use signalbox::{
     app,
     config::Config,
     model::{
+        clock::EpochMs,
         provider::{ProviderDeliveryId, ProviderSlug},
         webhook::Headers,
     },
@@ -18,7 +23,7 @@ use signalbox::{
         Category, EventSpec, ExtractError, Inbound, Provider, ProviderSettings, Registry, ResourceFacts,
         SignatureScheme,
     },
-    sim::{self, client::Client},
+    sim::{self, SignedRequest, client::Client, operator::Operator},
 };
 
 /// GitHub, but a body that says `poison` panics while the fault is there.
@@ -61,23 +66,26 @@ impl Provider for Faulty {
         self.real.extract_trusted(wire, id, payload)
     }
     fn source_config(&self, of: &ResourceFacts<'_>) -> Map<String, Value> {
+        assert!(!self.fault.load(Ordering::SeqCst), "this provider has a fault");
         self.real.source_config(of)
     }
 }
 
-#[test]
-fn a_webhook_whose_handling_panics_is_kept_and_set_aside_and_let_in_when_the_fault_is_mended() {
+const SERVICE_KEY: &str = "a-service-key-of-at-least-32-characters";
+
+/// Runs a case against a gateway in this process whose GitHub has a fault that the case can mend.
+fn with_a_faulty_provider<F: Future<Output = ()>>(case: impl FnOnce(SocketAddr, Arc<AtomicBool>) -> F) {
     let runtime =
         || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     actix_web::rt::System::with_tokio_rt(runtime).block_on(async {
         let directory = tempfile::tempdir().expect("a directory");
-        let github = sim::find("github").expect("simulated");
         let settings = [
             ("SIGNALBOX_SERVER__LISTEN", "127.0.0.1:0".to_owned()),
             ("SIGNALBOX_SERVER__WORKERS", "1".to_owned()),
             ("SIGNALBOX_DATABASE__URL", format!("sqlite://{}", directory.path().join("signalbox.db").display())),
             ("SIGNALBOX_VAULT__KEY_FILE", directory.path().join("key").display().to_string()),
-            ("SIGNALBOX_AUTH__SERVICE_KEY", "a-service-key-of-at-least-32-characters".to_owned()),
+            ("SIGNALBOX_AUTH__SERVICE_KEY", SERVICE_KEY.to_owned()),
+            ("SIGNALBOX_INGEST__ACK_DEADLINE_MS", "30000".to_owned()),
         ];
         let settings = sim::gateway_settings().chain(settings.map(|(name, value)| (name.to_owned(), value)));
         let specs: Vec<_> = Registry::built_in().iter().map(|registered| registered.spec).collect();
@@ -88,39 +96,64 @@ fn a_webhook_whose_handling_panics_is_kept_and_set_aside_and_let_in_when_the_fau
         let enabled = ProviderSettings {
             webhook_secrets: config.providers["github"].webhook_secrets.clone(),
             max_body_bytes: None,
-            timestamp_tolerance: std::time::Duration::from_secs(60),
+            timestamp_tolerance: std::time::Duration::from_mins(1),
         };
         let registry =
             Registry::new(vec![Arc::new(faulty)], vec![("github".to_owned(), enabled)]).expect("a good registry");
         let running = app::start(config, Some(registry)).await.expect("it starts");
+        case(running.address, fault).await;
+        running.stop().await;
+    });
+}
 
-        let mut client = Client::new(running.address);
-        let poison = |id: &str| {
-            let headers = vec![("x-github-event", "push".to_owned()), ("x-github-delivery", id.to_owned())];
-            github.signing.sign(headers, r#"{"a":"poison"}"#, github.secret.as_bytes(), sim::Encoding::Json)
-        };
-        let mut statuses = Vec::new();
+/// A genuine push with this id and body.
+fn push(id: &str, body: &str) -> SignedRequest {
+    let github = sim::find("github").expect("simulated");
+    let headers = vec![("x-github-event", "push".to_owned()), ("x-github-delivery", id.to_owned())];
+    github.signing.sign(headers, body, github.secret.as_bytes(), sim::Encoding::Json)
+}
+
+#[test]
+fn a_webhook_whose_handling_panics_is_kept_and_set_aside_and_let_in_when_the_fault_is_mended() {
+    with_a_faulty_provider(async |address, fault| {
+        let mut client = Client::new(address);
+        let poison = push("p-1", r#"{"a":"poison"}"#);
+        let mut answers = Vec::new();
         for _ in 0..4 {
-            let answer = client.post_webhook("github", &poison("p-1")).await.expect("an answer");
-            statuses.push((answer.status, answer.json()["status"].clone()));
+            let answer = client.post_webhook("github", &poison).await.expect("an answer");
+            answers.push((answer.status, answer.json()["status"].clone()));
         }
-        assert_eq!(statuses[0].0, 500);
-        assert_eq!(statuses[1].0, 500);
-        assert_eq!(statuses[2], (200, "set_aside".into()));
-        assert_eq!(statuses[3], (200, "set_aside".into()));
+        assert_eq!((answers[0].0, answers[1].0), (500, 500), "its provider is asked to try again");
+        assert_eq!(answers[2..], [(200, "set_aside".into()), (200, "set_aside".into())]);
 
         // The connection goes on.
-        let headers = vec![("x-github-event", "push".to_owned()), ("x-github-delivery", "fine".to_owned())];
-        let fine = github.signing.sign(headers, r#"{"a":"fine"}"#, github.secret.as_bytes(), sim::Encoding::Json);
-        let answer = client.post_webhook("github", &fine).await.expect("an answer");
-        assert_eq!((answer.status, answer.json()["status"].clone()), (200, "accepted".into()));
+        let fine = client.post_webhook("github", &push("fine", r#"{"a":"fine"}"#)).await.expect("an answer");
+        assert_eq!((fine.status, fine.json()["status"].clone()), (200, "accepted".into()));
 
         fault.store(false, Ordering::SeqCst);
-        let key = [("x-api-key", "a-service-key-of-at-least-32-characters")];
+        let key = [("x-api-key", SERVICE_KEY)];
         let released = client.send("POST", "/admin/quarantine/reverify", &key, Bytes::new()).await.expect("an answer");
         assert_eq!(released.json()["accepted"], 1, "{}", released.json());
-        let again = client.post_webhook("github", &poison("p-1")).await.expect("an answer");
+        let again = client.post_webhook("github", &poison).await.expect("an answer");
         assert_eq!(again.json()["status"], "duplicate", "{}", again.json());
-        running.stop().await;
+    });
+}
+
+#[test]
+fn an_edit_that_panics_keeps_nothing_and_the_next_one_finds_the_supervisor_in_order() {
+    with_a_faulty_provider(async |address, fault| {
+        let mut operator = Operator::new(address, SERVICE_KEY, "org");
+        let github = sim::find("github").expect("simulated");
+        let facts = github.facts(1, 1, EpochMs(0));
+        let connection = operator.adopt(github, &facts).await.expect("adopted");
+        let refused = operator.subscribe("ws", &connection, &facts, None).await.expect_err("its provider panics");
+        assert!(refused.to_string().contains("500"), "{refused}");
+        let path = format!("/connections/{connection}");
+        let unchanged = operator.ask("GET", &path, None).await.expect("the connection");
+        assert_eq!(unchanged["resources"], Value::Array(Vec::new()), "half an edit is no edit: {unchanged}");
+        fault.store(false, Ordering::SeqCst);
+        operator.subscribe("ws", &connection, &facts, None).await.expect("subscribed");
+        let linked = operator.ask("GET", &path, None).await.expect("the connection");
+        assert_eq!(linked["resources"].as_array().map(Vec::len), Some(1), "{linked}");
     });
 }

@@ -22,13 +22,13 @@ on_both! {
         let signing = created["secret"].as_str().or_else(|| created["destination"]["secret"].as_str());
         let signing = signing.expect("shown once").to_owned();
         let mut secrets =
-            vec![app.service_key().to_owned(), signing.clone(), signing.trim_start_matches("whsec_").to_owned(),
+            vec![App::service_key().to_owned(), signing.clone(), signing.trim_start_matches("whsec_").to_owned(),
                  "destination-header-secret".to_owned(), "payload-marker-7c1".to_owned()];
         for provider in sim::PROVIDERS {
             let connected = app.connect("org", provider, 1).await;
             app.subscribe("org", "ws", &connected, Some(provider.keys)).await;
             let mut facts = connected.facts(1, SystemClock.now());
-            facts.resource_name = "payload-marker-7c1".to_owned();
+            "payload-marker-7c1".clone_into(&mut facts.resource_name);
             let request = provider.event(provider.keys[0], &facts, provider.secret.as_bytes()).expect("known");
             let signature = request.header(provider.signing.header).expect("signed").to_owned();
             secrets.push(signature.trim_start_matches("sha256=").to_owned());

@@ -263,7 +263,7 @@ on_both! {
 }
 
 async fn operator_with_hold(app: &App, body: &Value) -> Value {
-    let key = app.service_key();
+    let key = App::service_key();
     let headers = [("x-api-key", key), ("content-type", "application/json"), ("x-backfill-hold", "true")];
     app.send("POST", "/webhooks/github", &headers, body.to_string()).await.json()
 }

@@ -160,6 +160,17 @@ store_suite! {
         assert_eq!(store.claim("node-c").await.len(), 3);
     }
 
+    async fn what_is_given_up_keeps_its_place_before_what_came_later(store: TestStore) {
+        let older = store.accept_one("older").await;
+        store.claim("node-a").await;
+        store.clock.advance(Duration::from_secs(1));
+        let newer = store.accept_one("newer").await;
+        store.clock.advance(Duration::from_secs(1));
+        assert_eq!(store.release_leases("node-a", None, store.now()).await.expect("released"), 1);
+        let claimed: Vec<_> = store.claim("node-b").await.into_iter().map(|claimed| claimed.delivery.id).collect();
+        assert_eq!(claimed, [older.id, newer.id]);
+    }
+
     async fn an_attempt_settles_its_delivery_and_gives_the_lease_back(store: TestStore) {
         let delivery = store.accept_one("d1").await;
         store.claim("node-a").await;

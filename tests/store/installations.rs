@@ -35,6 +35,23 @@ store_suite! {
         assert_eq!(store.find_installation(&InstallationId::from_raw("in_none")).await.expect("read"), None);
     }
 
+    async fn a_workspace_that_is_new_to_an_installation_brings_its_destination(store: TestStore) {
+        let installation = store.insert_installation_of("4711").await;
+        let destination = store.destination_for(DestinationScope::Workspace, "ws_new");
+        store.save_destination(&destination, &store.entry("destination.created")).await.expect("saved");
+        let resource = store.resource(&installation.id, "r1");
+        let integration = store.integration(&resource, "ws_new");
+        let subscribe = Box::new(move |record: &mut signalbox::store::InstallationRecord| {
+            record.resources.push(resource);
+            record.integrations.push(integration);
+            true
+        });
+        let changed = store.change_installation(&installation.id, subscribe).await.expect("changed").expect("there");
+        assert_eq!(changed.destinations, [destination], "the record that is answered is whole");
+        let loaded = store.load_installation(&installation.id).await.expect("read").expect("there");
+        assert_eq!(changed.destinations, loaded.destinations);
+    }
+
     async fn one_account_has_one_installation_that_is_not_revoked(store: TestStore) {
         let first = store.insert_installation_of("4711").await;
         let refused = store.insert_installation(&store.installation("4711"), &store.entry("x")).await;

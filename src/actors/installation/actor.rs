@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long a supervisor that nobody asks stays in memory.
-const IDLE_LIMIT: Duration = Duration::from_secs(600);
+const IDLE_LIMIT: Duration = Duration::from_mins(10);
 
 /// One per installation that was asked for lately.
 pub(super) struct InstallationSupervisor {

@@ -159,7 +159,7 @@ fn deliver(
         ping: false,
         control: false,
         resources: Some(&resources),
-        insist_on: None,
+        insistence: crate::delivery::plan::Insistence::Nothing,
     };
     let plan = plan(&question, table.as_ref().map(|table| (table, MatchedBy::ExternalId)));
     assert_eq!(plan.outcome == EventOutcome::Routed, !plan.deliveries.is_empty());

@@ -11,7 +11,7 @@ use super::{
     quarantine::webhook_of,
 };
 use crate::{
-    delivery::plan::{Decision, MatchedBy, Plan, VerifiedBy},
+    delivery::plan::{Decision, Insistence, MatchedBy, Plan, VerifiedBy},
     model::{
         clock::EpochMs,
         delivery::{Delivery, DeliveryStatus},
@@ -63,8 +63,8 @@ impl MendingHandle {
         }
     }
 
-    /// New deliveries of an event: to `only`, whatever their rules say, or to every integration that matches it now.
-    /// `None` if there is no such event.
+    /// New deliveries of an event: to `only`, whatever their rules say, or to every integration that matches it now, the
+    /// paused ones among them. `None` if there is no such event.
     pub async fn replay_event(
         &self,
         event: &EventId,
@@ -75,7 +75,7 @@ impl MendingHandle {
         let Some(found) = self.find_routes(&detail.event).await? else {
             return Ok(Some(Replayed { deliveries: Vec::new() }));
         };
-        let plan = self.plan_again(&detail, found.clone(), only).await?;
+        let plan = self.plan_again(&detail, found.clone(), only.map_or(Insistence::PastPauses, Insistence::On)).await?;
         if plan.deliveries.is_empty() {
             return Ok(Some(Replayed { deliveries: Vec::new() }));
         }
@@ -127,7 +127,7 @@ impl MendingHandle {
         }
         let Some(detail) = self.pipeline.store.find_event_detail(&event.id).await? else { return Ok(None) };
         let matched_by = if event.external_id.is_some() { MatchedBy::ExternalId } else { MatchedBy::Resource };
-        let plan = self.plan_again(&detail, (table.clone(), matched_by), None).await?;
+        let plan = self.plan_again(&detail, (table.clone(), matched_by), Insistence::Nothing).await?;
         match plan.outcome {
             EventOutcome::Routed | EventOutcome::Filtered => {
                 let outcome = plan.outcome;
@@ -244,7 +244,7 @@ impl MendingHandle {
             return Ok(false);
         }
         let Some(detail) = self.pipeline.store.find_event_detail(&event.id).await? else { return Ok(false) };
-        let plan = self.plan_again(&detail, (table.clone(), MatchedBy::ExternalId), None).await?;
+        let plan = self.plan_again(&detail, (table.clone(), MatchedBy::ExternalId), Insistence::Nothing).await?;
         Ok(plan.outcome == EventOutcome::Routed)
     }
 
@@ -318,7 +318,7 @@ impl MendingHandle {
         &self,
         detail: &EventDetail,
         found: (Arc<RouteTable>, MatchedBy),
-        insist_on: Option<&[IntegrationId]>,
+        insistence: Insistence<'_>,
     ) -> Result<Plan, StoreError> {
         let event = &detail.event;
         let verified_by = serde_json::from_str::<Decision>(&detail.decision)
@@ -335,7 +335,7 @@ impl MendingHandle {
         let mut inbound = extracted.unwrap_or_else(|_error| as_stored(event));
         // State changes were made when the event came; they are not made again.
         inbound.control.clear();
-        Ok(self.pipeline.decide(&inbound, &verified_by, &Some(found), insist_on))
+        Ok(self.pipeline.decide(&inbound, &verified_by, &Some(found), insistence))
     }
 
     /// Adds deliveries to a stored event and tells the dispatcher. `None` if the event is gone or, unless this is a

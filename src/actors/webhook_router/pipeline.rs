@@ -30,12 +30,12 @@ use crate::{
     cache::FailureCounts,
     config::{IngestConfig, ReplayPolicy},
     crypto::hmac::sha256,
-    delivery::plan::{MatchedBy, Plan, PlannedDelivery, Question, VerifiedBy, plan},
+    delivery::plan::{Insistence, MatchedBy, Plan, PlannedDelivery, Question, VerifiedBy, plan},
     model::{
         clock::{Clock, EpochMs, Ids},
         delivery::{Delivery, DeliveryStatus},
         event::{Event, EventKey, EventOutcome},
-        ids::{EventId, IntegrationId},
+        ids::EventId,
         provider::{ProviderResourceId, ProviderSlug},
         routes::RouteTable,
         webhook::{Headers, ReceivedWebhook},
@@ -250,7 +250,7 @@ impl Pipeline {
         inbound: &Inbound,
         verified_by: &VerifiedBy,
         found: &Found,
-        insist_on: Option<&[IntegrationId]>,
+        insistence: Insistence<'_>,
     ) -> Plan {
         let by_slug: Vec<ProviderResourceId>;
         let resources = match &inbound.resources {
@@ -277,7 +277,7 @@ impl Pipeline {
             ping: inbound.ping,
             control: !inbound.control.is_empty(),
             resources,
-            insist_on,
+            insistence,
         };
         plan(&question, found.as_ref().map(|(table, matched_by)| (table.as_ref(), *matched_by)))
     }
@@ -285,7 +285,7 @@ impl Pipeline {
     /// Steps 8 and 9: commit the event and its deliveries in one transaction, then answer, then send.
     async fn accept(&self, understood: Understood, found: Found) -> Result<Receipt, RouteError> {
         let provider = understood.provider.slug();
-        let plan = self.decide(&understood.inbound, &understood.verified_by, &found, None);
+        let plan = self.decide(&understood.inbound, &understood.verified_by, &found, Insistence::Nothing);
         let event = self.event_of(&understood, &plan, &found);
         let (event_id, delivery_id) = (event.id.clone(), event.provider_delivery_id.clone());
         let outcome = plan.outcome;

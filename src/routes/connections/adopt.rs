@@ -53,5 +53,8 @@ pub async fn adopt(ServiceWriter(caller): ServiceWriter, body: ApiBody, gateway:
     let record = gateway.store.load_installation(&adopted.installation.id).await?;
     let resources = record.map(|record| record.resources).unwrap_or_default();
     let status = if adopted.created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(HttpResponse::build(status).json(connection_json(&adopted.installation, &resources)))
+    let mut shown = connection_json(&adopted.installation, &resources);
+    // The word under which every other route takes it.
+    shown["connectionId"] = shown["id"].clone();
+    Ok(HttpResponse::build(status).json(shown))
 }

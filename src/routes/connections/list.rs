@@ -13,7 +13,7 @@ use super::{
     },
     connection_json,
 };
-use crate::model::installation::InstallationStatus;
+use crate::model::{ids::InstallationId, installation::InstallationStatus};
 
 /// Connections whose resources are read at the same time.
 const READ_AT_ONCE: usize = 4;
@@ -25,7 +25,10 @@ const READ_AT_ONCE: usize = 4;
 pub async fn list(Reader(caller): Reader, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let org = caller.require_org()?;
     let status = query.read("status", InstallationStatus::parse)?;
-    let page = gateway.store.list_installations(Some(org), query.get("provider"), status, query.page()).await?;
+    let page = gateway
+        .store
+        .list_installations(Some(org), query.get("provider"), status, query.page(InstallationId::PREFIX)?)
+        .await?;
     let gateway = &gateway;
     let items: Vec<_> = stream::iter(&page.items)
         .map(|installation| async move {

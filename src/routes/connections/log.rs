@@ -11,13 +11,15 @@ use super::{
     },
     find_visible, log_json,
 };
+use crate::model::ids::LogId;
 
 /// `GET /connections/{id}/log`
 ///
 /// # Errors
-/// `not_found`.
+/// `not_found`, `invalid_parameter`.
 pub async fn list(Reader(caller): Reader, id: web::Path<String>, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let installation = find_visible(&gateway, &caller, &id).await?;
-    let page = gateway.store.list_log(Some(&installation.org), Some(&installation.id), query.page()).await?;
+    let page =
+        gateway.store.list_log(Some(&installation.org), Some(&installation.id), query.page(LogId::PREFIX)?).await?;
     Ok(HttpResponse::Ok().json(page_json(&page, log_json)))
 }

@@ -1,4 +1,7 @@
 //! Giving up leases.
+//!
+//! What is given up is due at once, and has its old place in the queue: what a dead node was about to deliver does not
+//! wait behind everything that came since.
 
 use super::{Fields, Session, list, query, text};
 use crate::{
@@ -6,8 +9,15 @@ use crate::{
     store::StoreResult,
 };
 
-pub(super) const RELEASE_ALL: &str = "UPDATE gw_deliveries SET lease_owner = NULL, due_at = $2 \
-                                      WHERE lease_owner = $1 AND status = 'pending'";
+/// `$2` is now; `created_at` may lie after it when the clock was set back.
+macro_rules! release {
+    () => {
+        "UPDATE gw_deliveries SET lease_owner = NULL, due_at = CASE WHEN created_at < $2 THEN created_at ELSE $2 END \
+         WHERE lease_owner = $1 AND status = 'pending'"
+    };
+}
+
+pub(super) const RELEASE_ALL: &str = release!();
 
 pub(crate) async fn release(
     db: &mut Session<'_>,
@@ -15,11 +25,7 @@ pub(crate) async fn release(
     only: Option<&[DeliveryId]>,
     now: EpochMs,
 ) -> StoreResult<u64> {
-    const RELEASE_THESE: &str = concat!(
-        "UPDATE gw_deliveries SET lease_owner = NULL, due_at = $2 \
-         WHERE lease_owner = $1 AND status = 'pending' AND id",
-        in_list!("$3")
-    );
+    const RELEASE_THESE: &str = concat!(release!(), " AND id", in_list!("$3"));
     let owner = text(owner);
     let released = match only {
         None => query(RELEASE_ALL).bind(&*owner).bind(now.0),

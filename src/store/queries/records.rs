@@ -2,7 +2,10 @@
 
 use super::{Builder, Fields, Session, installations, log, notify, query, text};
 use crate::{
-    model::{ids::InstallationId, integration::Integration, resource::Resource},
+    model::{
+        destination::Destination, ids::InstallationId, installation::Installation, integration::Integration,
+        resource::Resource,
+    },
     store::{Change, ChangeFn, InstallationRecord, StoreResult},
 };
 
@@ -33,10 +36,15 @@ pub(crate) async fn load(db: &mut Session<'_>, id: &InstallationId) -> StoreResu
     let resources = rows.iter().map(|row| Fields::new(row).resource()).collect::<StoreResult<_>>()?;
     let rows = query(INTEGRATIONS).bind(id.as_str()).fetch_all(&mut *db.conn).await?;
     let integrations = rows.iter().map(|row| Fields::new(row).integration(db.known)).collect::<StoreResult<_>>()?;
-    let found = query(DESTINATIONS).bind(installation.org.as_str()).bind(id.as_str());
-    let rows = found.fetch_all(&mut *db.conn).await?;
-    let destinations = rows.iter().map(|row| Fields::new(row).destination()).collect::<StoreResult<_>>()?;
+    let destinations = list_destinations(db, &installation).await?;
     Ok(Some(InstallationRecord { installation, resources, integrations, destinations, log: Vec::new() }))
+}
+
+/// The destinations that an installation's integrations, as they are stored now, can deliver to.
+async fn list_destinations(db: &mut Session<'_>, of: &Installation) -> StoreResult<Vec<Destination>> {
+    let found = query(DESTINATIONS).bind(of.org.as_str()).bind(of.id.as_str());
+    let rows = found.fetch_all(&mut *db.conn).await?;
+    rows.iter().map(|row| Fields::new(row).destination()).collect()
 }
 
 pub(crate) async fn change(
@@ -60,6 +68,10 @@ pub(crate) async fn change(
     }
     for integration in after.integrations.iter().filter(|integration| !before.integrations.contains(integration)) {
         save_integration(db, integration).await?;
+    }
+    if after.integrations.len() > before.integrations.len() {
+        // A workspace that is new here may have had a destination all along.
+        after.destinations = list_destinations(db, &after.installation).await?;
     }
     log::append(db, &after.log).await?;
     notify(db.conn, &Change::Installation(id.clone())).await?;

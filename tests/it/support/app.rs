@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     os::unix::process::ExitStatusExt,
     path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -177,18 +177,16 @@ impl App {
             ("SIGNALBOX_VAULT__KEY_FILE", path.join("signalbox.key").display().to_string()),
             ("SIGNALBOX_AUTH__SERVICE_KEY", SERVICE_KEY.to_owned()),
             ("SIGNALBOX_DELIVERY__ALLOW_PRIVATE_NETWORKS", "true".to_owned()),
+            // Tests are about what happens, not how fast: a busy machine must not turn a 200 into a 503.
+            ("SIGNALBOX_INGEST__ACK_DEADLINE_MS", "30000".to_owned()),
+            ("SIGNALBOX_DATABASE__ACQUIRE_TIMEOUT_MS", "20000".to_owned()),
             ("SIGNALBOX_DELIVERY__RETRY_SCHEDULE_S", "1,2,2,5,5".to_owned()),
         ];
         let chosen = usual.into_iter().chain(self.settings.iter().cloned());
         sim::gateway_settings()
             .chain(chosen.map(|(name, value)| (name.to_owned(), value)))
             .chain([("RUST_BACKTRACE".to_owned(), "1".to_owned())])
-            // The suite runs once with caches off: every answer must be the same.
-            .chain(
-                std::env::var_os("SIGNALBOX_TEST_NO_CACHE")
-                    .and_then(|off| off.into_string().ok())
-                    .map(|off| ("SIGNALBOX_TEST_NO_CACHE".to_owned(), off)),
-            )
+            .chain(caches_off())
             .collect()
     }
 
@@ -262,13 +260,32 @@ impl App {
         status.unwrap_or_else(|| panic!("it did not end within {PATIENCE:?}\n{}", self.log_text()))
     }
 
+    /// The most memory this process has held since it began, in KiB; `None` where the system does not say.
+    pub fn peak_memory_kib(&self) -> Option<u64> {
+        let pid = self.running.as_ref().expect("the gateway was stopped; restart it first").child.id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.trim().trim_end_matches("kB").trim().parse().ok()
+    }
+
+    /// The gateway's `/admin/health`; with `deep`, every row counted.
+    pub async fn health(&self, deep: bool) -> Value {
+        let path = if deep { "/admin/health?deep=true" } else { "/admin/health" };
+        self.operator("anybody").call("GET", path, None).await.expect("an answer").json()
+    }
+
+    /// The address of its database.
+    pub fn database_url(&self) -> String {
+        self.backend.url(self.directory.path())
+    }
+
     /// A caller with the service key, for `org`. Make another one after a restart.
     pub fn operator(&self, org: &str) -> Operator {
         Operator::new(self.address(), SERVICE_KEY, org)
     }
 
     /// The service key itself, for tests that look for it or send it by hand.
-    pub fn service_key(&self) -> &'static str {
+    pub fn service_key() -> &'static str {
         SERVICE_KEY
     }
 
@@ -317,6 +334,30 @@ impl App {
         (facts, answer)
     }
 
+    /// Runs a short command of the binary beside the gateway, with the same settings.
+    pub fn cli(&self, words: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_signalbox"))
+            .args(words)
+            .current_dir(self.directory.path())
+            .env_clear()
+            .envs(self.environment())
+            .output()
+            .expect("the binary starts")
+    }
+
+    /// Makes an API key with `signalbox keys create`; answers the key.
+    pub fn make_key(&self, words: &[&str]) -> String {
+        let made = self.cli(&[&["keys", "create", "--name", "test"], words].concat());
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        String::from_utf8(made.stdout).expect("text").lines().last().expect("the key is the last line").to_owned()
+    }
+
+    /// Changes rows behind the gateway's back, as an import does, and makes it read them.
+    pub async fn write_rows(&self, sql: &str) {
+        self.backend.execute(self.directory.path(), sql).await;
+        self.operator("anybody").ask_for_all("POST", "/admin/cache/rebuild").await.expect("rebuilt");
+    }
+
     /// Ends a test: the rows contradict each other nowhere, and the process stops in order.
     pub async fn finish(mut self) {
         self.check_invariants().await;
@@ -356,6 +397,12 @@ impl Drop for App {
             assert!(self.finished, "end the test with app.finish().await");
         }
     }
+}
+
+/// The suite runs a second time with caches off: the process must be told, it inherits nothing.
+fn caches_off() -> Option<(String, String)> {
+    const NAME: &str = "SIGNALBOX_TEST_NO_CACHE";
+    std::env::var_os(NAME).map(|value| (NAME.to_owned(), value.into_string().expect("0 or 1")))
 }
 
 /// The address in `… listening on http://127.0.0.1:4110 …`.

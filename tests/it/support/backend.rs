@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection};
+
 use super::postgres;
 
 /// A database of this test alone.
@@ -53,6 +55,22 @@ impl Backend {
             Self::Postgres(database) => database.url.clone(),
             Self::Shared { url } => url.clone(),
         }
+    }
+
+    /// Executes statements on the database, whoever else uses it.
+    pub async fn execute(&self, directory: &Path, sql: &str) {
+        let url = self.url(directory);
+        let done = match self {
+            Self::Sqlite => {
+                let mut connection = SqliteConnection::connect(&url).await.expect("opens");
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.map(|_| ())
+            }
+            Self::Postgres(_) => {
+                let mut connection = PgConnection::connect(&url).await.expect("connects");
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.map(|_| ())
+            }
+        };
+        done.unwrap_or_else(|error| panic!("{error} in\n{sql}"));
     }
 
     /// Its name, for what a test prints.

@@ -34,8 +34,8 @@ use crate::{
     providers::{ProviderSettings, Registry},
     routes::{self, BodyBudget, Gateway, KeyRing, Readiness},
     shutdown::{Shutdown, Stage, StopCause},
-    store::{self, BatchObserver, OpenOptions, SharedStore},
-    telemetry::metrics::Metrics,
+    store::{self, BatchObserver, OpenOptions, SharedStore, StoreError},
+    telemetry::{metrics::Metrics, traces::Traces},
     vault::Vault,
 };
 
@@ -47,6 +47,14 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const RESERVE: u32 = 10;
 /// Connections held at once, per worker.
 const MAX_CONNECTIONS: usize = 20_000;
+/// How long the last spans may take to their collector when stopping, within what is left of the deadline.
+const TRACES_TIME: Duration = Duration::from_secs(2);
+
+/// How long a start waits for a database that does not answer: it may be starting too, or the process before this one
+/// may still be stopping.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
+/// The pause between two tries.
+const STORE_PAUSE: Duration = Duration::from_millis(250);
 
 /// A gateway that serves.
 pub struct Running {
@@ -62,6 +70,7 @@ pub struct Running {
     directory: Directory,
     janitor: JanitorHandle,
     store: SharedStore,
+    traces: Traces,
     deadline: Duration,
 }
 
@@ -75,7 +84,11 @@ pub async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         let shutdown = shutdown.clone();
         tokio::spawn(async move { shutdown.watch_signals().await })
     };
-    let mut running = start(config, None).await?;
+    let mut token = shutdown.token();
+    let mut running = tokio::select! {
+        started = Box::pin(start(config, None)) => started?,
+        () = token.draining() => return Ok(ExitCode::SUCCESS),
+    };
     if let Some(key) = &running.first_service_key {
         println!("first service key, shown once: {}", key.expose_str().unwrap_or_default());
     }
@@ -109,21 +122,20 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let ids = Ids::new(clock.clone());
     let metrics = Arc::new(Metrics::default());
-    let registry = Arc::new(match registry {
-        Some(registry) => registry,
-        None => registry_of(&config)?,
-    });
+    let registry = Arc::new(registry.map_or_else(|| registry_of(&config), Ok)?);
     let vault = Arc::new(open_vault(&config)?);
     let node = format!("node-{}", ids.log().as_str().trim_start_matches("log_"));
     let store = open_store(&config, &registry, node.clone(), true, metrics.clone()).await?;
     prepare_store(&store, &config).await?;
     check_vault(&vault, &store).await?;
 
+    let traces = begin_traces(&config, node.clone())?;
     let fallback_destination = config.delivery.url.as_ref().map(|_| DestinationId::configured_default());
     let dispatcher = DispatcherHandle::start(DispatcherDeps {
         store: store.clone(),
         vault: vault.clone(),
         metrics: metrics.clone(),
+        traces: traces.clone(),
         clock: clock.clone(),
         ids: ids.clone(),
         config: config.delivery.clone(),
@@ -146,6 +158,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         directory: directory.clone(),
         dispatcher: dispatcher.clone(),
         metrics: metrics.clone(),
+        traces: traces.clone(),
         clock: clock.clone(),
         ids: ids.clone(),
         ingest: config.ingest.clone(),
@@ -203,6 +216,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         directory,
         janitor,
         store,
+        traces,
         deadline: config.server.shutdown_deadline,
     })
 }
@@ -268,6 +282,7 @@ impl Running {
         if tokio::time::timeout(left().max(Duration::from_millis(500)), self.store.close()).await.is_err() {
             tracing::warn!("the database did not let go of its connections in time");
         }
+        self.traces.drain(left().min(TRACES_TIME)).await;
     }
 }
 
@@ -296,6 +311,13 @@ fn settings_of(provider: &ProviderConfig, _max_body_bytes: usize) -> ProviderSet
         webhook_secrets: provider.webhook_secrets.clone(),
         max_body_bytes: provider.max_body_bytes,
         timestamp_tolerance: provider.timestamp_tolerance,
+    }
+}
+
+fn begin_traces(config: &Config, node: String) -> anyhow::Result<Traces> {
+    match &config.telemetry.otlp_endpoint {
+        Some(endpoint) => Traces::export_to(endpoint, node).context("traces (telemetry.otlp_endpoint)"),
+        None => Ok(Traces::default()),
     }
 }
 
@@ -335,7 +357,17 @@ pub async fn open_store(
         node,
         serving,
     };
-    store::open(options, Arc::new(CountBatches(metrics))).await.context("the database (database.url)")
+    let observer = Arc::new(CountBatches(metrics));
+    let began = Instant::now();
+    loop {
+        match store::open(options.clone(), observer.clone()).await {
+            Err(error @ StoreError::Unavailable(_)) if serving && began.elapsed() < STORE_PATIENCE => {
+                tracing::warn!(%error, "the database does not answer yet");
+                tokio::time::sleep(STORE_PAUSE).await;
+            }
+            opened => return opened.context("the database (database.url)"),
+        }
+    }
 }
 
 /// The store tells the metrics what it committed.

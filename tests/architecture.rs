@@ -44,6 +44,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("dashmap", &["actors"]),
     ("reqwest", &["providers/http.rs", "delivery/client.rs"]),
     ("prometheus_client", &["telemetry"]),
+    ("hyper", &["sim", "telemetry/traces/collector.rs"]),
+    ("hyper_util", &["sim", "telemetry/traces/collector.rs"]),
+    ("hyper_rustls", &["telemetry/traces/collector.rs"]),
+    ("rustls_platform_verifier", &["telemetry/traces/collector.rs"]),
     ("clap", &[]),
     ("anyhow", &[]),
 ];

@@ -94,6 +94,8 @@ CREATE TABLE gw_events (
     held BOOLEAN NOT NULL,
     received_at BIGINT NOT NULL,
     correlation_id TEXT COLLATE "C" NOT NULL,
+    -- NULL unless traces are exported; attempts made later, or elsewhere, join the webhook's trace by it.
+    trace_id TEXT COLLATE "C",
     content_type TEXT,
     headers TEXT NOT NULL,
     decision TEXT NOT NULL,

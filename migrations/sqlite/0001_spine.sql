@@ -94,6 +94,8 @@ CREATE TABLE gw_events (
     held INTEGER NOT NULL,
     received_at INTEGER NOT NULL,
     correlation_id TEXT NOT NULL,
+    -- NULL unless traces are exported; attempts made later, or elsewhere, join the webhook's trace by it.
+    trace_id TEXT,
     content_type TEXT,
     headers TEXT NOT NULL,
     decision TEXT NOT NULL,

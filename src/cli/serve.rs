@@ -14,8 +14,5 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         json: config.telemetry.log_format == LogFormat::Json,
         filter: &config.telemetry.log_filter,
     })?;
-    if config.telemetry.otlp_endpoint.is_some() {
-        tracing::warn!("telemetry.otlp_endpoint is set, and this version does not export traces yet");
-    }
     app::serve(config).await
 }

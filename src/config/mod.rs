@@ -215,7 +215,7 @@ pub struct TelemetryConfig {
     pub log_format: LogFormat,
     /// What is logged: a `tracing` filter such as `info,signalbox=debug`.
     pub log_filter: String,
-    /// Where traces go, OTLP over HTTP; `None` is nowhere.
+    /// Where traces go: the base URL of an OTLP/HTTP collector; `None` is nowhere.
     pub otlp_endpoint: Option<Url>,
 }
 

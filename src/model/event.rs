@@ -95,4 +95,6 @@ pub struct Event {
     pub received_at: EpochMs,
     /// The caller's or our correlation id.
     pub correlation_id: String,
+    /// The trace its attempts belong to, 32 hexadecimal digits; only if it was traced when it came.
+    pub trace_id: Option<String>,
 }

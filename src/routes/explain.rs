@@ -136,6 +136,7 @@ mod tests {
                 held: false,
                 received_at: EpochMs(0),
                 correlation_id: "c-1".into(),
+                trace_id: None,
             },
             headers: "{}".into(),
             content_type: None,

@@ -186,6 +186,7 @@ mod tests {
             held: false,
             received_at: EpochMs(at_ms),
             correlation_id: "line\nbreak".into(),
+            trace_id: None,
         }
     }
 

@@ -1,12 +1,14 @@
-//! Telemetry: logs, metrics, and how the providers fared lately.
+//! Telemetry: logs, metrics, traces, and how the providers fared lately.
 //!
-//! **Owns** the log subscriber, every metric's name, and the shape of a request's log line. **Invariants**: logs go to
+//! **Owns** the log subscriber, every metric's and span's name, and the shape of a request's log
+//! line. **Invariants**: logs go to
 //! standard error (standard output belongs to the lines the contract promises: `listening on …`, keys shown once);
 //! nothing here is handed payloads, tokens, secrets or signatures. **Must not know** what the numbers lead to.
 
 pub mod metrics;
 pub mod provider_health;
 pub mod request_log;
+pub mod traces;
 
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 

@@ -125,7 +125,7 @@ on_both! {
             assert_eq!(code(&stranger), refused(401, "unauthorized"), "{method} {path}");
             assert!(stranger.headers.get("www-authenticate").is_some(), "{method} {path}");
             assert_eq!(code(&call("wrong", Some("org")).await), refused(401, "unauthorized"), "{method} {path}");
-            assert_eq!(code(&call(scene.app.service_key(), Some("no org")).await), refused(400, "invalid_org_id"), "{method} {path}");
+            assert_eq!(code(&call(App::service_key(), Some("no org")).await), refused(400, "invalid_org_id"), "{method} {path}");
             assert_eq!(code(&call(own.as_str(), Some("other")).await), refused(403, "forbidden"), "{method} {path}");
             if matches!(needs, Needs::Write | Needs::ServiceWrite) {
                 assert_eq!(code(&call(reading.as_str(), Some("org")).await), refused(403, "insufficient_scope"), "{method} {path}");
@@ -134,7 +134,7 @@ on_both! {
                 assert_eq!(code(&call(own.as_str(), None).await), refused(403, "service_key_required"), "{method} {path}");
             }
             if template.contains('{') || template.starts_with("/orgs/") {
-                for key in [foreign.as_str(), scene.app.service_key()] {
+                for key in [foreign.as_str(), App::service_key()] {
                     let answer = call(key, Some("other")).await;
                     assert_eq!(code(&answer), refused(404, "not_found"), "{method} {path}");
                     let text = String::from_utf8_lossy(&answer.body).into_owned();
@@ -155,7 +155,7 @@ on_both! {
             ("/admin/replay/catchup", json!({"installationId": scene.github.connection})),
             ("/admin/dlq/replay", json!({"deliveryIds": [{"provider": "github", "deliveryId": scene.event["deliveryId"]}]})),
         ] {
-            let answer = scene.call(scene.app.service_key(), Some("other"), "POST", path, &body).await;
+            let answer = scene.call(App::service_key(), Some("other"), "POST", path, &body).await;
             assert_eq!(answer.status, 404, "{path}");
         }
         scene.app.finish().await;
@@ -163,7 +163,7 @@ on_both! {
 
     async fn a_service_key_that_names_no_org_is_asked_for_one_only_where_one_is_needed(backend) {
         let scene = Scene::set(App::start(backend, Options::default()).await).await;
-        let key = scene.app.service_key();
+        let key = App::service_key();
         for path in ["/connections", "/events/stream", "/workspaces/ws/integrations", "/workspaces/ws/destination"] {
             let answer = scene.call(key, None, "GET", path, &Value::Null).await;
             assert_eq!(code(&answer), refused(400, "missing_org_id"), "{path}");
@@ -236,7 +236,7 @@ on_both! {
         let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
         let path = format!("/connections/{}/resources", github.connection);
         let mut operator = app.operator("org");
-        let not_json = app.send("POST", &path, &[("x-api-key", app.service_key())], "{").await;
+        let not_json = app.send("POST", &path, &[("x-api-key", App::service_key())], "{").await;
         assert_eq!(code(&not_json), refused(400, "invalid_json"));
         let body = json!({"providerResourceId": "7", "resourceName": "octo/hello"});
         let linked = operator.ask("POST", &path, Some(&body)).await.expect("linked");
@@ -306,7 +306,7 @@ on_both! {
             body
         };
         let path = "/workspaces/ws/integrations";
-        let counts = |answer: &Value| [&answer["created"], &answer["reactivated"], &answer["skipped"]].map(|n| n.as_u64());
+        let counts = |answer: &Value| [&answer["created"], &answer["reactivated"], &answer["skipped"]].map(Value::as_u64);
         let created = operator.ask("POST", path, Some(&body(Value::Null))).await.expect("created");
         assert_eq!(counts(&created), [Some(1), Some(0), Some(0)]);
         let id = created["integrations"][0]["id"].as_str().expect("an id").to_owned();
@@ -449,13 +449,13 @@ on_both! {
         let scene = Scene::set(App::start(backend, Options::default()).await).await;
         let config = r#"{"type":"repository","custom":{"a":1},"sync":{"events":["pull_request"],"autoSync":true,"branches":["main"],"paths":["src/**"]}}"#;
         scene.app.write_rows(&format!("UPDATE workspace_integrations SET source_config = '{config}'")).await;
-        for (kind, outcome) in [("github:pull-request.opened", "routed"), ("github:push", "filtered")] {
-            let (_, answer) = scene.app.post_event(&scene.github, kind, 5).await;
+        for (seed, kind, outcome) in [(5, "github:pull-request.opened", "routed"), (6, "github:push", "filtered")] {
+            let (_, answer) = scene.app.post_event(&scene.github, kind, seed).await;
             assert_eq!(answer.json()["outcome"], outcome, "{kind}");
         }
         let path = format!("/integrations/{}", scene.integration);
-        let patch = json!({"events": ["github:push"]});
-        let changed = scene.app.operator("org").ask("PATCH", &path, Some(&patch)).await.expect("changed");
+        let pushes = json!({"events": ["github:push"]});
+        let changed = scene.app.operator("org").ask("PATCH", &path, Some(&pushes)).await.expect("changed");
         let expected = json!({"type": "repository", "custom": {"a": 1},
             "sync": {"events": ["github:push"], "autoSync": true, "branches": ["main"], "paths": ["src/**"]}});
         assert_eq!(changed["sourceConfig"], expected, "everything else is kept");
@@ -588,10 +588,8 @@ async fn the_event_stream_shows_an_orgs_events_as_they_come() {
     use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
     let scene = Scene::set(App::start(crate::support::Backend::sqlite(), Options::default()).await).await;
     let mut stream = tokio::net::TcpStream::connect(scene.app.address()).await.expect("connects");
-    let request = format!(
-        "GET /events/stream HTTP/1.1\r\nhost: x\r\nx-api-key: {}\r\nx-org-id: org\r\n\r\n",
-        scene.app.service_key()
-    );
+    let request =
+        format!("GET /events/stream HTTP/1.1\r\nhost: x\r\nx-api-key: {}\r\nx-org-id: org\r\n\r\n", App::service_key());
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut lines = BufReader::new(stream).lines();
     let mut next = async |wanted: &str| {

@@ -1,6 +1,14 @@
 //! The newcomer's first command.
 
-use std::process::Command;
+use std::{
+    io::{BufRead, BufReader, Read as _},
+    process::{Command, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 #[test]
 fn the_demo_delivers_everything_it_promises_and_says_so_with_its_exit_code() {
@@ -20,4 +28,30 @@ fn the_demo_delivers_everything_it_promises_and_says_so_with_its_exit_code() {
     }
     assert!(!told.contains('\u{1b}'), "no colours off a terminal");
     assert_eq!(directory.path().read_dir().expect("readable").count(), 0, "it leaves nothing where it was started");
+}
+
+#[test]
+fn the_demo_keeps_serving_until_it_is_told_to_stop_and_takes_everything_with_it() {
+    for stop in [Signal::SIGINT, Signal::SIGTERM] {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut demo = Command::new(env!("CARGO_BIN_EXE_signalbox"))
+            .arg("demo")
+            .current_dir(directory.path())
+            .env_clear()
+            .env("TMPDIR", directory.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        let mut out = BufReader::new(demo.stdout.take().expect("piped"));
+        let mut lines = out.by_ref().lines().map(|line| line.expect("text"));
+        let api = lines.find(|line| line.trim_start().starts_with("API")).expect("it says where to look");
+        let address = api.split("http://").nth(1).expect("a URL").trim();
+        std::net::TcpStream::connect(address).expect("it still serves");
+        kill(Pid::from_raw(i32::try_from(demo.id()).expect("a pid")), stop).expect("it takes signals");
+        let mut rest = String::new();
+        out.read_to_string(&mut rest).expect("text");
+        assert!(demo.wait().expect("it ends").success(), "{stop}: {rest}");
+        assert_eq!(directory.path().read_dir().expect("readable").count(), 0, "{stop}: nothing is left");
+    }
 }

@@ -461,7 +461,7 @@ on_both! {
             let reply = exchange(&there.app, &post("/webhooks/github", &request, &format!("{encoding}{length}"))).await;
             reply.expect("an answer").expect_problem("unsupported_content_encoding");
         }
-        let key = [("x-api-key", there.app.service_key()), ("content-encoding", "gzip"), ("x-org-id", "org")];
+        let key = [("x-api-key", App::service_key()), ("content-encoding", "gzip"), ("x-org-id", "org")];
         let answer = there.app.send("POST", "/admin/connections", &key, "{}").await;
         assert_eq!((answer.status, answer.json()["error"].as_str()), (415, Some("unsupported_content_encoding")));
         // Said to be gzip only in a header that means something else: the bytes are what they are, and no JSON.
@@ -615,7 +615,7 @@ on_both! {
     async fn nul_bytes_and_invalid_utf_8_are_refused_where_they_are_names_and_kept_where_they_are_data(backend) {
         let there = Neighbourhood::start(backend, Options::default()).await;
         let app = &there.app;
-        let key = app.service_key();
+        let key = App::service_key();
         for path in [
             "/events/%00", "/events/evt_%00/payload", "/connections/in_%00", "/integrations/%00", "/webhooks/%00",
             "/events?cursor=%00", "/events?limit=%00", "/workspaces/%00/integrations", "/admin/quarantine?provider=%00",
@@ -719,7 +719,7 @@ on_both! {
             reply.expect("an answer").expect_problem("invalid_payload");
         }
         // The JSON API reads whole bodies, and no deep ones.
-        let headers = [("x-api-key", app.service_key()), ("x-org-id", "org"), ("content-type", "application/json")];
+        let headers = [("x-api-key", App::service_key()), ("x-org-id", "org"), ("content-type", "application/json")];
         for path in ["/admin/connections", "/workspaces/ws/integrations", "/admin/dlq/replay"] {
             let answer = app.send("POST", path, &headers, format!(r#"{{"provider":{arrays}}}"#)).await;
             assert_eq!((answer.status, answer.json()["error"].as_str()), (400, Some("invalid_json")), "{path}");

@@ -1,6 +1,7 @@
 //! The whole gateway: the real binary as a child process, real HTTP on both sides, both databases.
 
 mod api;
+mod belonging;
 mod crash;
 mod deliveries;
 mod demo;
@@ -14,5 +15,6 @@ mod secrets;
 mod simulators;
 mod stopping;
 mod support;
+mod traces;
 mod two_nodes;
 mod webhooks;

@@ -131,6 +131,7 @@ impl TestStore {
                 held: false,
                 received_at: self.now(),
                 correlation_id: "corr-1".into(),
+                trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".into()),
             },
             headers: r#"{"x-github-event":"push"}"#.into(),
             content_type: Some("application/json".into()),

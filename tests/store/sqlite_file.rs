@@ -33,6 +33,7 @@ fn an_ignored_event() -> NewEvent {
             held: false,
             received_at: START,
             correlation_id: "corr-1".into(),
+            trace_id: None,
         },
         headers: "{}".into(),
         content_type: None,

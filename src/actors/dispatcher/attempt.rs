@@ -31,6 +31,7 @@ use crate::{
         ids::{DeliveryId, DestinationId},
     },
     store::{AttemptRecord, ClaimedDelivery},
+    telemetry::traces::AttemptSpan,
 };
 
 /// Recording ends this long before the lease does.
@@ -163,7 +164,27 @@ impl OneAttempt {
             error: answer.error.map(str::to_owned),
             response_body: answer.response_body,
         };
+        self.trace(&attempt, status, answer.took);
         self.record(attempt, status, reason.map(str::to_owned), due_at).await;
+    }
+
+    /// Its span, in the trace of the webhook.
+    fn trace(&self, attempt: &Attempt, status: DeliveryStatus, took: Duration) {
+        let event = &self.claimed.event;
+        self.shared.traces.record_attempt(&AttemptSpan {
+            trace_id: event.trace_id.as_deref(),
+            event: &event.id,
+            provider: event.provider,
+            delivery: &attempt.delivery,
+            number: attempt.number,
+            destination: &self.slot.lane().id,
+            result: &attempt.result,
+            status_code: attempt.status_code,
+            delivery_status: status.as_str(),
+            succeeded: status == DeliveryStatus::Delivered,
+            started_at: attempt.started_at,
+            took,
+        });
     }
 
     /// One line in the log. What went well is told only to those who ask for detail.
@@ -228,6 +249,7 @@ impl OneAttempt {
             response_body: None,
         };
         let now = self.shared.clock.now();
+        self.trace(&attempt, DeliveryStatus::Dead, Duration::ZERO);
         self.record(attempt, DeliveryStatus::Dead, Some(reason.to_owned()), now).await;
     }
 

@@ -55,7 +55,7 @@ use crate::{
         ids::{DeliveryId, DestinationId, OrgId},
     },
     store::{ClaimedDelivery, SharedStore},
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, traces::Traces},
     vault::Vault,
 };
 
@@ -74,6 +74,8 @@ pub struct DispatcherDeps {
     pub vault: Arc<Vault>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Where attempts' spans go.
+    pub traces: Traces,
     /// Due times and timestamps.
     pub clock: Arc<dyn Clock>,
     /// Attempts' ids.

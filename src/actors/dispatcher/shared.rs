@@ -38,7 +38,7 @@ use crate::{
         ids::{DeliveryId, DestinationId},
     },
     store::SharedStore,
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, traces::Traces},
     vault::Vault,
 };
 
@@ -60,6 +60,7 @@ pub(super) struct Shared {
     pub store: SharedStore,
     pub vault: Arc<Vault>,
     pub metrics: Arc<Metrics>,
+    pub traces: Traces,
     pub clock: Arc<dyn Clock>,
     pub ids: Ids,
     pub config: DeliveryConfig,
@@ -102,6 +103,7 @@ impl Shared {
             store: deps.store,
             vault: deps.vault,
             metrics: deps.metrics,
+            traces: deps.traces,
             clock: deps.clock,
             ids: deps.ids,
             config: deps.config,

@@ -169,6 +169,7 @@ impl Rig {
             store: Arc::clone(&store),
             vault: Arc::clone(&vault),
             metrics: Arc::new(Metrics::default()),
+            traces: Traces::default(),
             clock: Arc::clone(&clock),
             ids: ids.clone(),
             config,
@@ -197,6 +198,7 @@ impl Rig {
             held: false,
             received_at: now,
             correlation_id: "cor-1".to_owned(),
+            trace_id: None,
         };
         let lease_until = leased.then(|| now.plus(Duration::from_millis(self.dispatcher.lease_ms().unsigned_abs())));
         let delivery = Delivery {

@@ -10,6 +10,7 @@ mod mending;
 mod messages;
 mod pipeline;
 mod quarantine;
+mod span;
 
 use std::{
     sync::{
@@ -44,7 +45,7 @@ use crate::{
     },
     providers::{ExtractError, Registry, VerifyError},
     store::{QuarantineBounds, SharedStore, StoreError},
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, traces::Traces},
 };
 
 /// How much longer than the acknowledgement deadline an asker waits for the answer that says so.
@@ -62,6 +63,8 @@ pub struct RouterDeps {
     pub dispatcher: DispatcherHandle,
     /// Who counts.
     pub metrics: Arc<Metrics>,
+    /// Where webhooks' spans go.
+    pub traces: Traces,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// New ids.
@@ -91,6 +94,7 @@ impl RouterPool {
             directory: deps.directory,
             dispatcher: deps.dispatcher,
             metrics: deps.metrics,
+            traces: deps.traces,
             clock: deps.clock,
             ids: deps.ids,
             ingest: deps.ingest,
@@ -179,6 +183,25 @@ pub enum Receipt {
         /// Where it is kept.
         quarantine: QuarantineId,
     },
+}
+
+impl Receipt {
+    /// The event it is, if it is one.
+    pub fn event(&self) -> Option<&EventId> {
+        match self {
+            Self::Accepted { event, .. } | Self::Duplicate { event, .. } => Some(event),
+            Self::SetAside { .. } => None,
+        }
+    }
+
+    /// One word for logs and traces.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Accepted { outcome, .. } => outcome.as_str(),
+            Self::Duplicate { .. } => "duplicate",
+            Self::SetAside { .. } => "set_aside",
+        }
+    }
 }
 
 /// A webhook of the service path: trusted, not signed.

@@ -42,7 +42,10 @@ use crate::{
     },
     providers::{self, ExtractError, Inbound, Provider, Registry, ResourceSelector, VerifiedWebhook, VerifyError},
     store::{Accepted, ClaimedDelivery, NewDelivery, NewEvent, SharedStore, StoreError},
-    telemetry::metrics::Metrics,
+    telemetry::{
+        metrics::Metrics,
+        traces::{Traces, WebhookSpan},
+    },
 };
 
 /// How often the handling of one body may fail before it is set aside.
@@ -69,6 +72,7 @@ pub struct Pipeline {
     pub(super) directory: Directory,
     pub(super) dispatcher: DispatcherHandle,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) traces: Traces,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) ids: Ids,
     pub(super) ingest: IngestConfig,
@@ -140,6 +144,7 @@ impl Pipeline {
         arrived: Instant,
     ) -> Result<Receipt, RouteError> {
         let webhook = verified.webhook().clone();
+        let mut span = self.traces.begin_webhook(webhook.provider);
         let handled = isolate(async {
             let (provider, inbound) = self.extract(&verified)?;
             let understood = Understood {
@@ -156,24 +161,27 @@ impl Pipeline {
             let found = self.apply_control(&understood).await?;
             match found {
                 Controlled::Duplicate(receipt) => Ok(receipt),
-                Controlled::Routable(found) => self.accept(understood, found).await,
+                Controlled::Routable(found) => self.accept(understood, found, &mut span).await,
             }
         })
         .await;
-        match handled {
+        let routed = match handled {
             Ok(Err(RouteError::Extract(error))) => {
                 self.count_failure(&webhook, &error).await;
                 Err(error.into())
             }
             Ok(result) => result,
             Err(_panicked) => self.set_aside(&webhook).await,
-        }
+        };
+        self.end_span(span, &routed, arrived);
+        routed
     }
 
     /// The service path: trusted, addressed to a connection, and not a control event.
     pub(super) async fn route_trusted(&self, webhook: TrustedWebhook) -> Result<Receipt, RouteError> {
         let arrived = Instant::now();
         let provider = self.registry.find(webhook.provider.as_str()).ok_or(RouteError::UnknownInstallation)?.clone();
+        let mut span = self.traces.begin_webhook(webhook.provider);
         let handled = isolate(async {
             let table = self
                 .directory
@@ -199,10 +207,12 @@ impl Pipeline {
                 hold: webhook.hold,
                 arrived,
             };
-            self.accept(understood, Some((table, MatchedBy::ConnectionId))).await
+            self.accept(understood, Some((table, MatchedBy::ConnectionId)), &mut span).await
         })
         .await;
-        handled.unwrap_or(Err(RouteError::Panicked))
+        let routed = handled.unwrap_or(Err(RouteError::Panicked));
+        self.end_span(span, &routed, arrived);
+        routed
     }
 
     /// Step 3: is it genuine? Over the raw bytes, against every live secret.
@@ -283,10 +293,15 @@ impl Pipeline {
     }
 
     /// Steps 8 and 9: commit the event and its deliveries in one transaction, then answer, then send.
-    async fn accept(&self, understood: Understood, found: Found) -> Result<Receipt, RouteError> {
+    async fn accept(
+        &self,
+        understood: Understood,
+        found: Found,
+        span: &mut WebhookSpan,
+    ) -> Result<Receipt, RouteError> {
         let provider = understood.provider.slug();
         let plan = self.decide(&understood.inbound, &understood.verified_by, &found, Insistence::Nothing);
-        let event = self.event_of(&understood, &plan, &found);
+        let event = Event { trace_id: span.trace_id(), ..self.event_of(&understood, &plan, &found) };
         let (event_id, delivery_id) = (event.id.clone(), event.provider_delivery_id.clone());
         let outcome = plan.outcome;
         let (deliveries, slots) = self.deliveries_of(&event, plan.deliveries, understood.hold);
@@ -301,8 +316,12 @@ impl Pipeline {
             event,
         };
         let delivery_count = new_event.deliveries.len();
+        span.planned(new_event.event.key.as_ref(), delivery_count);
         let held = understood.hold;
-        let accepted = self.commit(new_event, slots, understood.arrived).await?;
+        let before_commit = understood.arrived.elapsed();
+        let committed = self.commit(new_event, slots, understood.arrived).await;
+        span.committed(before_commit, understood.arrived.elapsed().saturating_sub(before_commit));
+        let accepted = committed?;
         match accepted {
             Accepted::New { possible_replay } => {
                 let dropped = possible_replay && self.ingest.possible_replay == ReplayPolicy::Drop;
@@ -409,6 +428,7 @@ impl Pipeline {
             held: understood.hold,
             received_at: understood.received_at,
             correlation_id: understood.correlation_id.clone(),
+            trace_id: None,
         }
     }
 

@@ -15,6 +15,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::{stage::Stage, telling::Teller};
 use crate::{
@@ -68,11 +69,20 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     } else {
         tokio::select! {
             shown = shown => shown,
-            signal = tokio::signal::ctrl_c() => signal.context("cannot wait for Ctrl-C"),
+            asked = asked_to_stop() => asked,
         }
     };
     gateway.stop().await;
     shown
+}
+
+/// Waits for Ctrl-C or SIGTERM: however it is ended, the demo takes its files with it.
+async fn asked_to_stop() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for Ctrl-C"),
+        _ = terminate.recv() => Ok(()),
+    }
 }
 
 /// The demo's configuration, given as an operator would give it: through the environment.

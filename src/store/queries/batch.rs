@@ -121,8 +121,8 @@ async fn find_replays(conn: &mut Conn, events: &[&PreparedEvent]) -> Result<Hash
 async fn insert_events(conn: &mut Conn, events: &[Judged<'_>]) -> Result<Vec<String>, sqlx::Error> {
     let mut sql = Builder::new(
         "INSERT INTO gw_events (id, provider, provider_delivery_id, wire_type, event_key, installation_id, org_id, \
-         external_id, resources, outcome, reason, possible_replay, held, received_at, correlation_id, content_type, \
-         headers, decision, body_digest, payload_encoding, payload_bytes, payload) ",
+         external_id, resources, outcome, reason, possible_replay, held, received_at, correlation_id, trace_id, \
+         content_type, headers, decision, body_digest, payload_encoding, payload_bytes, payload) ",
     );
     sql.push_values(events, |mut row, judged| {
         let (new, payload) = (&judged.event.new, &judged.event.payload);
@@ -148,6 +148,7 @@ async fn insert_events(conn: &mut Conn, events: &[Judged<'_>]) -> Result<Vec<Str
             .push_bind(event.held && !judged.is_dropped())
             .push_bind(event.received_at.0)
             .push_bind(&*text(&event.correlation_id))
+            .push_bind(event.trace_id.as_deref())
             .push_bind(new.content_type.as_deref().map(owned))
             .push_bind(&*text(&new.headers))
             .push_bind(&*text(&new.decision))

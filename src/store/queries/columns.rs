@@ -3,7 +3,8 @@
 macro_rules! event_columns {
     () => {
         "e.id, e.provider, e.provider_delivery_id, e.wire_type, e.event_key, e.installation_id, e.org_id, \
-         e.external_id, e.resources, e.outcome, e.reason, e.possible_replay, e.held, e.received_at, e.correlation_id"
+         e.external_id, e.resources, e.outcome, e.reason, e.possible_replay, e.held, e.received_at, e.correlation_id, \
+         e.trace_id"
     };
 }
 

@@ -36,6 +36,7 @@ impl Fields<'_> {
             held: self.get()?,
             received_at: self.time()?,
             correlation_id: self.get()?,
+            trace_id: self.get()?,
         })
     }
 

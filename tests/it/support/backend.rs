@@ -65,7 +65,7 @@ impl Backend {
                 let mut connection = SqliteConnection::connect(&url).await.expect("opens");
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.map(|_| ())
             }
-            Self::Postgres(_) => {
+            Self::Postgres(_) | Self::Shared { .. } => {
                 let mut connection = PgConnection::connect(&url).await.expect("connects");
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.map(|_| ())
             }

@@ -17,7 +17,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
     actors::{
-        destinations::{DestinationsDeps, DestinationsHandle},
+        destinations::{DestinationsDeps, DestinationsHandle, secret_place},
         directory::{Directory, DirectoryDeps},
         dispatcher::{DispatcherDeps, DispatcherHandle},
         janitor::{JanitorDeps, JanitorHandle},
@@ -43,6 +43,8 @@ use crate::{
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long a client may take to send its request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// One part in this many of the time to stop in is kept back, so that stopping in order ends before it is aborted.
+const RESERVE: u32 = 10;
 /// Connections held at once, per worker.
 const MAX_CONNECTIONS: usize = 20_000;
 /// How long the last spans may take to their collector when stopping, within what is left of the deadline.
@@ -124,6 +126,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
     let vault = Arc::new(open_vault(&config)?);
     let node = format!("node-{}", ids.log().as_str().trim_start_matches("log_"));
     let store = open_prepared_store(&config, &registry, &node, &metrics).await?;
+    check_vault(&vault, &store).await?;
 
     let traces = begin_traces(&config, node.clone())?;
     let fallback_destination = config.delivery.url.as_ref().map(|_| DestinationId::configured_default());
@@ -238,7 +241,7 @@ fn bind(
     .keep_alive(KEEP_ALIVE)
     .client_request_timeout(HEAD_TIMEOUT)
     .max_connections(MAX_CONNECTIONS)
-    .shutdown_timeout(config.server.shutdown_deadline.as_secs())
+    .shutdown_timeout(intake_time(config.server.shutdown_deadline).as_secs().max(1))
     .disable_signals()
     .bind(config.server.listen)
     .with_context(|| format!("cannot listen on {} (server.listen)", config.server.listen))?;
@@ -264,9 +267,10 @@ impl Running {
     /// Stops in order, within the configured deadline.
     pub async fn stop(self) {
         let began = Instant::now();
-        let left = || self.deadline.saturating_sub(began.elapsed());
+        let planned = self.deadline.saturating_sub(self.deadline / RESERVE);
+        let left = || planned.saturating_sub(began.elapsed());
         self.readiness.begin_drain();
-        if tokio::time::timeout(left(), self.server.stop(true)).await.is_err() {
+        if tokio::time::timeout(intake_time(self.deadline), self.server.stop(true)).await.is_err() {
             tracing::warn!("requests were still open at the deadline");
         }
         self.routers.drain(left()).await;
@@ -275,9 +279,17 @@ impl Running {
             tracing::warn!(%error, "the janitor did not stop in order");
         }
         self.directory.drain(left().max(Duration::from_millis(500))).await;
-        self.store.close().await;
+        if tokio::time::timeout(left().max(Duration::from_millis(500)), self.store.close()).await.is_err() {
+            tracing::warn!("the database did not let go of its connections in time");
+        }
         self.traces.drain(left().min(TRACES_TIME)).await;
     }
+}
+
+/// What open requests get of the time to stop in: not so much that the dispatcher is left without, whose attempts would
+/// be cut, and repeated, because of one client that is slow.
+fn intake_time(deadline: Duration) -> Duration {
+    deadline / 2
 }
 
 /// The built-in providers, enabled as configured.
@@ -394,6 +406,16 @@ async fn prepare_store(store: &SharedStore, config: &Config) -> anyhow::Result<(
 
 fn key_ring(store: &SharedStore, clock: &Arc<dyn Clock>, config: &Config) -> KeyRing {
     KeyRing::new(store.clone(), clock.clone(), config.auth.service_key.as_ref()).remembering(!caches_are_off())
+}
+
+/// Refuses to start on secrets that cannot be opened, as after the key file got lost: a fresh key would make every
+/// destination fail, one delivery at a time.
+async fn check_vault(vault: &Vault, store: &SharedStore) -> anyhow::Result<()> {
+    let sealed = store.list_sealed_secrets().await.context("the destinations' secrets")?;
+    vault.check(sealed.iter().map(|(id, sealed)| (secret_place(id), sealed.as_str()))).context(
+        "the database has secrets that the vault's keys do not open: put the key that sealed them back (vault.key_file \
+         or vault.keys)",
+    )
 }
 
 /// The suite runs once with `SIGNALBOX_TEST_NO_CACHE=1`: every answer must be the same.

@@ -5,6 +5,7 @@
 //! that is not exactly 32 bytes. **Must not know** where its records are kept.
 
 use std::{
+    collections::HashSet,
     fs,
     io::{ErrorKind, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
@@ -149,6 +150,20 @@ impl Vault {
         Ok(())
     }
 
+    /// Whether these records, each with its place, were sealed by live keys: opens one of each key.
+    ///
+    /// # Errors
+    /// [`VaultError`] of the first that does not open.
+    pub fn check<'r>(&self, records: impl IntoIterator<Item = (SealedAt<'r>, &'r str)>) -> Result<(), VaultError> {
+        let mut opened = HashSet::new();
+        for (at, sealed) in records {
+            if opened.insert(key_id_of(sealed).map_err(from_seal_error)?) {
+                self.open(at, sealed)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The ids of the live keys; the first seals.
     pub fn key_ids(&self) -> impl Iterator<Item = &str> {
         self.keys.iter().map(SealingKey::id)
@@ -255,6 +270,19 @@ mod tests {
         {
             assert_eq!(vault.open(elsewhere, &sealed).err(), Some(VaultError::DoesNotOpen));
         }
+    }
+
+    #[test]
+    fn records_of_a_key_that_is_not_live_or_not_the_same_any_more_do_not_pass_the_check() {
+        let first = Vault::new(vec![key("a", 1), key("b", 2)]).expect("usable");
+        let second = Vault::new(vec![key("b", 2)]).expect("usable");
+        let sealed = [first.seal(AT, b"whsec").expect("seals"), second.seal(AT, b"whsec").expect("seals")];
+        let records = || sealed.iter().map(|sealed| (AT, sealed.as_str()));
+        assert_eq!(first.check(records()), Ok(()));
+        assert_eq!(second.check(records()), Err(VaultError::UnknownKey("a".into())));
+        let other_b = Vault::new(vec![key("a", 1), key("b", 3)]).expect("usable");
+        assert_eq!(other_b.check(records()), Err(VaultError::DoesNotOpen));
+        assert_eq!(other_b.check([]), Ok(()));
     }
 
     #[test]

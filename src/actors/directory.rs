@@ -464,9 +464,10 @@ impl Directory {
         integrations: impl Iterator<Item = &'i IntegrationId>,
         at: EpochMs,
     ) {
-        self.shared.seen.installations.insert(installation.clone(), at);
+        let later = |known: &mut EpochMs| *known = at.max(*known);
+        self.shared.seen.installations.entry(installation.clone()).and_modify(later).or_insert(at);
         for integration in integrations {
-            self.shared.seen.integrations.insert(integration.clone(), at);
+            self.shared.seen.integrations.entry(integration.clone()).and_modify(later).or_insert(at);
         }
     }
 
@@ -477,7 +478,13 @@ impl Directory {
         if installations.is_empty() && integrations.is_empty() {
             return Ok(());
         }
-        self.store().touch_last_event(installations, integrations).await
+        let written = self.store().touch_last_event(installations.clone(), integrations.clone()).await;
+        if written.is_err() {
+            // For the next time, beside whatever came meanwhile.
+            put_back(&self.shared.seen.installations, installations);
+            put_back(&self.shared.seen.integrations, integrations);
+        }
+        written
     }
 
     /// A copy of every live supervisor's state, without secrets.
@@ -526,6 +533,12 @@ pub(super) fn sole_owner<T>(owners: Vec<T>) -> Option<T> {
 
 fn store_error(error: StoreError) -> AskError<InstallationError> {
     AskError::Reply(InstallationError::Store(error))
+}
+
+fn put_back<K: Eq + std::hash::Hash>(map: &DashMap<K, EpochMs>, taken: Vec<(K, EpochMs)>) {
+    for (key, at) in taken {
+        map.entry(key).and_modify(|known| *known = at.max(*known)).or_insert(at);
+    }
 }
 
 fn take_all<K: Clone + Eq + std::hash::Hash>(map: &DashMap<K, EpochMs>) -> Vec<(K, EpochMs)> {

@@ -17,8 +17,8 @@ use crate::model::secret::Secret;
 
 /// The shortest service key anybody may configure, characters: shorter ones can be guessed.
 const SERVICE_KEY_MIN_CHARS: usize = 32;
-/// Retention of events is at least this, so that dedup memory outlives every provider's redelivery window.
-const EVENTS_MIN_DAYS: u32 = 7;
+/// Retention of events, and of those with a dead letter, is at least this, so that dedup memory outlives every provider's redelivery window.
+const DEDUP_MIN_DAYS: u32 = 7;
 const MIB: u32 = 1024 * 1024;
 
 impl ServerConfig {
@@ -210,8 +210,8 @@ impl IngestConfig {
 impl RetentionConfig {
     pub(super) fn read(reader: &mut Reader) -> Self {
         reader.section("retention", |section| Self {
-            events: section.days("events_days", 30, EVENTS_MIN_DAYS),
-            dead_letters: section.days("dead_letters_days", 90, 1),
+            events: section.days("events_days", 30, DEDUP_MIN_DAYS),
+            dead_letters: section.days("dead_letters_days", 90, DEDUP_MIN_DAYS),
             quarantine: section.days("quarantine_days", 7, 1),
             log: section.days("log_days", 365, 1),
         })

@@ -199,6 +199,7 @@ struct Hook<'a> {
     updated_from: Json<'a>,
     issue_data: Json<'a>,
     active_tokens: Json<'a>,
+    user_id: Json<'a>,
     added_teams: Json<'a>,
     removed_teams: Json<'a>,
 }
@@ -206,10 +207,10 @@ struct Hook<'a> {
 impl<'a> Hook<'a> {
     #[rustfmt::skip]
     fn read(body: &'a [u8]) -> Result<Self, ExtractError> {
-        let [kind, action, organization_id, created_at, data, updated_from, issue_data, active_tokens, added_teams, removed_teams] =
+        let [kind, action, organization_id, created_at, data, updated_from, issue_data, active_tokens, user_id, added_teams, removed_teams] =
             Json::body_members(body, ["type", "action", "organizationId", "createdAt", "data", "updatedFrom", "issueData",
-                "activeTokensForUser", "addedTeamIds", "removedTeamIds"])?;
-        Ok(Self { kind, action, organization_id, created_at, data, updated_from, issue_data, active_tokens, added_teams, removed_teams })
+                "activeTokensForUser", "userId", "addedTeamIds", "removedTeamIds"])?;
+        Ok(Self { kind, action, organization_id, created_at, data, updated_from, issue_data, active_tokens, user_id, added_teams, removed_teams })
     }
 }
 
@@ -283,9 +284,8 @@ fn control_changes(kind: &str, action: Option<&str>, hook: &Hook<'_>) -> Vec<Con
     let resource_ids = |ids: Json<'_>| ids.ids().into_iter().map(ProviderResourceId::new).collect::<Vec<_>>();
     match (kind, action) {
         ("OAuthApp", Some("revoked")) => vec![ControlChange::InstallationRevoked],
-        // Whether the person is the one who connected is not known here; the token's next use tells.
         ("OAuthAuthorization", _) if hook.active_tokens.integer() == Some(0) => {
-            vec![ControlChange::InstallationNeedsReauth]
+            hook.user_id.id().map(|person| ControlChange::InstallationNeedsReauth { person }).into_iter().collect()
         }
         ("PermissionChange", _) => {
             let [added, removed] = hook.data.members(["addedTeamIds", "removedTeamIds"]);

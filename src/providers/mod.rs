@@ -213,8 +213,11 @@ pub enum ControlChange {
     InstallationSuspended,
     /// No longer paused.
     InstallationResumed,
-    /// The token's person lost access.
-    InstallationNeedsReauth,
+    /// A person's grant ended: access is lost if it is the one who connected.
+    InstallationNeedsReauth {
+        /// The provider's id of the person.
+        person: String,
+    },
     /// The account moved to another external id (Vercel transfer).
     InstallationMoved {
         /// Its new external id.

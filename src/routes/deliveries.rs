@@ -9,7 +9,7 @@ use super::{
     gateway::Gateway,
     problem::{Answer, Problem},
 };
-use crate::model::{ids::DeliveryId, log_entry::LogEntry};
+use crate::model::ids::DeliveryId;
 
 /// `POST /deliveries/{id}/retry`: due now, its attempts counted anew.
 ///
@@ -20,22 +20,8 @@ pub async fn retry(Writer(caller): Writer, id: web::Path<String>, gateway: web::
     let (delivery, event) = found
         .filter(|(delivery, _)| caller.sees(Some(&delivery.org)))
         .ok_or_else(|| Problem::new(&codes::NOT_FOUND))?;
-    let now = gateway.clock.now();
-    let entry = LogEntry {
-        id: gateway.ids.log(),
-        org: Some(delivery.org.clone()),
-        installation: event.installation,
-        subject: Some(delivery.id.to_string()),
-        action: "delivery.retried".into(),
-        from_state: Some(delivery.status.to_string()),
-        to_state: Some("pending".into()),
-        reason: None,
-        actor: caller.actor(),
-        at: now,
-    };
-    if !gateway.store.retry_delivery(&delivery.id, now, &entry).await? {
+    if !gateway.mending.retry_delivery(&delivery, &event, &caller.actor()).await? {
         return Err(Problem::new(&codes::DELIVERY_NOT_RETRYABLE).member("deliveryStatus", delivery.status.as_str()));
     }
-    gateway.dispatcher.nudge(delivery.destination.as_ref());
     Ok(HttpResponse::Ok().json(json!({"status": "pending", "id": delivery.id, "eventId": delivery.event})))
 }

@@ -3,10 +3,17 @@
 //! **Owns** the transaction around each operation and the time it may take. **Invariants**: a write commits before it
 //! answers; nothing waits for ever on a database that does not answer. **Must not know** SQL.
 //!
-//! A backend has the fields `known`, `writer` and `patience`, the connections `reading`, `snapshot` and `writing`, and
+//! A backend has the fields `known`, `writer` and `home`, the connections `reading`, `snapshot` and `writing`, and
 //! inherent methods for what is its own: see `sqlite/mod.rs`.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::runtime::Handle;
 
 use super::{StoreError, StoreResult};
 
@@ -28,6 +35,65 @@ pub(crate) async fn in_time<T>(time: Duration, operation: impl Future<Output = S
     tokio::time::timeout(time, operation)
         .await
         .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {time:?}"))))
+}
+
+/// The runtime that opened the store, and the time an operation may take.
+///
+/// Whoever asks, connections are opened, waited for and given back on that runtime. A connection belongs to the runtime
+/// it was opened on: one that an HTTP worker's runtime had opened would be dead for everybody else when the worker stops,
+/// which is when the dispatcher still has to record its attempts.
+#[derive(Debug)]
+pub(crate) struct Home {
+    runtime: Handle,
+    patience: Duration,
+}
+
+impl Home {
+    /// The runtime of the caller.
+    pub(crate) fn here(patience: Duration) -> Self {
+        Self { runtime: Handle::current(), patience }
+    }
+
+    /// Runs an operation on the store's runtime, for at most its patience.
+    pub(crate) fn in_time<T>(
+        &self,
+        operation: impl Future<Output = StoreResult<T>>,
+    ) -> impl Future<Output = StoreResult<T>> {
+        self.within(self.patience, operation)
+    }
+
+    /// Runs an operation on the store's runtime, for at most that time.
+    pub(crate) fn within<T>(
+        &self,
+        time: Duration,
+        operation: impl Future<Output = StoreResult<T>>,
+    ) -> impl Future<Output = StoreResult<T>> {
+        AtHome { runtime: &self.runtime, operation: Some(Box::pin(in_time(time, operation))) }
+    }
+}
+
+/// An operation that is polled, and dropped, within the store's runtime.
+struct AtHome<'h, F> {
+    runtime: &'h Handle,
+    operation: Option<Pin<Box<F>>>,
+}
+
+impl<F: Future> Future for AtHome<'_, F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let _home = self.runtime.enter();
+        // Nothing takes the operation away but the drop.
+        self.operation.as_mut().map_or(Poll::Pending, |operation| operation.as_mut().poll(context))
+    }
+}
+
+impl<F> Drop for AtHome<'_, F> {
+    fn drop(&mut self) {
+        // A connection that is given back pings its server on the way.
+        let _home = self.runtime.enter();
+        self.operation = None;
+    }
 }
 
 /// Implements [`super::Store`] for a backend: `operation(arguments) -> answer = query`, where a *read* has a connection,
@@ -70,6 +136,7 @@ macro_rules! impl_store {
                 find_destination_of(org: &OrgId, scope: DestinationScope, scope_id: &str) -> Option<Destination>
                     = destinations::find_of;
                 list_destinations(org: &OrgId) -> Vec<Destination> = destinations::list;
+                list_sealed_secrets() -> Vec<(DestinationId, String)> = destinations::list_sealed;
                 find_key(hash: &[u8; 32]) -> Option<ApiKey> = keys::find;
                 list_keys() -> Vec<ApiKey> = keys::list;
                 list_quarantined(provider: Option<&str>, page: PageRequest<'_>) -> Page<Quarantined>
@@ -94,18 +161,21 @@ macro_rules! impl_store {
                     installations: Vec<(InstallationId, EpochMs)>, integrations: Vec<(IntegrationId, EpochMs)>
                 ) -> () = installations::touch_last_event;
                 release_held(events: &[EventId], now: EpochMs) -> u64 = events::release_held;
-                reroute_event(rerouting: Rerouting) -> () = events::reroute;
+                reroute_event(rerouting: Rerouting) -> bool = events::reroute;
                 release_leases(owner: &str, only: Option<&[DeliveryId]>, now: EpochMs) -> u64 = leases::release;
                 release_leases_of_the_gone(owner: &str, now: EpochMs) -> u64 = release_leases_of_the_gone;
                 readdress_deliveries(org: Option<&OrgId>, fallback: Option<&DestinationId>, now: EpochMs) -> u64
                     = deliveries::readdress;
                 retry_delivery(id: &DeliveryId, now: EpochMs, entry: &LogEntry) -> bool = deliveries::retry;
                 save_destination(destination: &Destination, entry: &LogEntry) -> () = destinations::save;
+                note_destination_health(
+                    id: &DestinationId, health: DestinationHealth, now: EpochMs, entry: &LogEntry
+                ) -> bool = destinations::note_health;
                 delete_destination(id: &DestinationId, entry: &LogEntry) -> bool = destinations::delete;
                 insert_key(key: &ApiKey, entry: &LogEntry) -> () = keys::insert;
                 revoke_key(id: &KeyId, now: EpochMs, entry: &LogEntry) -> bool = keys::revoke;
                 touch_keys(used: Vec<(KeyId, EpochMs)>) -> () = keys::touch;
-                quarantine(webhook: &Quarantined, bounds: QuarantineBounds) -> u32 = quarantine::keep;
+                quarantine(webhook: &Quarantined, bounds: QuarantineBounds) -> (QuarantineId, u32) = quarantine::keep;
                 delete_quarantined(ids: &[QuarantineId]) -> u64 = quarantine::delete;
                 append_log(entries: &[LogEntry]) -> () = log::append;
             }
@@ -124,7 +194,7 @@ macro_rules! impl_store {
             }
 
             async fn ping(&self) -> StoreResult<()> {
-                in_time(self.patience, async {
+                self.home.in_time(async {
                     self.reading().await?.ping().await?;
                     Ok(())
                 })
@@ -136,7 +206,7 @@ macro_rules! impl_store {
             }
 
             async fn count_pending_migrations(&self) -> StoreResult<u32> {
-                in_time(self.patience, async {
+                self.home.in_time(async {
                     let mut conn = self.reading().await?;
                     let mut db = Session { conn: &mut conn, known: &self.known };
                     migrations::count_pending(&mut db, &MIGRATOR).await
@@ -145,7 +215,7 @@ macro_rules! impl_store {
             }
 
             async fn check_durability(&self) -> StoreResult<()> {
-                in_time(self.patience, self.read_durability_settings()).await
+                self.home.in_time(self.read_durability_settings()).await
             }
 
             async fn next_change(&self) -> Change {
@@ -158,7 +228,7 @@ macro_rules! impl_store {
             }
 
             async fn take_census(&self) -> StoreResult<Census> {
-                in_time(CENSUS_TIME, async {
+                self.home.within(CENSUS_TIME, async {
                     let mut moment = self.snapshot().await?;
                     census::take(&mut Session { conn: &mut moment, known: &self.known }).await
                 })
@@ -174,7 +244,7 @@ macro_rules! impl_store {
             }
 
             async fn claim_deliveries(&self, request: &ClaimRequest) -> StoreResult<Vec<ClaimedDelivery>> {
-                let ids = in_time(self.patience, async {
+                let ids = self.home.in_time(async {
                     let mut transaction = self.writing().await?;
                     let mut db = Session { conn: &mut transaction, known: &self.known };
                     let ids = claims::claim(&mut db, request).await?;
@@ -186,7 +256,7 @@ macro_rules! impl_store {
                     return Ok(Vec::new());
                 }
                 // Bodies are read after the commit, so that the writer is free meanwhile.
-                let read = in_time(self.patience, async {
+                let read = self.home.in_time(async {
                     let mut conn = self.reading().await?;
                     let mut db = Session { conn: &mut conn, known: &self.known };
                     let read = claims::read_claimed(&mut db, &ids).await?;
@@ -208,7 +278,7 @@ macro_rules! impl_store {
             }
 
             async fn delete_expired(&self, cutoffs: &RetentionCutoffs, limit: u32) -> StoreResult<Deleted> {
-                in_time(self.patience, async {
+                self.home.in_time(async {
                     let mut conn = self.reading().await?;
                     let mut db = Session { conn: &mut conn, known: &self.known };
                     let expired = retention::find_expired(&mut db, cutoffs, limit).await?;
@@ -223,7 +293,7 @@ macro_rules! impl_store {
             }
 
             $(async fn $read(&self, $($read_arg: $read_type),*) -> StoreResult<$read_answer> {
-                in_time(self.patience, async {
+                self.home.in_time(async {
                     let mut conn = self.reading().await?;
                     $read_query(&mut Session { conn: &mut conn, known: &self.known }, $($read_arg),*).await
                 })
@@ -231,7 +301,7 @@ macro_rules! impl_store {
             })*
 
             $(async fn $look(&self, $($look_arg: $look_type),*) -> StoreResult<$look_answer> {
-                in_time(self.patience, async {
+                self.home.in_time(async {
                     let mut moment = self.snapshot().await?;
                     $look_query(&mut Session { conn: &mut moment, known: &self.known }, $($look_arg),*).await
                 })
@@ -239,7 +309,7 @@ macro_rules! impl_store {
             })*
 
             $(async fn $write(&self, $($write_arg: $write_type),*) -> StoreResult<$write_answer> {
-                in_time(self.patience, async {
+                self.home.in_time(async {
                     let mut transaction = self.writing().await?;
                     let mut db = Session { conn: &mut transaction, known: &self.known };
                     let answer = $write_query(&mut db, $($write_arg),*).await?;

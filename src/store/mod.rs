@@ -234,6 +234,8 @@ pub struct Rerouting {
     pub event: EventId,
     /// Its installation and org, when they were not known before.
     pub installation: Option<(InstallationId, OrgId)>,
+    /// Only while it still ends so: of two that route the same event at once, one does.
+    pub only_if: Option<EventOutcome>,
     /// Its new outcome.
     pub outcome: EventOutcome,
     /// Its new reason.
@@ -290,6 +292,17 @@ pub struct AttemptRecord {
     pub due_at: EpochMs,
     /// When it was delivered or died.
     pub finished_at: Option<EpochMs>,
+}
+
+/// What the dispatcher found out about a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DestinationHealth {
+    /// Nothing has succeeded since then.
+    FailingSince(EpochMs),
+    /// It works again.
+    Recovered,
+    /// Nothing is to be sent to it, for this reason.
+    Disabled(&'static str),
 }
 
 /// A destination with something due.
@@ -547,9 +560,9 @@ pub trait Store: Send + Sync + 'static {
     /// earlier ones a few milliseconds before `now`). Answers how many events were let go.
     async fn release_held(&self, events: &[EventId], now: EpochMs) -> StoreResult<u64>;
 
-    /// Adds deliveries to a stored event and raises its outcome; a routed one stays routed. Without the event, nothing
-    /// happens.
-    async fn reroute_event(&self, rerouting: Rerouting) -> StoreResult<()>;
+    /// Adds deliveries to a stored event and raises its outcome; a routed one stays routed. False, and nothing happens,
+    /// without the event or if it does not end as `only_if` says.
+    async fn reroute_event(&self, rerouting: Rerouting) -> StoreResult<bool>;
 
     // --- deliveries -------------------------------------------------------------------------------------------------
 
@@ -624,6 +637,19 @@ pub trait Store: Send + Sync + 'static {
     /// Tells the other nodes.
     async fn save_destination(&self, destination: &Destination, entry: &LogEntry) -> StoreResult<()>;
 
+    /// Notes what was found out about a destination, and nothing else of its row: its owner may be writing it at the same
+    /// moment. False if the row says so already or is gone. Tells the other nodes.
+    async fn note_destination_health(
+        &self,
+        id: &DestinationId,
+        health: DestinationHealth,
+        now: EpochMs,
+        entry: &LogEntry,
+    ) -> StoreResult<bool>;
+
+    /// Every destination's sealed secret, for finding out whether the vault opens them.
+    async fn list_sealed_secrets(&self) -> StoreResult<Vec<(DestinationId, String)>>;
+
     /// Deletes a destination and tells the other nodes.
     async fn delete_destination(&self, id: &DestinationId, entry: &LogEntry) -> StoreResult<bool>;
 
@@ -660,9 +686,9 @@ pub trait Store: Send + Sync + 'static {
 
     // --- quarantine -------------------------------------------------------------------------------------------------
 
-    /// Keeps a webhook, or counts it if the same body is kept for the same cause; the oldest make room. Answers how
-    /// often it has come.
-    async fn quarantine(&self, webhook: &Quarantined, bounds: QuarantineBounds) -> StoreResult<u32>;
+    /// Keeps a webhook, or counts it if the same body is kept for the same cause; the oldest make room. Answers under
+    /// which id it is kept (the first one's) and how often it has come; one that is too large is not kept.
+    async fn quarantine(&self, webhook: &Quarantined, bounds: QuarantineBounds) -> StoreResult<(QuarantineId, u32)>;
 
     /// Quarantined webhooks, newest first, bodies left out (empty).
     async fn list_quarantined(&self, provider: Option<&str>, page: PageRequest<'_>) -> StoreResult<Page<Quarantined>>;

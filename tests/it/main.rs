@@ -13,6 +13,8 @@ mod quarantine;
 mod routing;
 mod secrets;
 mod simulators;
+mod stopping;
 mod support;
 mod traces;
+mod two_nodes;
 mod webhooks;

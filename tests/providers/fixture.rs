@@ -124,7 +124,9 @@ fn render_change(change: &ControlChange) -> Value {
         ControlChange::InstallationRevoked => json!({ "change": "installationRevoked" }),
         ControlChange::InstallationSuspended => json!({ "change": "installationSuspended" }),
         ControlChange::InstallationResumed => json!({ "change": "installationResumed" }),
-        ControlChange::InstallationNeedsReauth => json!({ "change": "installationNeedsReauth" }),
+        ControlChange::InstallationNeedsReauth { person } => {
+            json!({ "change": "installationNeedsReauth", "person": person })
+        }
         ControlChange::InstallationMoved { to } => json!({ "change": "installationMoved", "to": to }),
         ControlChange::ResourcesRemoved { ids, reason } => {
             json!({ "change": "resourcesRemoved", "ids": ids, "reason": reason })

@@ -272,12 +272,16 @@ store_suite! {
         let rerouting = Rerouting {
             event: id.clone(),
             installation: Some((InstallationId::from_raw("in_9"), org())),
+            only_if: Some(EventOutcome::Unrouted),
             outcome: EventOutcome::Routed,
             reason: None,
             decision: Some("{\"rerouted\":true}".into()),
             deliveries: vec![NewDelivery { delivery: store.delivery_of(&event.event), lease_owner: None }],
         };
-        store.reroute_event(rerouting.clone()).await.expect("rerouted");
+        let another = NewDelivery { delivery: store.delivery_of(&event.event), lease_owner: None };
+        let again = Rerouting { deliveries: vec![another], ..rerouting.clone() };
+        assert!(store.reroute_event(rerouting.clone()).await.expect("rerouted"));
+        assert!(!store.reroute_event(again).await.expect("answered"), "somebody else has routed it meanwhile");
         let detail = store.find_event_detail(&id).await.expect("read").expect("there");
         assert_eq!(detail.event.outcome, EventOutcome::Routed);
         assert_eq!(detail.event.installation, Some(InstallationId::from_raw("in_9")));
@@ -285,18 +289,19 @@ store_suite! {
         assert_eq!((detail.decision.as_str(), detail.deliveries.len()), ("{\"rerouted\":true}", 1));
 
         let lowering = Rerouting {
+            only_if: None,
             outcome: EventOutcome::Filtered,
             reason: Some("event_not_allowed".into()),
             decision: None,
             deliveries: vec![],
             ..rerouting.clone()
         };
-        store.reroute_event(lowering).await.expect("answered");
+        assert!(store.reroute_event(lowering).await.expect("answered"));
         let read = store.find_event(&id).await.expect("read").expect("there");
         assert_eq!((read.outcome, read.reason), (EventOutcome::Routed, None));
 
         let gone = Rerouting { event: EventId::from_raw("evt_none"), ..rerouting };
-        store.reroute_event(gone).await.expect("nothing happens");
+        assert!(!store.reroute_event(gone).await.expect("nothing happens"));
         assert_eq!(store.take_census().await.expect("counted").deliveries.get("pending"), Some(&1));
     }
 

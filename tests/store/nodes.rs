@@ -108,6 +108,30 @@ async fn only_the_leases_of_nodes_that_are_gone_are_taken_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_connection_broke_keeps_its_leases() {
+    on_postgres(async |store: TestStore| {
+        let other = store.open_beside("node-b").await.expect("it opens");
+        let delivery = store.accept_one("d1").await;
+        assert_eq!(other.claim_deliveries(&store.claim_of("node-b")).await.expect("claimed").len(), 1);
+        let mut admin = postgres_connection(&store.url).await;
+        for _ in 0..2 {
+            sqlx::query(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            )
+            .execute(&mut admin)
+            .await
+            .expect("an administrator may");
+            let released = store.release_leases_of_the_gone("node-a", store.now()).await.expect("answered");
+            assert_eq!(released, 0, "node-b is at work");
+        }
+        assert!(store.delivery(&delivery.id).await.lease_until.is_some());
+        other.close().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_connection_broke_takes_its_presence_again() {
     on_postgres(async |store: TestStore| {
         let mut admin = postgres_connection(&store.url).await;

@@ -32,7 +32,7 @@ store_suite! {
         let first = webhook(&store, "first");
         let second = Quarantined { provider: LINEAR, ..webhook(&store, "second") };
         for webhook in [&first, &second] {
-            assert_eq!(store.quarantine(webhook, WIDE).await.expect("kept"), 1);
+            assert_eq!(store.quarantine(webhook, WIDE).await.expect("kept"), (webhook.id.clone(), 1));
         }
         let listed = store.list_quarantined(None, page(10)).await.expect("read");
         let bodiless = |webhook: &Quarantined| Quarantined { body: Bytes::new(), ..webhook.clone() };
@@ -60,10 +60,10 @@ store_suite! {
         let first = webhook(&store, "same");
         let again = Quarantined { headers: r#"[["linear-timestamp","2"]]"#.into(), ..webhook(&store, "same") };
         let other_cause = Quarantined { cause: "stale_timestamp".into(), ..webhook(&store, "same") };
-        assert_eq!(store.quarantine(&first, WIDE).await.expect("kept"), 1);
-        assert_eq!(store.quarantine(&again, WIDE).await.expect("counted"), 2);
-        assert_eq!(store.quarantine(&again, WIDE).await.expect("counted"), 3);
-        assert_eq!(store.quarantine(&other_cause, WIDE).await.expect("kept"), 1);
+        assert_eq!(store.quarantine(&first, WIDE).await.expect("kept"), (first.id.clone(), 1));
+        assert_eq!(store.quarantine(&again, WIDE).await.expect("counted"), (first.id.clone(), 2));
+        assert_eq!(store.quarantine(&again, WIDE).await.expect("counted"), (first.id.clone(), 3));
+        assert_eq!(store.quarantine(&other_cause, WIDE).await.expect("kept"), (other_cause.id.clone(), 1));
         let kept = store.list_quarantined_bodies(None, None, 10).await.expect("read");
         let merged = Quarantined { attempts: 3, last_at: again.last_at, headers: again.headers, ..first };
         assert_eq!(kept, [merged, other_cause]);
@@ -83,7 +83,7 @@ store_suite! {
         store.quarantine(&webhook(&store, &long), bounds).await.expect("kept");
         assert_eq!(bodies().await, ["4", &long]);
         let too_long = "x".repeat(1_001);
-        assert_eq!(store.quarantine(&webhook(&store, &too_long), bounds).await.expect("answered"), 1);
+        assert_eq!(store.quarantine(&webhook(&store, &too_long), bounds).await.expect("answered").1, 1);
         assert_eq!(bodies().await, ["4", &long], "what cannot fit pushes nobody out");
     }
 }

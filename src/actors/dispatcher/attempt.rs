@@ -6,7 +6,7 @@
 //! repeated under the same `webhook-id`, never lost. **Must not know** who claimed it.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -49,7 +49,7 @@ impl Shared {
             tracing::warn!(delivery.id = %claimed.delivery.id, "claimed again while in flight; left alone");
             return;
         };
-        let attempt = OneAttempt { shared: Arc::clone(self), claimed, slot, held: Some(held) };
+        let attempt = OneAttempt { shared: Arc::clone(self), claimed, slot, held: Some(held), generation: 0 };
         self.spawn("attempt", attempt.run());
     }
 }
@@ -79,11 +79,14 @@ struct OneAttempt {
     slot: Slot,
     /// Let go once nothing more is sent and before the row may be claimed again.
     held: Option<HeldDelivery>,
+    /// Which state of the destination it is sent to.
+    generation: u64,
 }
 
 impl OneAttempt {
     async fn run(mut self) {
         let lane = Arc::clone(self.slot.lane());
+        self.generation = lane.generation.load(Ordering::Acquire);
         match self.shared.find_target(&lane).await {
             Found::Target(target) => match &target.disabled {
                 Some(reason) => self.bury(reason).await,
@@ -219,10 +222,12 @@ impl OneAttempt {
         if configured {
             return;
         }
+        // What was answered under an address that its owner has replaced meanwhile disables nothing.
+        let is_current = lane.generation.load(Ordering::Acquire) == self.generation;
         let too_long = aftermath.failing_since.is_some_and(|since| now.since(since) >= shared.config.disable_after);
-        if schedule::is_gone(result) {
+        if schedule::is_gone(result) && is_current {
             shared.spawn("disable", Arc::clone(shared).disable(Arc::clone(lane), "gone"));
-        } else if too_long {
+        } else if too_long && is_current {
             shared.spawn("disable", Arc::clone(shared).disable(Arc::clone(lane), "failing"));
         } else if aftermath.note_failing.is_some() || aftermath.note_recovered {
             let noting = Arc::clone(shared).note_failing(Arc::clone(lane), aftermath.note_failing);

@@ -25,7 +25,7 @@ use crate::{
         ids::{DestinationId, OrgId},
         log_entry::{Actor, LogEntry},
     },
-    store::StoreResult,
+    store::{DestinationHealth, StoreResult},
     vault::{SealedAt, Vault},
 };
 
@@ -202,16 +202,11 @@ impl Shared {
 
     /// Notes since when a destination has failed, or that it works again.
     pub(super) async fn note_failing(self: Arc<Self>, lane: Arc<SharedLane>, since: Option<EpochMs>) {
-        let action = if since.is_some() { "destination.failing" } else { "destination.recovered" };
-        let reason = since.is_some().then_some("failing");
-        let noted = self
-            .change_row(&lane, action, reason, move |row| {
-                let changes = row.failing_since.is_some() != since.is_some();
-                row.failing_since = since;
-                changes
-            })
-            .await;
-        if let Err(error) = noted {
+        let noted = match since {
+            Some(since) => self.note(&lane, DestinationHealth::FailingSince(since), "destination.failing", "failing"),
+            None => self.note(&lane, DestinationHealth::Recovered, "destination.recovered", "delivered"),
+        };
+        if let Err(error) = noted.await {
             tracing::warn!(destination.id = %lane.id, code = error.code(), "a destination's health cannot be noted");
             lane.state().failing_was_not_noted(since.is_none());
         }
@@ -219,14 +214,7 @@ impl Shared {
 
     /// Disables a destination: nothing is sent to it until its owner sets it anew.
     pub(super) async fn disable(self: Arc<Self>, lane: Arc<SharedLane>, reason: &'static str) {
-        let disabled = self
-            .change_row(&lane, "destination.disabled", Some(reason), move |row| {
-                let changes = row.disabled_reason.is_none();
-                row.disabled_reason.get_or_insert_with(|| reason.to_owned());
-                changes
-            })
-            .await;
-        match disabled {
+        match self.note(&lane, DestinationHealth::Disabled(reason), "destination.disabled", reason).await {
             Ok(true) => tracing::warn!(destination.id = %lane.id, reason, "a destination is disabled"),
             Ok(false) => {}
             Err(error) => {
@@ -236,33 +224,27 @@ impl Shared {
         lane.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Reads a row, changes it and writes it back at once if the change says so. The configured default has no row.
-    async fn change_row(
+    /// Notes it in the row, if the row does not say so already. The configured default has no row.
+    async fn note(
         &self,
         lane: &SharedLane,
+        health: DestinationHealth,
         action: &str,
-        reason: Option<&str>,
-        change: impl FnOnce(&mut Destination) -> bool + Send,
+        reason: &'static str,
     ) -> StoreResult<bool> {
-        let Some(mut row) = self.store.find_destination(&lane.id).await? else { return Ok(false) };
-        if !change(&mut row) {
-            return Ok(false);
-        }
         let at = self.clock.now();
-        row.updated_at = at;
         let entry = LogEntry {
             id: self.ids.log(),
-            org: Some(row.org.clone()),
+            org: lane.org.get().cloned(),
             installation: None,
-            subject: Some(row.id.to_string()),
+            subject: Some(lane.id.to_string()),
             action: action.to_owned(),
             from_state: None,
-            to_state: row.disabled_reason.is_some().then(|| "disabled".to_owned()),
-            reason: reason.map(str::to_owned),
+            to_state: matches!(health, DestinationHealth::Disabled(_)).then(|| "disabled".to_owned()),
+            reason: Some(reason.to_owned()),
             actor: Actor::system(),
             at,
         };
-        self.store.save_destination(&row, &entry).await?;
-        Ok(true)
+        self.store.note_destination_health(&lane.id, health, at, &entry).await
     }
 }

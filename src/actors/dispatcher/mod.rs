@@ -170,6 +170,9 @@ impl DispatcherHandle {
 
     /// Sends deliveries committed with this node's lease.
     pub fn send(&self, fresh: Vec<FreshDelivery>) {
+        // Counted before it looks: a drain that begins now waits for what is started here, so that no lease is given up
+        // under an attempt.
+        let _counted = self.shared.count_task();
         if self.shared.is_draining() {
             let ids: Vec<_> = fresh.into_iter().map(|fresh| fresh.claimed.delivery.id).collect();
             let shared = Arc::clone(&self.shared);

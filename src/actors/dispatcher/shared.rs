@@ -151,6 +151,11 @@ impl Shared {
         }));
     }
 
+    /// Counts the caller as a task for as long as it holds this.
+    pub(super) fn count_task(self: &Arc<Self>) -> CountedTask {
+        CountedTask::new(Arc::clone(self))
+    }
+
     /// Ends when no task runs.
     pub(super) async fn all_done(&self) {
         // The sender lives in `self`, so this cannot fail.
@@ -263,11 +268,11 @@ impl Shared {
     pub(super) fn keep_polling(self: &Arc<Self>) {
         let (shared, wanted) = (Arc::downgrade(self), Arc::clone(&self.poll_wanted));
         drop(self.runtime.spawn(async move {
-            while let Some(shared) = polling(&shared) {
+            while let Some((shared, counted)) = polling(&shared) {
                 if isolate(shared.poll()).await.is_err() {
                     tracing::error!("a poll of the dispatcher panicked");
                 }
-                drop(shared);
+                drop((shared, counted));
                 // Either is a reason to look again.
                 drop(tokio::time::timeout(POLL_INTERVAL, wanted.notified()).await);
             }
@@ -344,9 +349,12 @@ impl Shared {
     }
 }
 
-/// The dispatcher, while it is to be polled for.
-fn polling(shared: &Weak<Shared>) -> Option<Arc<Shared>> {
-    shared.upgrade().filter(|shared| !shared.is_draining())
+/// The dispatcher, while it is to be polled for. The poll is counted before it looks whether it may: a drain that begins
+/// now waits for it.
+fn polling(shared: &Weak<Shared>) -> Option<(Arc<Shared>, CountedTask)> {
+    let shared = shared.upgrade()?;
+    let counted = shared.count_task();
+    (!shared.is_draining()).then_some((shared, counted))
 }
 
 /// Locks, panics of earlier holders notwithstanding: what these locks guard is valid after every statement.
@@ -355,7 +363,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Counts a task for as long as it lives.
-struct CountedTask(Arc<Shared>);
+pub(super) struct CountedTask(Arc<Shared>);
 
 impl CountedTask {
     fn new(shared: Arc<Shared>) -> Self {

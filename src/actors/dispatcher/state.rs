@@ -347,8 +347,13 @@ impl Lane {
         self.rest_until.is_some_and(|until| now < until)
     }
 
-    /// Takes over what the destination's row says.
+    /// Takes over what the destination's row says. A row that no longer says what was noted was set anew by its owner, or
+    /// the destination works for another node: what was counted before is history.
     pub(super) fn adopt_failing_since(&mut self, noted: Option<EpochMs>) {
+        if self.failing_noted && noted.is_none() {
+            self.failing_since = None;
+            self.unsuccessful = 0;
+        }
         self.failing_noted = noted.is_some();
         self.failing_since = noted.or(self.failing_since);
     }

@@ -11,6 +11,11 @@ use crate::{
     store::InstallationRecord,
 };
 
+/// In an installation's metadata: its person lost access while it was suspended, or before.
+const ACCESS_LOST: &str = "accessLost";
+/// In an installation's metadata: the provider's id of the person who connected it.
+const PROVIDER_USER: &str = "providerUserId";
+
 /// Applies the changes of one control event; `at` is the provider's own time of it. Answers whether anything changed.
 pub fn apply(record: &mut InstallationRecord, changes: &[ControlChange], at: Option<EpochMs>, edit: &Edit<'_>) -> bool {
     let before = (record.installation.clone(), record.resources.clone(), record.integrations.clone());
@@ -60,6 +65,7 @@ fn apply_one(record: &mut InstallationRecord, change: &ControlChange, at: Option
                 );
             }
         }
+        ControlChange::InstallationNeedsReauth { person } if !is_connected_by(record, person) => {}
         _ if is_stale(at, record.installation.control_at) => {}
         installation_change => {
             change_installation(record, installation_change, edit);
@@ -126,20 +132,30 @@ fn change_installation(record: &mut InstallationRecord, change: &ControlChange, 
         }
         ControlChange::InstallationRevoked => revoke(record, "provider_revoked", edit),
         ControlChange::InstallationSuspended => {
+            if record.installation.status == InstallationStatus::NeedsReauth {
+                record.installation.metadata.insert(ACCESS_LOST.into(), true.into());
+            }
             set_status(record, InstallationStatus::Suspended, Some("provider_suspended"), edit);
             move_integrations(record, IntegrationStatus::Active, IntegrationStatus::Suspended, edit);
         }
         ControlChange::InstallationResumed => {
             if record.installation.status == InstallationStatus::Suspended {
-                set_status(record, InstallationStatus::Active, Some("provider_resumed"), edit);
+                // A dead token does not come alive because the provider lets the installation go on.
+                let access_lost = record.installation.metadata.remove(ACCESS_LOST).is_some();
+                let status = if access_lost { InstallationStatus::NeedsReauth } else { InstallationStatus::Active };
+                set_status(record, status, Some("provider_resumed"), edit);
                 move_integrations(record, IntegrationStatus::Suspended, IntegrationStatus::Active, edit);
             }
         }
-        ControlChange::InstallationNeedsReauth => {
-            if record.installation.status == InstallationStatus::Active {
+        ControlChange::InstallationNeedsReauth { .. } => match record.installation.status {
+            InstallationStatus::Active => {
                 set_status(record, InstallationStatus::NeedsReauth, Some("access_lost"), edit);
             }
-        }
+            InstallationStatus::Suspended => {
+                record.installation.metadata.insert(ACCESS_LOST.into(), true.into());
+            }
+            _ => {}
+        },
         ControlChange::InstallationMoved { to } => {
             if record.installation.external_id != *to {
                 let mut entry = edit.entry(record, "installation.moved", None);
@@ -154,6 +170,14 @@ fn change_installation(record: &mut InstallationRecord, change: &ControlChange, 
         | ControlChange::ResourcesAdded { .. }
         | ControlChange::ResourceChanged { .. } => {}
     }
+}
+
+/// Whether the connection lives from this person's grant, as far as is known. Other people of the account come and go
+/// without harm to it, so that a stranger, or anybody while it is not known who connected, changes nothing: if it was
+/// the one after all, the token's next use tells.
+fn is_connected_by(record: &InstallationRecord, person: &str) -> bool {
+    record.installation.connected_by == person
+        || record.installation.metadata.get(PROVIDER_USER).and_then(serde_json::Value::as_str) == Some(person)
 }
 
 /// Moves the installation to a status and logs it.

@@ -224,6 +224,42 @@ fn subscribing_again_skips_the_active_and_revives_the_ended() {
 }
 
 #[test]
+fn only_the_person_who_connected_can_lose_the_connection_its_access() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    record.installation.connected_by = "me".into();
+    let ended = |person: &str| [ControlChange::InstallationNeedsReauth { person: person.into() }];
+    assert!(!control::apply(&mut record, &ended("a colleague"), Some(EpochMs(20)), &world.edit()));
+    assert_eq!((record.installation.status, record.installation.control_at), (InstallationStatus::Active, None));
+    assert!(control::apply(&mut record, &ended("me"), Some(EpochMs(10)), &world.edit()));
+    assert_eq!(record.installation.status, InstallationStatus::NeedsReauth);
+
+    let mut record = world.record("org_a", "1");
+    record.installation.metadata.insert("providerUserId".into(), json!("u1"));
+    control::apply(&mut record, &ended("u1"), None, &world.edit());
+    assert_eq!(record.installation.status, InstallationStatus::NeedsReauth);
+}
+
+#[test]
+fn a_suspension_that_ends_does_not_mend_access_that_was_lost_before_it_or_in_it() {
+    let world = World::new();
+    let lost = ControlChange::InstallationNeedsReauth { person: "me".into() };
+    let (suspended, resumed) = (ControlChange::InstallationSuspended, ControlChange::InstallationResumed);
+    for (order, after) in [
+        ([&lost, &suspended, &resumed].as_slice(), InstallationStatus::NeedsReauth),
+        ([&suspended, &lost, &resumed].as_slice(), InstallationStatus::NeedsReauth),
+        ([&suspended, &resumed].as_slice(), InstallationStatus::Active),
+    ] {
+        let mut record = world.record("org_a", "1");
+        record.installation.connected_by = "me".into();
+        for change in order {
+            control::apply(&mut record, std::slice::from_ref(*change), None, &world.edit());
+        }
+        assert_eq!(record.installation.status, after, "{order:?}");
+    }
+}
+
+#[test]
 fn control_changes_are_idempotent_and_older_ones_do_not_undo_newer_ones() {
     let world = World::new();
     let mut record = world.record("org_a", "1");

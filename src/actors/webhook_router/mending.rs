@@ -1,6 +1,6 @@
 //! Mending: stored events go their way again. Replays, reroutes, releases, and the quarantine checked anew.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tokio::time::Instant;
@@ -14,6 +14,7 @@ use crate::{
     delivery::plan::{Decision, Insistence, MatchedBy, Plan, VerifiedBy},
     model::{
         clock::EpochMs,
+        delivery::{Delivery, DeliveryStatus},
         event::{Event, EventOutcome},
         ids::{DeliveryId, EventId, InstallationId, IntegrationId, OrgId},
         log_entry::{Actor, LogEntry},
@@ -27,6 +28,9 @@ use crate::{
 
 /// Events looked at in one read.
 const CHUNK: u32 = 100;
+
+/// How long before now the first of many released events falls due, at one event for each millisecond.
+const LONGEST_RELEASE: Duration = Duration::from_hours(1);
 
 /// Unrouted events that one catch-up looks through at the most.
 const MAX_LOOKED_AT: u64 = 5_000;
@@ -76,7 +80,7 @@ impl MendingHandle {
             return Ok(Some(Replayed { deliveries: Vec::new() }));
         }
         // A replay adds deliveries; the decision that was made when the event came stays readable.
-        let deliveries = self.reroute_one(&detail.event, &found.0, plan, true).await?;
+        let Some(deliveries) = self.reroute_one(&detail.event, &found.0, plan, true).await? else { return Ok(None) };
         self.pipeline.store.append_log(&[self.entry(&detail.event, "event.replayed", actor)]).await?;
         Ok(Some(Replayed { deliveries }))
     }
@@ -127,8 +131,9 @@ impl MendingHandle {
         match plan.outcome {
             EventOutcome::Routed | EventOutcome::Filtered => {
                 let outcome = plan.outcome;
-                self.reroute_one(&detail.event, table, plan, false).await?;
-                Ok(Some(outcome))
+                // Somebody else, here or on another node, may have been quicker.
+                let rerouted = self.reroute_one(&detail.event, table, plan, false).await?;
+                Ok(rerouted.map(|_added| outcome))
             }
             _ => Ok(None),
         }
@@ -137,12 +142,15 @@ impl MendingHandle {
     /// Lets an installation's held events go, oldest first; answers how many.
     pub async fn release_held(&self, id: &InstallationId, actor: &Actor) -> Result<u64, StoreError> {
         let mut released = 0;
+        // Claiming goes by due time: the chunks follow each other in it, however quickly they are released.
+        let mut due_at = self.pipeline.clock.now().minus(LONGEST_RELEASE);
         loop {
             let held = self.pipeline.store.list_held(id, CHUNK).await?;
             if held.is_empty() {
                 break;
             }
-            self.pipeline.store.release_held(&held, self.pipeline.clock.now()).await?;
+            due_at = due_at.plus(Duration::from_millis(u64::from(CHUNK)));
+            self.pipeline.store.release_held(&held, due_at).await?;
             self.pipeline.dispatcher.nudge(None);
             if let Some(event) = self.pipeline.find_event(&held[0]).await? {
                 self.pipeline.store.append_log(&[self.entry(&event, "events.released", actor)]).await?;
@@ -163,18 +171,24 @@ impl MendingHandle {
         let dead = self.pipeline.store.find_dead_letters(org, provider, delivery_id).await?;
         let mut retried = Vec::new();
         for letter in dead {
-            if self.retry_dead(&letter.event, &letter.delivery.id, actor).await? {
+            if self.retry_delivery(&letter.delivery, &letter.event, actor).await? {
                 retried.push(letter.delivery.id);
             }
         }
         Ok(retried)
     }
 
-    async fn retry_dead(&self, event: &Event, delivery: &DeliveryId, actor: &Actor) -> Result<bool, StoreError> {
+    /// Tries a delivery again, its attempts counted anew. False if it is delivered or in flight.
+    pub async fn retry_delivery(&self, delivery: &Delivery, event: &Event, actor: &Actor) -> Result<bool, StoreError> {
         let mut entry = self.entry(event, "delivery.retried", actor);
-        entry.subject = Some(delivery.to_string());
-        let retried = self.pipeline.store.retry_delivery(delivery, self.pipeline.clock.now(), &entry).await?;
-        self.pipeline.dispatcher.nudge(None);
+        entry.org = Some(delivery.org.clone());
+        entry.subject = Some(delivery.id.to_string());
+        entry.from_state = Some(delivery.status.to_string());
+        entry.to_state = Some(DeliveryStatus::Pending.to_string());
+        let retried = self.pipeline.store.retry_delivery(&delivery.id, self.pipeline.clock.now(), &entry).await?;
+        if retried {
+            self.pipeline.dispatcher.nudge(delivery.destination.as_ref());
+        }
         Ok(retried)
     }
 
@@ -189,7 +203,7 @@ impl MendingHandle {
             .await?;
         let mut retried = 0;
         for letter in &dead {
-            if self.retry_dead(&letter.event, &letter.delivery.id, actor).await? {
+            if self.retry_delivery(&letter.delivery, &letter.event, actor).await? {
                 retried += 1;
                 if !done.replayed.iter().any(|(event, _)| *event == letter.event.id) {
                     done.replayed.push((letter.event.id.clone(), letter.event.provider_delivery_id.clone()));
@@ -324,14 +338,15 @@ impl MendingHandle {
         Ok(self.pipeline.decide(&inbound, &verified_by, &Some(found), insistence))
     }
 
-    /// Adds deliveries to a stored event and tells the dispatcher.
+    /// Adds deliveries to a stored event and tells the dispatcher. `None` if the event is gone or, unless this is a
+    /// replay, is not unrouted any more.
     async fn reroute_one(
         &self,
         event: &Event,
         table: &RouteTable,
         plan: Plan,
         replay: bool,
-    ) -> Result<Vec<(DeliveryId, IntegrationId)>, StoreError> {
+    ) -> Result<Option<Vec<(DeliveryId, IntegrationId)>>, StoreError> {
         let mut addressed = event.clone();
         addressed.org = Some(table.org.clone());
         addressed.installation = Some(table.installation.clone());
@@ -349,14 +364,17 @@ impl MendingHandle {
         let rerouting = Rerouting {
             event: event.id.clone(),
             installation: event.installation.is_none().then(|| (table.installation.clone(), table.org.clone())),
+            only_if: (!replay).then_some(EventOutcome::Unrouted),
             outcome: plan.outcome,
             reason: plan.reason.map(str::to_owned),
             decision: if replay { None } else { Some(decision_json(&plan.decision)?) },
             deliveries,
         };
-        self.pipeline.store.reroute_event(rerouting).await?;
-        self.pipeline.dispatcher.nudge(None);
-        Ok(added)
+        let rerouted = self.pipeline.store.reroute_event(rerouting).await?;
+        if rerouted {
+            self.pipeline.dispatcher.nudge(None);
+        }
+        Ok(rerouted.then_some(added))
     }
 }
 

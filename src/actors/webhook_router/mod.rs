@@ -100,6 +100,7 @@ impl RouterPool {
             ingest: deps.ingest,
             failures: FailureCounts::default(),
             quarantine,
+            uncommitted: Arc::default(),
         };
         Self { pipeline: Arc::new(pipeline), in_flight: Arc::new(AtomicUsize::new(0)) }
     }

@@ -3,7 +3,13 @@
 //! **Invariants**: no receipt before the commit; exactly one outcome per webhook; the service path enters at the step
 //! "extract" and ends in the same rows.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -72,6 +78,33 @@ pub struct Pipeline {
     pub(super) ingest: IngestConfig,
     pub(super) failures: FailureCounts,
     pub(super) quarantine: QuarantineWriter,
+    /// Bytes that wait for their commit, those of webhooks that were refused meanwhile included.
+    pub(super) uncommitted: Arc<AtomicUsize>,
+}
+
+/// What a webhook weighs beside its body while it waits.
+const WEBHOOK_BYTES: usize = 4096;
+
+/// The weight of one webhook that waits for its commit; given back when dropped.
+struct Uncommitted {
+    total: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Uncommitted {
+    /// Adds a body, unless too much waits already. One alone is let in whatever its size.
+    fn add(total: &Arc<AtomicUsize>, body: usize, limit: usize) -> Option<Self> {
+        let bytes = body.saturating_add(WEBHOOK_BYTES);
+        let waiting = Self { total: total.clone(), bytes };
+        let others = total.fetch_add(bytes, Ordering::AcqRel);
+        (others == 0 || others.saturating_add(bytes) <= limit).then_some(waiting)
+    }
+}
+
+impl Drop for Uncommitted {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
 }
 
 /// A webhook that was understood, on its way into the store.
@@ -312,8 +345,17 @@ impl Pipeline {
         slots: Vec<(usize, Slot)>,
         arrived: Instant,
     ) -> Result<Accepted, RouteError> {
+        let deadline = arrived + self.ingest.ack_deadline;
+        if Instant::now() >= deadline {
+            return Err(StoreError::Unavailable("the acknowledgement deadline passed before the commit".into()).into());
+        }
+        // The database may stand still for longer than any provider waits. What was refused in that time is still on its
+        // way to it, and must not pile up.
+        let uncommitted = Uncommitted::add(&self.uncommitted, new_event.body.len(), self.ingest.max_in_flight_bytes)
+            .ok_or_else(|| StoreError::Unavailable("too much waits for the database".into()))?;
         let (store, dispatcher, directory) = (self.store.clone(), self.dispatcher.clone(), self.directory.clone());
         let committing = tokio::spawn(async move {
+            let _uncommitted = uncommitted;
             let event = new_event.event.clone();
             let (content_type, body) = (new_event.content_type.clone(), new_event.body.clone());
             let deliveries: Vec<Delivery> = new_event.deliveries.iter().map(|new| new.delivery.clone()).collect();
@@ -350,7 +392,6 @@ impl Pipeline {
             }
             Ok::<_, StoreError>(accepted)
         });
-        let deadline = arrived + self.ingest.ack_deadline;
         match tokio::time::timeout_at(deadline, committing).await {
             Err(_elapsed) => {
                 Err(StoreError::Unavailable("no commit within the acknowledgement deadline".into()).into())

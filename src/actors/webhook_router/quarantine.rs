@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// Where a webhook was kept.
 #[derive(Debug, Clone)]
 pub(super) struct SetAside {
-    /// Its id.
+    /// Its id: that of the first time the same body came.
     pub id: QuarantineId,
     /// How often it has come.
     pub times: u32,
@@ -34,7 +34,7 @@ pub(super) struct SetAside {
 
 struct Item {
     webhook: Quarantined,
-    done: oneshot::Sender<Result<u32, StoreError>>,
+    done: oneshot::Sender<Result<(QuarantineId, u32), StoreError>>,
 }
 
 /// The sending side of the queue.
@@ -81,10 +81,9 @@ impl QuarantineWriter {
     pub async fn keep_now(&self, webhook: &ReceivedWebhook, cause: &str) -> Result<SetAside, StoreError> {
         let (done, kept) = oneshot::channel();
         let row = self.row_of(webhook, cause);
-        let id = row.id.clone();
         let gone = || StoreError::Unavailable("the quarantine does not answer".into());
         self.queue.send(Item { webhook: row, done }).await.map_err(|_closed| gone())?;
-        let times = kept.await.map_err(|_closed| gone())??;
+        let (id, times) = kept.await.map_err(|_closed| gone())??;
         Ok(SetAside { id, times })
     }
 

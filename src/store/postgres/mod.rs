@@ -23,10 +23,10 @@ use tokio::sync::Mutex;
 use self::{listener::Listener, presence::Presence};
 use super::{
     Accepted, ApiKey, AttemptRecord, BatchObserver, Census, Change, ChangeFn, ClaimRequest, ClaimedDelivery,
-    DeadLetter, Deleted, DueDestination, EventDetail, EventFilter, InstallationRecord, NewEvent, OpenOptions, Page,
-    PageRequest, QuarantineBounds, Quarantined, Rerouting, RetentionCutoffs, Store, StoreError, StoreResult,
-    UnroutedFilter,
-    backend::{CENSUS_TIME, in_time, patience},
+    DeadLetter, Deleted, DestinationHealth, DueDestination, EventDetail, EventFilter, InstallationRecord, NewEvent,
+    OpenOptions, Page, PageRequest, QuarantineBounds, Quarantined, Rerouting, RetentionCutoffs, Store, StoreError,
+    StoreResult, UnroutedFilter,
+    backend::{CENSUS_TIME, Home, in_time, patience},
     changes,
     known::KnownProviders,
     writer::{Batch, Committer, Writer},
@@ -94,7 +94,7 @@ pub(crate) struct PostgresStore {
     committing: PgPool,
     known: KnownProviders,
     writer: Writer,
-    patience: Duration,
+    home: Home,
     listener: Mutex<Listener>,
     /// Held until the store is closed or dropped; `None` for a process that only looks.
     presence: Option<Presence>,
@@ -143,7 +143,7 @@ impl PostgresStore {
         Ok(Self {
             known: KnownProviders::new(options.providers.clone()),
             writer: Writer::start(committers, observer, patience),
-            patience,
+            home: Home::here(patience),
             listener: Mutex::new(Listener::start(connect).await?),
             presence,
             pool,
@@ -255,12 +255,26 @@ impl Timeouts {
 async fn release_leases_of_the_gone(db: &mut Session<'_>, owner: &str, now: EpochMs) -> StoreResult<u64> {
     // A server that just started has lost every lock; nodes need a moment to take theirs again.
     const SERVER_IS_SETTLED: &str = "SELECT pg_postmaster_start_time() < now() - interval '5 seconds'";
+    const SEEMS_GONE: &str = "SELECT pg_try_advisory_lock($1) AND pg_advisory_unlock($1)";
     const IS_GONE: &str = "SELECT pg_try_advisory_xact_lock($1)";
+    // A node whose connection broke is at work all the same, and takes its lock again at its next beat.
+    const SECOND_LOOK: &str = "SELECT pg_sleep(2)";
     if !sqlx::query_scalar::<_, bool>(SERVER_IS_SETTLED).fetch_one(&mut *db.conn).await? {
         return Ok(0);
     }
-    let mut released = 0;
+    let mut seem_gone = Vec::new();
     for other in leases::list_other_owners(db, owner).await? {
+        let row = sqlx::query(SEEMS_GONE).bind(presence::key(&other)).fetch_one(&mut *db.conn).await?;
+        if row.try_get(0)? {
+            seem_gone.push(other);
+        }
+    }
+    if seem_gone.is_empty() {
+        return Ok(0);
+    }
+    sqlx::query(SECOND_LOOK).execute(&mut *db.conn).await?;
+    let mut released = 0;
+    for other in seem_gone {
         let row = sqlx::query(IS_GONE).bind(presence::key(&other)).fetch_one(&mut *db.conn).await?;
         if row.try_get(0)? {
             released += leases::release(db, &other, None, now).await?;

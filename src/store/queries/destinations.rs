@@ -3,11 +3,12 @@
 use super::{Builder, Fields, Session, log, notify, query, text};
 use crate::{
     model::{
+        clock::EpochMs,
         destination::{Destination, DestinationScope},
         ids::{DestinationId, OrgId},
         log_entry::LogEntry,
     },
-    store::{Change, StoreResult},
+    store::{Change, DestinationHealth, StoreResult},
 };
 
 const FIND: &str = concat!("SELECT ", destination_columns!(), " FROM gw_destinations x WHERE x.id = $1");
@@ -51,6 +52,42 @@ pub(crate) async fn save(db: &mut Session<'_>, destination: &Destination, entry:
     sql.build().execute(&mut *db.conn).await?;
     log::append(db, std::slice::from_ref(entry)).await?;
     notify(db.conn, &Change::Destinations(destination.org.clone())).await
+}
+
+pub(crate) async fn note_health(
+    db: &mut Session<'_>,
+    id: &DestinationId,
+    health: DestinationHealth,
+    now: EpochMs,
+    entry: &LogEntry,
+) -> StoreResult<bool> {
+    const FAILING: &str = "UPDATE gw_destinations SET failing_since = $3, updated_at = $2 \
+                           WHERE id = $1 AND failing_since IS NULL RETURNING org_id";
+    const RECOVERED: &str = "UPDATE gw_destinations SET failing_since = NULL, updated_at = $2 \
+                             WHERE id = $1 AND failing_since IS NOT NULL RETURNING org_id";
+    const DISABLED: &str = "UPDATE gw_destinations SET disabled_reason = $3, updated_at = $2 \
+                            WHERE id = $1 AND disabled_reason IS NULL RETURNING org_id";
+    let noting = match health {
+        DestinationHealth::FailingSince(since) => query(FAILING).bind(id.as_str()).bind(now.0).bind(since.0),
+        DestinationHealth::Recovered => query(RECOVERED).bind(id.as_str()).bind(now.0),
+        DestinationHealth::Disabled(reason) => query(DISABLED).bind(id.as_str()).bind(now.0).bind(reason),
+    };
+    let Some(row) = noting.fetch_optional(&mut *db.conn).await? else { return Ok(false) };
+    let org = OrgId::from_raw(Fields::new(&row).get::<&str>()?);
+    log::append(db, std::slice::from_ref(entry)).await?;
+    notify(db.conn, &Change::Destinations(org)).await?;
+    Ok(true)
+}
+
+pub(crate) async fn list_sealed(db: &mut Session<'_>) -> StoreResult<Vec<(DestinationId, String)>> {
+    const LIST_SEALED: &str = "SELECT id, secret_sealed FROM gw_destinations ORDER BY id";
+    let rows = query(LIST_SEALED).fetch_all(&mut *db.conn).await?;
+    rows.iter()
+        .map(|row| {
+            let mut fields = Fields::new(row);
+            Ok((DestinationId::from_raw(fields.get::<&str>()?), fields.get()?))
+        })
+        .collect()
 }
 
 pub(crate) async fn delete(db: &mut Session<'_>, id: &DestinationId, entry: &LogEntry) -> StoreResult<bool> {

@@ -171,18 +171,20 @@ pub(crate) async fn release_held(db: &mut Session<'_>, events: &[EventId], now: 
     Ok(released.rows_affected())
 }
 
-pub(crate) async fn reroute(db: &mut Session<'_>, rerouting: Rerouting) -> StoreResult<()> {
+pub(crate) async fn reroute(db: &mut Session<'_>, rerouting: Rerouting) -> StoreResult<bool> {
     // The lock keeps retention from deleting the event under its new deliveries.
-    const LOCK: &str = concat!("SELECT id FROM gw_events WHERE id = $1", for_update!());
+    const LOCK: &str = concat!("SELECT outcome FROM gw_events WHERE id = $1", for_update!());
     const REROUTE: &str = "UPDATE gw_events SET installation_id = COALESCE(installation_id, $2), \
          org_id = COALESCE(org_id, $3), \
          outcome = CASE WHEN outcome = 'routed' THEN outcome ELSE $4 END, \
          reason = CASE WHEN outcome = 'routed' THEN reason ELSE $5 END, \
          decision = COALESCE($6, decision) WHERE id = $1";
-    let Rerouting { event, installation, outcome, reason, decision, deliveries } = rerouting;
+    let Rerouting { event, installation, only_if, outcome, reason, decision, deliveries } = rerouting;
     let event = text(event.as_str()).into_owned();
-    if query(LOCK).bind(&event).fetch_optional(&mut *db.conn).await?.is_none() {
-        return Ok(());
+    let Some(row) = query(LOCK).bind(&event).fetch_optional(&mut *db.conn).await? else { return Ok(false) };
+    let outcome_before: &str = Fields::new(&row).get()?;
+    if only_if.is_some_and(|wanted| wanted.as_str() != outcome_before) {
+        return Ok(false);
     }
     let (installation, org) = installation.unzip();
     query(REROUTE)
@@ -196,5 +198,5 @@ pub(crate) async fn reroute(db: &mut Session<'_>, rerouting: Rerouting) -> Store
         .await?;
     let deliveries: Vec<_> = deliveries.iter().collect();
     deliveries::insert(db.conn, &deliveries).await?;
-    Ok(())
+    Ok(true)
 }

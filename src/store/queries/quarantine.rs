@@ -10,10 +10,14 @@ use crate::{
 
 const COLUMNS: &str = "SELECT id, provider, cause, headers, body_sha256, attempts, received_at, last_at";
 
-pub(crate) async fn keep(db: &mut Session<'_>, webhook: &Quarantined, bounds: QuarantineBounds) -> StoreResult<u32> {
+pub(crate) async fn keep(
+    db: &mut Session<'_>,
+    webhook: &Quarantined,
+    bounds: QuarantineBounds,
+) -> StoreResult<(QuarantineId, u32)> {
     let body_bytes = i64::try_from(webhook.body.len()).unwrap_or(i64::MAX);
     if count(body_bytes) > bounds.max_bytes || bounds.max_count == 0 {
-        return Ok(1);
+        return Ok((webhook.id.clone(), 1));
     }
     let mut sql = Builder::new(
         "INSERT INTO gw_quarantine (id, provider, cause, headers, body_sha256, attempts, received_at, last_at, \
@@ -41,7 +45,7 @@ pub(crate) async fn keep(db: &mut Session<'_>, webhook: &Quarantined, bounds: Qu
     let attempts = fields.number("attempts")?;
     let kept: String = fields.get()?;
     make_room(db, &kept, bounds).await?;
-    Ok(attempts)
+    Ok((QuarantineId::from_raw(kept), attempts))
 }
 
 /// Deletes the oldest until both bounds hold; the webhook just kept is not among them.

@@ -108,6 +108,8 @@ async fn save_resource(db: &mut Session<'_>, resource: &Resource) -> StoreResult
     Ok(())
 }
 
+/// Writes an integration. When it last had an event is left alone if the row exists: `touch_last_event` moves that without
+/// the installation's lock, and what was read before must not move it back.
 async fn save_integration(db: &mut Session<'_>, integration: &Integration) -> StoreResult<()> {
     let mut sql = Builder::new(
         "INSERT INTO workspace_integrations (id, org_id, workspace_id, provider, installation_id, resource_id, \
@@ -130,7 +132,7 @@ async fn save_integration(db: &mut Session<'_>, integration: &Integration) -> St
     sql.push(
         " ON CONFLICT (id) DO UPDATE SET workspace_id = excluded.workspace_id, resource_id = excluded.resource_id, \
          source_config = excluded.source_config, status = excluded.status, status_reason = excluded.status_reason, \
-         last_event_at = excluded.last_event_at, updated_at = excluded.updated_at",
+         updated_at = excluded.updated_at",
     );
     sql.build().execute(&mut *db.conn).await?;
     Ok(())

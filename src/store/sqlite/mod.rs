@@ -10,7 +10,6 @@ mod file;
 use std::{
     str::FromStr as _,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -25,10 +24,10 @@ use sqlx::{
 use self::{checkpointer::Checkpointer, file::ServingLock};
 use super::{
     Accepted, ApiKey, AttemptRecord, BatchObserver, Census, Change, ChangeFn, ClaimRequest, ClaimedDelivery,
-    DeadLetter, Deleted, DueDestination, EventDetail, EventFilter, InstallationRecord, NewEvent, OpenOptions, Page,
-    PageRequest, QuarantineBounds, Quarantined, Rerouting, RetentionCutoffs, Store, StoreError, StoreResult,
-    UnroutedFilter,
-    backend::{CENSUS_TIME, in_time, patience},
+    DeadLetter, Deleted, DestinationHealth, DueDestination, EventDetail, EventFilter, InstallationRecord, NewEvent,
+    OpenOptions, Page, PageRequest, QuarantineBounds, Quarantined, Rerouting, RetentionCutoffs, Store, StoreError,
+    StoreResult, UnroutedFilter,
+    backend::{CENSUS_TIME, Home, patience},
     known::KnownProviders,
     writer::{Batch, Committer, Writer},
 };
@@ -94,7 +93,7 @@ pub(crate) struct SqliteStore {
     reading: SqlitePool,
     known: KnownProviders,
     writer: Writer,
-    patience: Duration,
+    home: Home,
     checkpointer: Option<Checkpointer>,
     /// Held until the store is closed or dropped; `None` for a process that only looks.
     serving: Mutex<Option<ServingLock>>,
@@ -149,7 +148,7 @@ impl SqliteStore {
         Ok(Self {
             known: KnownProviders::new(options.providers.clone()),
             writer: Writer::start(vec![committer], &observer, patience),
-            patience,
+            home: Home::here(patience),
             checkpointer: options.serving.then(|| Checkpointer::start(connect)),
             serving: Mutex::new(serving),
             writing,
@@ -253,6 +252,8 @@ pub(super) fn hot_statements() -> Vec<(&'static str, &'static str)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{
         model::{ids::LogId, log_entry::Actor},

@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
     os::unix::process::ExitStatusExt,
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -71,7 +72,7 @@ impl Connected {
 #[derive(Debug)]
 pub struct App {
     backend: Backend,
-    directory: TempDir,
+    directory: Arc<TempDir>,
     settings: Vec<(&'static str, String)>,
     running: Option<Running>,
     log: Arc<Mutex<Vec<String>>>,
@@ -89,11 +90,22 @@ struct Running {
 impl App {
     /// Starts a gateway on a fresh database.
     pub async fn start(backend: Backend, options: Options) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
+        let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        Self::start_in(directory, backend, options.settings).await
+    }
+
+    /// Starts another gateway on the same PostgreSQL database and with the same keys: two nodes are one gateway. End it
+    /// with [`App::leave`], before the first.
+    pub async fn start_beside(&self) -> Self {
+        let backend = self.backend.shared().expect("several nodes share a PostgreSQL database");
+        Self::start_in(Arc::clone(&self.directory), backend, self.settings.clone()).await
+    }
+
+    async fn start_in(directory: Arc<TempDir>, backend: Backend, settings: Vec<(&'static str, String)>) -> Self {
         let mut app = Self {
             backend,
             directory,
-            settings: options.settings,
+            settings,
             running: None,
             log: Arc::default(),
             last_start: Duration::ZERO,
@@ -103,10 +115,8 @@ impl App {
         app
     }
 
-    async fn launch(&mut self) {
-        assert!(self.running.is_none(), "it runs already");
-        let started = Instant::now();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_signalbox"))
+    fn spawn(&self) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_signalbox"))
             .arg("serve")
             .current_dir(self.directory.path())
             .env_clear()
@@ -115,7 +125,36 @@ impl App {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("the binary starts");
+            .expect("the binary starts")
+    }
+
+    /// Starts the process, which must refuse; what it says.
+    pub async fn restart_refused(&mut self) -> String {
+        let mut child = self.spawn();
+        let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+        let (served, serves) = oneshot::channel();
+        self.collect(out, Some(served));
+        let said = tokio::task::spawn_blocking(move || std::io::read_to_string(err).expect("text"));
+        if serves.await.is_ok() {
+            child.kill().expect("killable");
+            child.wait().expect("a child of ours");
+            panic!("it serves, and should not");
+        }
+        let said = said.await.expect("no panic while reading");
+        let status = child.wait().expect("a child of ours");
+        assert!(!status.success(), "it ended with {status}: {said}");
+        said
+    }
+
+    /// Where its key file is.
+    pub fn key_file(&self) -> PathBuf {
+        self.directory.path().join("signalbox.key")
+    }
+
+    async fn launch(&mut self) {
+        assert!(self.running.is_none(), "it runs already");
+        let started = Instant::now();
+        let mut child = self.spawn();
         let (found, address) = oneshot::channel();
         let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
         self.collect(out, Some(found));
@@ -325,6 +364,14 @@ impl App {
         self.terminate().await;
         self.finished = true;
         std::mem::replace(&mut self.backend, Backend::Sqlite).remove().await;
+    }
+
+    /// Ends a node of several: it stops in order, if it runs, and the database stays.
+    pub async fn leave(mut self) {
+        if self.running.is_some() {
+            self.terminate().await;
+        }
+        self.finished = true;
     }
 
     /// Asks the gateway to check its own books.

@@ -13,6 +13,11 @@ pub enum Backend {
     Sqlite,
     /// A database on a server that others use too.
     Postgres(postgres::Database),
+    /// The database of another node, which removes it.
+    Shared {
+        /// Where it is.
+        url: String,
+    },
 }
 
 impl Backend {
@@ -34,11 +39,21 @@ impl Backend {
         }
     }
 
+    /// The same database for another node; `None` for a file, which one process serves from.
+    pub fn shared(&self) -> Option<Self> {
+        match self {
+            Self::Sqlite => None,
+            Self::Postgres(database) => Some(Self::Shared { url: database.url.clone() }),
+            Self::Shared { url } => Some(Self::Shared { url: url.clone() }),
+        }
+    }
+
     /// What `[database] url` must say.
     pub fn url(&self, directory: &Path) -> String {
         match self {
             Self::Sqlite => format!("sqlite://{}", directory.join("signalbox.db").display()),
             Self::Postgres(database) => database.url.clone(),
+            Self::Shared { url } => url.clone(),
         }
     }
 
@@ -50,7 +65,7 @@ impl Backend {
                 let mut connection = SqliteConnection::connect(&url).await.expect("opens");
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.map(|_| ())
             }
-            Self::Postgres(_) => {
+            Self::Postgres(_) | Self::Shared { .. } => {
                 let mut connection = PgConnection::connect(&url).await.expect("connects");
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.map(|_| ())
             }
@@ -62,7 +77,7 @@ impl Backend {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Sqlite => "SQLite",
-            Self::Postgres(_) => "PostgreSQL",
+            Self::Postgres(_) | Self::Shared { .. } => "PostgreSQL",
         }
     }
 }

@@ -370,3 +370,25 @@ proptest! {
         prop_assert!(slots == 0 || retry_room == 0 || retries == 0);
     }
 }
+
+#[test]
+fn a_destination_that_its_owner_set_anew_has_no_history_of_failing() {
+    let now = Instant::now();
+    let mut lane = open_lane(now);
+    assert_eq!(lane.failing_since(), Some(WALL));
+    lane.adopt_failing_since(Some(WALL));
+    lane.adopt_failing_since(None);
+    assert_eq!(lane.failing_since(), None);
+    let later = WALL.plus(Duration::from_hours(24 * 6));
+    let aftermath = lane.judge(&RULES, FAILED, false, now, later);
+    assert_eq!((aftermath.failing_since, lane.failing_since()), (None, Some(later)));
+}
+
+#[test]
+fn failures_that_no_row_tells_of_yet_are_not_forgotten() {
+    let now = Instant::now();
+    let mut lane = lane(now);
+    attempt(&mut lane, FAILED, now);
+    lane.adopt_failing_since(None);
+    assert_eq!(lane.failing_since(), Some(WALL));
+}

@@ -347,11 +347,13 @@ pub async fn open_store(
         serving,
     };
     let observer = Arc::new(CountBatches(metrics));
-    let began = Instant::now();
+    let (began, mut told) = (Instant::now(), false);
     loop {
         match store::open(options.clone(), observer.clone()).await {
             Err(error @ StoreError::Unavailable(_)) if serving && began.elapsed() < STORE_PATIENCE => {
-                tracing::warn!(%error, "the database does not answer yet");
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, patience_s = STORE_PATIENCE.as_secs(), "waiting for the database");
+                }
                 tokio::time::sleep(STORE_PAUSE).await;
             }
             opened => return opened.context("the database (database.url)"),

@@ -123,8 +123,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
     let registry = Arc::new(registry.map_or_else(|| registry_of(&config), Ok)?);
     let vault = Arc::new(open_vault(&config)?);
     let node = format!("node-{}", ids.log().as_str().trim_start_matches("log_"));
-    let store = open_store(&config, &registry, node.clone(), true, metrics.clone()).await?;
-    prepare_store(&store, &config).await?;
+    let store = open_store(&config, &registry, node.clone(), metrics.clone()).await?;
 
     let traces = begin_traces(&config, node.clone())?;
     let fallback_destination = config.delivery.url.as_ref().map(|_| DestinationId::configured_default());
@@ -326,15 +325,11 @@ pub fn open_vault(config: &Config) -> anyhow::Result<Vault> {
     Ok(vault)
 }
 
-/// Opens the store of this configuration.
-///
-/// # Errors
-/// If it cannot be reached.
-pub async fn open_store(
+/// Opens the store of this configuration to serve from it, its migrations applied.
+async fn open_store(
     config: &Config,
     registry: &Registry,
     node: String,
-    serving: bool,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<SharedStore> {
     let url = config.database.url.expose_str().context("database.url is not text")?.to_owned();
@@ -344,19 +339,23 @@ pub async fn open_store(
         acquire_timeout: config.database.acquire_timeout,
         providers: registry.iter().map(|(provider, _)| provider.slug()).collect(),
         node,
-        serving,
+        serving: true,
     };
     let observer = Arc::new(CountBatches(metrics));
     let (began, mut told) = (Instant::now(), false);
     loop {
         match store::open(options.clone(), observer.clone()).await {
-            Err(error @ StoreError::Unavailable(_)) if serving && began.elapsed() < STORE_PATIENCE => {
+            Err(error @ StoreError::Unavailable(_)) if began.elapsed() < STORE_PATIENCE => {
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!(%error, patience_s = STORE_PATIENCE.as_secs(), "waiting for the database");
                 }
                 tokio::time::sleep(STORE_PAUSE).await;
             }
-            opened => return opened.context("the database (database.url)"),
+            opened => {
+                let store = opened.context("the database (database.url)")?;
+                prepare_store(&store, config).await?;
+                return Ok(store);
+            }
         }
     }
 }

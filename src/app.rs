@@ -125,7 +125,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
     let registry = Arc::new(registry.map_or_else(|| registry_of(&config), Ok)?);
     let vault = Arc::new(open_vault(&config)?);
     let node = format!("node-{}", ids.log().as_str().trim_start_matches("log_"));
-    let store = open_prepared_store(&config, &registry, &node, &metrics).await?;
+    let store = open_store(&config, &registry, node.clone(), metrics.clone()).await?;
     check_vault(&vault, &store).await?;
 
     let traces = begin_traces(&config, node.clone())?;
@@ -337,15 +337,11 @@ pub fn open_vault(config: &Config) -> anyhow::Result<Vault> {
     Ok(vault)
 }
 
-/// Opens the store of this configuration.
-///
-/// # Errors
-/// If it cannot be reached.
-pub async fn open_store(
+/// Opens the store of this configuration to serve from it, its migrations applied.
+async fn open_store(
     config: &Config,
     registry: &Registry,
     node: String,
-    serving: bool,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<SharedStore> {
     let url = config.database.url.expose_str().context("database.url is not text")?.to_owned();
@@ -355,17 +351,23 @@ pub async fn open_store(
         acquire_timeout: config.database.acquire_timeout,
         providers: registry.iter().map(|(provider, _)| provider.slug()).collect(),
         node,
-        serving,
+        serving: true,
     };
     let observer = Arc::new(CountBatches(metrics));
-    let began = Instant::now();
+    let (began, mut told) = (Instant::now(), false);
     loop {
         match store::open(options.clone(), observer.clone()).await {
-            Err(error @ StoreError::Unavailable(_)) if serving && began.elapsed() < STORE_PATIENCE => {
-                tracing::warn!(%error, "the database does not answer yet");
+            Err(error @ StoreError::Unavailable(_)) if began.elapsed() < STORE_PATIENCE => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, patience_s = STORE_PATIENCE.as_secs(), "waiting for the database");
+                }
                 tokio::time::sleep(STORE_PAUSE).await;
             }
-            opened => return opened.context("the database (database.url)"),
+            opened => {
+                let store = opened.context("the database (database.url)")?;
+                prepare_store(&store, config).await?;
+                return Ok(store);
+            }
         }
     }
 }
@@ -377,18 +379,6 @@ impl BatchObserver for CountBatches {
     fn batch_committed(&self, events: usize, attempts: usize, took: Duration) {
         self.0.batch_committed(events, attempts, took);
     }
-}
-
-/// The store to serve from: migrated, and durable.
-async fn open_prepared_store(
-    config: &Config,
-    registry: &Registry,
-    node: &str,
-    metrics: &Arc<Metrics>,
-) -> anyhow::Result<SharedStore> {
-    let store = open_store(config, registry, node.to_owned(), true, metrics.clone()).await?;
-    prepare_store(&store, config).await?;
-    Ok(store)
 }
 
 async fn prepare_store(store: &SharedStore, config: &Config) -> anyhow::Result<()> {

@@ -222,14 +222,42 @@ fn a_first_start_without_configuration_makes_its_keys_private_and_shows_the_serv
         for file in ["signalbox.db", "signalbox.key"] {
             assert_eq!(mode_of(&bench.path(file)), 0o600, "{file}");
         }
-        nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid")),
-            nix::sys::signal::Signal::SIGTERM,
-        )
-        .expect("takes signals");
+        stop(&child);
         assert!(child.wait().expect("ends").success(), "an orderly stop is exit code 0");
     }
     assert_eq!(bench.keys().len(), 1);
+}
+
+#[test]
+fn a_start_that_overlaps_with_the_stop_of_its_predecessor_waits_for_it_and_says_so_once() {
+    let bench = Bench::new();
+    let (mut first, _) = first_start(&bench, "127.0.0.1:0");
+    let mut second = Command::new(env!("CARGO_BIN_EXE_signalbox"))
+        .env("SIGNALBOX_SERVER__LISTEN", "127.0.0.1:0")
+        .current_dir(bench.folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let told = BufReader::new(second.stderr.take().expect("piped")).lines().map(|line| line.expect("text"));
+    let mut waits = 0;
+    for line in told {
+        if line.contains("waiting for the database") {
+            waits += 1;
+            stop(&first);
+            assert!(first.wait().expect("ends").success());
+        }
+        if line.contains("\"serving\"") {
+            stop(&second);
+        }
+    }
+    assert!(second.wait().expect("ends").success(), "it served, and stopped when it was asked to");
+    assert_eq!(waits, 1);
+}
+
+fn stop(child: &std::process::Child) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("takes signals");
 }
 
 struct Unobserved;

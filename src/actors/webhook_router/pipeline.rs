@@ -4,10 +4,7 @@
 //! "extract" and ends in the same rows.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -18,6 +15,7 @@ use super::{
     Receipt, RouteError, TrustedWebhook,
     control::Controlled,
     quarantine::{QuarantineWriter, SetAside},
+    uncommitted::Uncommitted,
 };
 use crate::{
     actors::{
@@ -80,31 +78,6 @@ pub struct Pipeline {
     pub(super) quarantine: QuarantineWriter,
     /// Bytes that wait for their commit, those of webhooks that were refused meanwhile included.
     pub(super) uncommitted: Arc<AtomicUsize>,
-}
-
-/// What a webhook weighs beside its body while it waits.
-const WEBHOOK_BYTES: usize = 4096;
-
-/// The weight of one webhook that waits for its commit; given back when dropped.
-struct Uncommitted {
-    total: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-impl Uncommitted {
-    /// Adds a body, unless too much waits already. One alone is let in whatever its size.
-    fn add(total: &Arc<AtomicUsize>, body: usize, limit: usize) -> Option<Self> {
-        let bytes = body.saturating_add(WEBHOOK_BYTES);
-        let waiting = Self { total: total.clone(), bytes };
-        let others = total.fetch_add(bytes, Ordering::AcqRel);
-        (others == 0 || others.saturating_add(bytes) <= limit).then_some(waiting)
-    }
-}
-
-impl Drop for Uncommitted {
-    fn drop(&mut self) {
-        self.total.fetch_sub(self.bytes, Ordering::AcqRel);
-    }
 }
 
 /// A webhook that was understood, on its way into the store.

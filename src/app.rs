@@ -126,8 +126,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
     let vault = Arc::new(open_vault(&config)?);
     let node = format!("node-{}", ids.log().as_str().trim_start_matches("log_"));
     let store = open_store(&config, &registry, node.clone(), true, metrics.clone()).await?;
-    prepare_store(&store, &config).await?;
-    check_vault(&vault, &store).await?;
+    prepare_store(&store, &config, &vault).await?;
 
     let traces = begin_traces(&config, node.clone())?;
     let fallback_destination = config.delivery.url.as_ref().map(|_| DestinationId::configured_default());
@@ -379,7 +378,7 @@ impl BatchObserver for CountBatches {
     }
 }
 
-async fn prepare_store(store: &SharedStore, config: &Config) -> anyhow::Result<()> {
+async fn prepare_store(store: &SharedStore, config: &Config, vault: &Vault) -> anyhow::Result<()> {
     if config.database.migrate {
         let applied = store.migrate().await.context("migrations")?;
         if applied > 0 {
@@ -389,7 +388,8 @@ async fn prepare_store(store: &SharedStore, config: &Config) -> anyhow::Result<(
         let pending = store.count_pending_migrations().await.context("migrations")?;
         anyhow::ensure!(pending == 0, "{pending} migrations are not applied: run `signalbox migrate`");
     }
-    store.check_durability().await.context("the database would lose what it acknowledged")
+    store.check_durability().await.context("the database would lose what it acknowledged")?;
+    check_vault(vault, store).await
 }
 
 /// Refuses to start on secrets that cannot be opened, as after the key file got lost: a fresh key would make every

@@ -469,11 +469,6 @@ impl Pipeline {
             Err(error) => Err(error.into()),
         }
     }
-
-    /// The same event by id, for logs that only have the id.
-    pub(super) async fn find_event(&self, id: &EventId) -> Result<Option<Event>, StoreError> {
-        self.store.find_event(id).await
-    }
 }
 
 pub(super) fn decision_json(decision: &crate::delivery::plan::Decision) -> Result<String, StoreError> {

@@ -33,7 +33,6 @@ use crate::{
         clock::{Clock, EpochMs, Ids},
         delivery::{Delivery, DeliveryStatus},
         event::{Event, EventKey, EventOutcome},
-        ids::EventId,
         provider::{ProviderResourceId, ProviderSlug},
         routes::RouteTable,
         webhook::{Headers, ReceivedWebhook},

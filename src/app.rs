@@ -125,8 +125,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
     let registry = Arc::new(registry.map_or_else(|| registry_of(&config), Ok)?);
     let vault = Arc::new(open_vault(&config)?);
     let node = format!("node-{}", ids.log().as_str().trim_start_matches("log_"));
-    let store = open_store(&config, &registry, node.clone(), metrics.clone()).await?;
-    check_vault(&vault, &store).await?;
+    let store = open_store(&config, &registry, &vault, node.clone(), metrics.clone()).await?;
 
     let traces = begin_traces(&config, node.clone())?;
     let fallback_destination = config.delivery.url.as_ref().map(|_| DestinationId::configured_default());
@@ -341,6 +340,7 @@ pub fn open_vault(config: &Config) -> anyhow::Result<Vault> {
 async fn open_store(
     config: &Config,
     registry: &Registry,
+    vault: &Vault,
     node: String,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<SharedStore> {
@@ -365,7 +365,7 @@ async fn open_store(
             }
             opened => {
                 let store = opened.context("the database (database.url)")?;
-                prepare_store(&store, config).await?;
+                prepare_store(&store, config, vault).await?;
                 return Ok(store);
             }
         }
@@ -381,7 +381,7 @@ impl BatchObserver for CountBatches {
     }
 }
 
-async fn prepare_store(store: &SharedStore, config: &Config) -> anyhow::Result<()> {
+async fn prepare_store(store: &SharedStore, config: &Config, vault: &Vault) -> anyhow::Result<()> {
     if config.database.migrate {
         let applied = store.migrate().await.context("migrations")?;
         if applied > 0 {
@@ -391,7 +391,8 @@ async fn prepare_store(store: &SharedStore, config: &Config) -> anyhow::Result<(
         let pending = store.count_pending_migrations().await.context("migrations")?;
         anyhow::ensure!(pending == 0, "{pending} migrations are not applied: run `signalbox migrate`");
     }
-    store.check_durability().await.context("the database would lose what it acknowledged")
+    store.check_durability().await.context("the database would lose what it acknowledged")?;
+    check_vault(vault, store).await
 }
 
 fn key_ring(store: &SharedStore, clock: &Arc<dyn Clock>, config: &Config) -> KeyRing {

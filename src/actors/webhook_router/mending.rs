@@ -152,7 +152,7 @@ impl MendingHandle {
             due_at = due_at.plus(Duration::from_millis(u64::from(CHUNK)));
             self.pipeline.store.release_held(&held, due_at).await?;
             self.pipeline.dispatcher.nudge(None);
-            if let Some(event) = self.pipeline.find_event(&held[0]).await? {
+            if let Some(event) = self.pipeline.store.find_event(&held[0]).await? {
                 self.pipeline.store.append_log(&[self.entry(&event, "events.released", actor)]).await?;
             }
             released += held.len() as u64;

@@ -11,6 +11,7 @@ mod messages;
 mod pipeline;
 mod quarantine;
 mod span;
+mod uncommitted;
 
 use std::{
     sync::{

@@ -4,10 +4,7 @@
 //! "extract" and ends in the same rows.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -18,6 +15,7 @@ use super::{
     Receipt, RouteError, TrustedWebhook,
     control::Controlled,
     quarantine::{QuarantineWriter, SetAside},
+    uncommitted::Uncommitted,
 };
 use crate::{
     actors::{
@@ -35,7 +33,6 @@ use crate::{
         clock::{Clock, EpochMs, Ids},
         delivery::{Delivery, DeliveryStatus},
         event::{Event, EventKey, EventOutcome},
-        ids::EventId,
         provider::{ProviderResourceId, ProviderSlug},
         routes::RouteTable,
         webhook::{Headers, ReceivedWebhook},
@@ -80,31 +77,6 @@ pub struct Pipeline {
     pub(super) quarantine: QuarantineWriter,
     /// Bytes that wait for their commit, those of webhooks that were refused meanwhile included.
     pub(super) uncommitted: Arc<AtomicUsize>,
-}
-
-/// What a webhook weighs beside its body while it waits.
-const WEBHOOK_BYTES: usize = 4096;
-
-/// The weight of one webhook that waits for its commit; given back when dropped.
-struct Uncommitted {
-    total: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-impl Uncommitted {
-    /// Adds a body, unless too much waits already. One alone is let in whatever its size.
-    fn add(total: &Arc<AtomicUsize>, body: usize, limit: usize) -> Option<Self> {
-        let bytes = body.saturating_add(WEBHOOK_BYTES);
-        let waiting = Self { total: total.clone(), bytes };
-        let others = total.fetch_add(bytes, Ordering::AcqRel);
-        (others == 0 || others.saturating_add(bytes) <= limit).then_some(waiting)
-    }
-}
-
-impl Drop for Uncommitted {
-    fn drop(&mut self) {
-        self.total.fetch_sub(self.bytes, Ordering::AcqRel);
-    }
 }
 
 /// A webhook that was understood, on its way into the store.
@@ -495,11 +467,6 @@ impl Pipeline {
             Ok(_) => Err(RouteError::Panicked),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// The same event by id, for logs that only have the id.
-    pub(super) async fn find_event(&self, id: &EventId) -> Result<Option<Event>, StoreError> {
-        self.store.find_event(id).await
     }
 }
 

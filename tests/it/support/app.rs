@@ -132,10 +132,10 @@ impl App {
     pub async fn restart_refused(&mut self) -> String {
         let mut child = self.spawn();
         let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
-        let (served, serves) = oneshot::channel();
-        self.collect(out, Some(served));
+        let (found, address) = oneshot::channel();
+        self.collect(out, Some(found));
         let said = tokio::task::spawn_blocking(move || std::io::read_to_string(err).expect("text"));
-        if serves.await.is_ok() {
+        if address.await.is_ok() {
             child.kill().expect("killable");
             child.wait().expect("a child of ours");
             panic!("it serves, and should not");

@@ -129,6 +129,27 @@ async fn expect_healthy(app: &App) {
 }
 
 on_both! {
+    async fn no_acknowledgement_before_the_commit(backend) {
+        let name = backend.name();
+        let sink = Sink::start().await.expect("a port");
+        let app = App::start(backend, Options::default()).await;
+        let github = subscribed(&app, &sink).await;
+        let obstacle = Obstacle::put_up(&app, name).await;
+        let request = push(&github, 1);
+        let mut posting = Box::pin(post(&app, &request));
+        let early = tokio::time::timeout(Duration::from_secs(1), &mut posting).await;
+        assert!(early.is_err(), "answered while nothing can be committed: {}", early.map_or(0, |answer| answer.status));
+        assert_eq!(sink.total(), 0, "nor is anything sent that the database does not know of");
+        obstacle.take_away().await;
+        let answer = posting.as_mut().await;
+        drop(posting);
+        assert_eq!((answer.status, answer.json()["status"].as_str()), (200, Some("accepted")));
+        let path = format!("/events/{}", answer.json()["eventId"].as_str().expect("an id"));
+        app.operator("org").ask("GET", &path, None).await.expect("it is in the database");
+        expect_all_delivered(&sink, 1).await;
+        app.finish().await;
+    }
+
     async fn a_locked_database_is_a_503_in_time_and_everything_goes_on_when_the_lock_is_gone(backend) {
         let name = backend.name();
         let sink = Sink::start().await.expect("a port");

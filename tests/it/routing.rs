@@ -21,6 +21,37 @@ async fn integration(app: &App, id: &str) -> Value {
 }
 
 on_both! {
+    async fn exactly_one_outcome_per_webhook(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+        let stranger = app.connect("org", sim::find("github").expect("simulated"), 2).await;
+        app.subscribe("org", "ws", &github, Some(&["github:push"])).await;
+        let webhooks = [
+            (&github, "github:push", "routed"),
+            (&github, "github:issue.opened", "filtered"),
+            (&stranger, "github:push", "unrouted"),
+            (&github, "github:ping", "ignored"),
+            (&github, "github:installation.new-permissions-accepted", "control"),
+        ];
+        for (seed, (to, kind, expected)) in (1..).zip(webhooks) {
+            let (_, first) = app.post_event(to, kind, seed).await;
+            assert_eq!(first.json()["outcome"], expected, "{kind}");
+            // A second copy changes nothing, and has no outcome of its own.
+            let (_, second) = app.post_event(to, kind, seed).await;
+            assert_eq!((second.json()["status"].as_str(), second.json().get("outcome")), (Some("duplicate"), None), "{kind}");
+        }
+        let refused = app.send("POST", "/webhooks/github", &[("x-hub-signature-256", "sha256=00")], "{}").await;
+        assert_eq!(refused.status, 401);
+        let health = app.health(true).await;
+        let each_once = json!({"routed": 1, "filtered": 1, "unrouted": 1, "ignored": 1, "control": 1});
+        assert_eq!(health["census"]["events"], each_once, "{health:#}");
+        let ledger = &health["ledger"];
+        let counted = ["received", "stored", "duplicates", "refused"].map(|name| ledger[name].as_u64());
+        assert_eq!(counted, [Some(11), Some(5), Some(5), Some(1)], "{ledger:#}");
+        assert_eq!(health["adds_up"], json!(true));
+        app.finish().await;
+    }
+
     async fn an_event_reaches_every_subscribed_workspace_and_the_decision_says_why_others_did_not_get_it(backend) {
         let sink = Sink::start().await.expect("a port");
         let app = App::start(backend, Options::default()).await;

@@ -11,6 +11,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
@@ -44,7 +45,9 @@ pub async fn server() -> Option<&'static str> {
                 panic!("REQUIRE_POSTGRES=1, but there is no PostgreSQL: {reason}")
             }
             Err(reason) => {
-                eprintln!("SKIPPED: every PostgreSQL case. {reason}");
+                // Not `eprintln!`, which the test runner keeps to itself while tests pass.
+                writeln!(std::io::stderr(), "\n!!! SKIPPED: every PostgreSQL case. {reason}\n")
+                    .expect("stderr is open");
                 None
             }
         }

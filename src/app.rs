@@ -297,15 +297,11 @@ fn intake_time(deadline: Duration) -> Duration {
 /// If the list contradicts itself.
 pub fn registry_of(config: &Config) -> anyhow::Result<Registry> {
     let providers = Registry::built_in().iter().map(|registered| (registered.make)()).collect();
-    let settings = config
-        .providers
-        .iter()
-        .map(|(slug, provider)| (slug.clone(), settings_of(provider, config.server.max_body_bytes)))
-        .collect();
+    let settings = config.providers.iter().map(|(slug, provider)| (slug.clone(), settings_of(provider))).collect();
     Ok(Registry::new(providers, settings)?)
 }
 
-fn settings_of(provider: &ProviderConfig, _max_body_bytes: usize) -> ProviderSettings {
+fn settings_of(provider: &ProviderConfig) -> ProviderSettings {
     ProviderSettings {
         webhook_secrets: provider.webhook_secrets.clone(),
         max_body_bytes: provider.max_body_bytes,

@@ -1,4 +1,4 @@
-//! The supervisor's shell: reads and writes rows through the store one request at a time, keeps the newest record,
+//! The supervisor's shell: reads and writes rows through the store one request at a time, keeps the newest route table,
 //! publishes the route table.
 
 use std::{
@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, AtomicResponse, Context, Handler, WrapFuture};
+use actix::{
+    Actor, ActorContext, ActorFuture, ActorFutureExt, AsyncContext, AtomicResponse, Context, Handler, WrapFuture,
+};
 
 use super::{
     InstallationError, SupervisorDeps, SupervisorSnapshot,
@@ -15,7 +17,7 @@ use super::{
 };
 use crate::{
     actors::runtime::isolate,
-    model::{ids::InstallationId, routes::RouteTable},
+    model::{ids::InstallationId, installation::InstallationStatus, routes::RouteTable},
     store::InstallationRecord,
 };
 
@@ -26,40 +28,55 @@ const IDLE_LIMIT: Duration = Duration::from_mins(10);
 pub(super) struct InstallationSupervisor {
     id: InstallationId,
     deps: SupervisorDeps,
-    record: Option<Arc<InstallationRecord>>,
-    loaded_at: Option<Instant>,
+    kept: Option<Kept>,
     asked_at: Instant,
     loads: u64,
     edits: u64,
 }
 
+/// What the rows said, and when the read of them began: they are at least that fresh.
+struct Kept {
+    table: Arc<RouteTable>,
+    began: Instant,
+}
+
 impl InstallationSupervisor {
     pub(super) fn new(id: InstallationId, deps: SupervisorDeps) -> Self {
-        Self { id, deps, record: None, loaded_at: None, asked_at: Instant::now(), loads: 0, edits: 0 }
+        Self { id, deps, kept: None, asked_at: Instant::now(), loads: 0, edits: 0 }
     }
 
-    /// Keeps a record just read or written and publishes what routers read of it. `began` is when the read began: the
-    /// record is at least that fresh.
+    /// Keeps what routers read of a record just read or written, and publishes it. `began` is when the read began.
     fn keep(&mut self, record: Option<InstallationRecord>, began: Instant) -> Option<Arc<RouteTable>> {
         let Some(record) = record else {
             self.forget();
             return None;
         };
         let table = Arc::new(state::route_table(&record, self.deps.fallback_destination.as_ref()));
-        if record.installation.status == crate::model::installation::InstallationStatus::Revoked {
+        if table.status == InstallationStatus::Revoked {
             self.deps.routes.forget(&self.id);
         } else {
             self.deps.routes.publish(table.clone());
         }
-        self.record = Some(Arc::new(record));
-        self.loaded_at = Some(began);
+        self.kept = Some(Kept { table: table.clone(), began });
         Some(table)
+    }
+
+    /// Reads the rows and keeps what they say; `None` if there is no such installation.
+    fn load(&mut self) -> impl ActorFuture<Self, Output = Result<Option<Arc<RouteTable>>, InstallationError>> + use<> {
+        self.loads += 1;
+        let began = Instant::now();
+        let (store, id) = (self.deps.store.clone(), self.id.clone());
+        let work = isolate(async move { store.load_installation(&id).await });
+        work.into_actor(self).map(move |outcome, actor, _ctx| match outcome {
+            Ok(Ok(record)) => Ok(actor.keep(record, began)),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_panicked) => Err(InstallationError::Crashed),
+        })
     }
 
     /// After a failed write nobody knows what the rows say: the next asker reads them again.
     fn forget(&mut self) {
-        self.record = None;
-        self.loaded_at = None;
+        self.kept = None;
         self.deps.routes.forget(&self.id);
     }
 }
@@ -137,21 +154,12 @@ impl Handler<GetRoutes> for InstallationSupervisor {
     fn handle(&mut self, message: GetRoutes, _ctx: &mut Self::Context) -> Self::Result {
         self.asked_at = Instant::now();
         // Whoever asked before the last read began shares its answer: a storm of misses is one read.
-        if let (Some(record), Some(loaded_at)) = (&self.record, self.loaded_at)
-            && loaded_at >= message.asked_at
-        {
-            let table = Arc::new(state::route_table(record, self.deps.fallback_destination.as_ref()));
+        if let Some(kept) = self.kept.as_ref().filter(|kept| kept.began >= message.asked_at) {
+            let table = kept.table.clone();
             return AtomicResponse::new(Box::pin(async { Ok(table) }.into_actor(self)));
         }
-        self.loads += 1;
-        let began = Instant::now();
-        let (store, id) = (self.deps.store.clone(), self.id.clone());
-        let work = isolate(async move { store.load_installation(&id).await });
-        AtomicResponse::new(Box::pin(work.into_actor(self).map(move |outcome, actor, _ctx| match outcome {
-            Ok(Ok(record)) => actor.keep(record, began).ok_or(InstallationError::NotFound),
-            Ok(Err(error)) => Err(error.into()),
-            Err(_panicked) => Err(InstallationError::Crashed),
-        })))
+        let loading = self.load().map(|loaded, _actor, _ctx| loaded?.ok_or(InstallationError::NotFound));
+        AtomicResponse::new(Box::pin(loading))
     }
 }
 
@@ -159,31 +167,20 @@ impl Handler<Reload> for InstallationSupervisor {
     type Result = AtomicResponse<Self, Result<(), InstallationError>>;
 
     fn handle(&mut self, message: Reload, _ctx: &mut Self::Context) -> Self::Result {
-        let concerns = match (&message.only_of, &self.record) {
-            (Some(org), Some(record)) => record.installation.org == *org,
+        let concerns = match (&message.only_of, &self.kept) {
+            (Some(org), Some(kept)) => kept.table.org == *org,
             _ => true,
         };
         if !concerns {
             return AtomicResponse::new(Box::pin(async { Ok(()) }.into_actor(self)));
         }
-        self.loads += 1;
-        let began = Instant::now();
-        let (store, id) = (self.deps.store.clone(), self.id.clone());
-        let work = isolate(async move { store.load_installation(&id).await });
-        AtomicResponse::new(Box::pin(work.into_actor(self).map(move |outcome, actor, _ctx| match outcome {
-            Ok(Ok(record)) => {
-                actor.keep(record, began);
-                Ok(())
-            }
-            Ok(Err(error)) => {
+        let loading = self.load().map(|loaded, actor, _ctx| {
+            if loaded.is_err() {
                 actor.forget();
-                Err(error.into())
             }
-            Err(_panicked) => {
-                actor.forget();
-                Err(InstallationError::Crashed)
-            }
-        })))
+            loaded.map(drop)
+        });
+        AtomicResponse::new(Box::pin(loading))
     }
 }
 
@@ -191,13 +188,13 @@ impl Handler<GetSnapshot> for InstallationSupervisor {
     type Result = Result<SupervisorSnapshot, InstallationError>;
 
     fn handle(&mut self, _message: GetSnapshot, _ctx: &mut Self::Context) -> Self::Result {
-        let record = self.record.as_deref();
+        let table = self.kept.as_ref().map(|kept| &kept.table);
         Ok(SupervisorSnapshot {
             installation_id: self.id.clone(),
-            provider: record.map(|r| r.installation.provider),
-            status: record.map(|r| r.installation.status),
-            resources: record.map_or(0, |r| r.resources.len()),
-            integrations: record.map_or(0, |r| r.integrations.len()),
+            provider: table.map(|t| t.provider),
+            status: table.map(|t| t.status),
+            resources: table.map_or(0, |t| t.resources.len()),
+            integrations: table.map_or(0, |t| t.resources.values().map(|resource| resource.integrations.len()).sum()),
             loads: self.loads,
             edits: self.edits,
             idle_ms: u64::try_from(self.asked_at.elapsed().as_millis()).unwrap_or(u64::MAX),

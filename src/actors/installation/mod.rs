@@ -1,6 +1,6 @@
 //! The installation supervisor: one actor per installation, the only writer of its installation's rows on this node.
 //!
-//! **Owns** the newest record of its installation and the publishing of its route table. **Invariants**: edits happen one
+//! **Owns** the newest route table of its installation and its publishing. **Invariants**: edits happen one
 //! at a time, each a decision from `state.rs` inside one store transaction; what routers read is published before the
 //! editor gets its answer, so the very next webhook sees it; nobody outside this folder holds an `Addr`. Tokens will live
 //! here too (they come with the connections). **Must not know** HTTP, SQL or a provider's payloads.

@@ -258,7 +258,7 @@ impl MendingHandle {
             after = Some(last.id.clone());
             for row in &rows {
                 done.considered += 1;
-                let verified = webhook_of(row).map(|webhook| self.pipeline.verify_again(webhook));
+                let verified = webhook_of(row).map(|webhook| self.pipeline.verify(webhook));
                 let Some(Ok(verified)) = verified else {
                     done.rejected += 1;
                     continue;
@@ -350,14 +350,8 @@ impl MendingHandle {
         let mut addressed = event.clone();
         addressed.org = Some(table.org.clone());
         addressed.installation = Some(table.installation.clone());
-        let (mut deliveries, slots) = self.pipeline.deliveries_of(&addressed, plan.deliveries, false);
-        // These rows are claimed, not sent from memory: give the room back first.
-        drop(slots);
-        let now = self.pipeline.clock.now();
+        let mut deliveries = self.pipeline.deliveries_of(&addressed, plan.deliveries, false);
         for new in &mut deliveries {
-            new.lease_owner = None;
-            new.delivery.lease_until = None;
-            new.delivery.due_at = now;
             new.delivery.replay = replay;
         }
         let added = deliveries.iter().map(|new| (new.delivery.id.clone(), new.delivery.integration.clone())).collect();

@@ -187,22 +187,15 @@ impl Pipeline {
         routed
     }
 
-    /// Step 3: is it genuine? Over the raw bytes, against every live secret.
-    fn verify(&self, webhook: ReceivedWebhook) -> Result<VerifiedWebhook, (ReceivedWebhook, VerifyError)> {
+    /// Step 3: is it genuine? Over the raw bytes, against every live secret. The quarantine asks again after a secret was
+    /// corrected.
+    pub(super) fn verify(&self, webhook: ReceivedWebhook) -> Result<VerifiedWebhook, (ReceivedWebhook, VerifyError)> {
         match self.registry.find_enabled(webhook.provider.as_str()) {
             None => Err((webhook, VerifyError::NoSecret)),
             Some((provider, settings)) => {
                 providers::verify(provider.as_ref(), webhook, &settings.webhook_secrets, settings.timestamp_tolerance)
             }
         }
-    }
-
-    /// The quarantine's view of step 3, for webhooks that came earlier.
-    pub(super) fn verify_again(
-        &self,
-        webhook: ReceivedWebhook,
-    ) -> Result<VerifiedWebhook, (ReceivedWebhook, VerifyError)> {
-        self.verify(webhook)
     }
 
     /// Step 4: what does it say?
@@ -276,7 +269,8 @@ impl Pipeline {
         let event = Event { trace_id: span.trace_id(), ..self.event_of(&understood, &plan, &found) };
         let (event_id, delivery_id) = (event.id.clone(), event.provider_delivery_id.clone());
         let outcome = plan.outcome;
-        let (deliveries, slots) = self.deliveries_of(&event, plan.deliveries, understood.hold);
+        let mut deliveries = self.deliveries_of(&event, plan.deliveries, understood.hold);
+        let slots = self.lease(&mut deliveries);
         let new_event = NewEvent {
             headers: kept_headers(&understood.headers),
             content_type: understood.headers.get("content-type").map(str::to_owned),
@@ -404,29 +398,12 @@ impl Pipeline {
         }
     }
 
-    /// The rows of planned deliveries. Where the dispatcher has room right now a row is written with this node's lease,
-    /// and goes out from memory after the commit; the others wait to be claimed.
-    pub(super) fn deliveries_of(
-        &self,
-        event: &Event,
-        planned: Vec<PlannedDelivery>,
-        hold: bool,
-    ) -> (Vec<NewDelivery>, Vec<(usize, Slot)>) {
+    /// The rows of planned deliveries, waiting to be claimed (or, on `hold`, to be released).
+    pub(super) fn deliveries_of(&self, event: &Event, planned: Vec<PlannedDelivery>, hold: bool) -> Vec<NewDelivery> {
         let now = self.clock.now();
-        let lease_until = now.plus(Duration::from_millis(u64::try_from(self.dispatcher.lease_ms()).unwrap_or(0)));
-        let mut slots = Vec::new();
-        let deliveries = planned
+        planned
             .into_iter()
-            .enumerate()
-            .map(|(index, planned)| {
-                let slot = (!hold)
-                    .then_some(planned.destination.as_ref())
-                    .flatten()
-                    .and_then(|destination| self.dispatcher.reserve(destination));
-                let leased = slot.is_some();
-                if let Some(slot) = slot {
-                    slots.push((index, slot));
-                }
+            .map(|planned| {
                 let delivery = Delivery {
                     id: self.ids.delivery(),
                     event: event.id.clone(),
@@ -438,16 +415,33 @@ impl Pipeline {
                     destination: planned.destination,
                     status: if hold { DeliveryStatus::Held } else { DeliveryStatus::Pending },
                     attempts: 0,
-                    due_at: if leased { lease_until } else { now },
-                    lease_until: leased.then_some(lease_until),
+                    due_at: now,
+                    lease_until: None,
                     replay: false,
                     created_at: now,
                     finished_at: None,
                 };
-                NewDelivery { delivery, lease_owner: leased.then(|| self.dispatcher.node().to_owned()) }
+                NewDelivery { delivery, lease_owner: None }
             })
-            .collect();
-        (deliveries, slots)
+            .collect()
+    }
+
+    /// Takes this node's lease on those pending deliveries for which the dispatcher has room right now: they go out from
+    /// memory after the commit. Answers their positions with the room taken.
+    fn lease(&self, deliveries: &mut [NewDelivery]) -> Vec<(usize, Slot)> {
+        let lease = Duration::from_millis(u64::try_from(self.dispatcher.lease_ms()).unwrap_or(0));
+        let mut slots = Vec::new();
+        for (index, new) in deliveries.iter_mut().enumerate() {
+            let delivery = &mut new.delivery;
+            let destination = delivery.destination.as_ref().filter(|_| delivery.status == DeliveryStatus::Pending);
+            if let Some(slot) = destination.and_then(|destination| self.dispatcher.reserve(destination)) {
+                delivery.due_at = delivery.created_at.plus(lease);
+                delivery.lease_until = Some(delivery.due_at);
+                new.lease_owner = Some(self.dispatcher.node().to_owned());
+                slots.push((index, slot));
+            }
+        }
+        slots
     }
 
     /// A verified webhook that could not be understood: the third time the same body comes, it is kept for a person.

@@ -31,7 +31,7 @@ use crate::{
         ids::DestinationId,
         secret::Secret,
     },
-    providers::{ProviderSettings, Registry},
+    providers::{ConnectorSettings, HttpClient, ProviderSettings, Registry},
     routes::{self, BodyBudget, Gateway, KeyRing, Readiness},
     shutdown::{Shutdown, Stage, StopCause},
     store::{self, BatchObserver, OpenOptions, SharedStore, StoreError},
@@ -298,7 +298,14 @@ fn intake_time(deadline: Duration) -> Duration {
 pub fn registry_of(config: &Config) -> anyhow::Result<Registry> {
     let providers = Registry::built_in().iter().map(|registered| (registered.make)()).collect();
     let settings = config.providers.iter().map(|(slug, provider)| (slug.clone(), settings_of(provider))).collect();
-    Ok(Registry::new(providers, settings)?)
+    let mut registry = Registry::new(providers, settings)?;
+    let http = HttpClient::new()?;
+    for registered in Registry::built_in() {
+        let Some(provider) = config.providers.get(registered.spec.slug.as_str()) else { continue };
+        let settings = ConnectorSettings { texts: provider.settings.clone(), secrets: provider.secrets.clone() };
+        registry = registry.with_connector(registered.spec.slug, (registered.connect)(&settings, &http));
+    }
+    Ok(registry)
 }
 
 fn settings_of(provider: &ProviderConfig) -> ProviderSettings {

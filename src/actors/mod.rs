@@ -6,6 +6,7 @@ pub mod dispatcher;
 pub mod installation;
 pub mod janitor;
 pub mod runtime;
+pub mod tokens;
 pub mod webhook_router;
 
 use crate::model::error_kind::ErrorKind;

@@ -11,8 +11,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::ids::{
-    AttemptId, DeliveryId, DestinationId, EventId, InstallationId, IntegrationId, KeyId, LogId, QuarantineId,
-    ResourceId,
+    AttemptId, BackfillRunId, DeliveryId, DestinationId, EventId, HealRunId, InstallationId, IntegrationId, KeyId,
+    LogId, QuarantineId, ResourceId,
 };
 
 /// A point in time: milliseconds since the Unix epoch, UTC.
@@ -146,6 +146,8 @@ next_ids! {
     destination -> DestinationId;
     quarantine -> QuarantineId;
     log -> LogId;
+    backfill_run -> BackfillRunId;
+    heal_run -> HealRunId;
 }
 
 #[cfg(test)]

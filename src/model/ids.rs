@@ -25,6 +25,10 @@ opaque_text! {
     QuarantineId;
     /// A row of the lifecycle and audit log (`log_…`).
     LogId;
+    /// A run of the backfill service (`bfr_…`).
+    BackfillRunId;
+    /// A comparison of a provider's delivery log with ours (`heal_…`).
+    HealRunId;
     /// An org: opaque, owned by the caller.
     OrgId;
     /// A workspace: opaque, owned by the caller, scoped by org.
@@ -51,6 +55,8 @@ prefixes! {
     DestinationId = "dst_";
     QuarantineId = "qtn_";
     LogId = "log_";
+    BackfillRunId = "bfr_";
+    HealRunId = "heal_";
 }
 
 impl DestinationId {

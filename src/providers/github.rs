@@ -5,6 +5,8 @@
 //! "Validating webhook deliveries". Two quirks worth knowing: a merge is `pull_request.closed` with `merged`, and a
 //! webhook may be configured to arrive as a form, whose raw bytes are what is signed.
 
+mod connect;
+
 use bytes::Bytes;
 use serde_json::{Map, Value};
 

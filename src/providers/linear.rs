@@ -5,6 +5,8 @@
 //! attempt is signed (`webhookTimestamp`); where an entity names its team differs from type to type, and many name
 //! none; an issue that moved between teams concerns both; Linear accepts nothing but 200.
 
+mod connect;
+
 use bytes::Bytes;
 use serde_json::{Map, Value};
 

@@ -6,10 +6,12 @@
 //! HTTP.
 
 mod catalogue;
+pub mod connector;
 mod delivery_id;
 mod facts;
 mod form;
 mod github;
+pub mod http;
 mod linear;
 mod partial;
 mod registry;
@@ -24,6 +26,8 @@ use serde_json::{Map, Value};
 
 pub use self::{
     catalogue::{Category, EventSpec},
+    connector::{Connector, ConnectorError, ConnectorSettingError, ConnectorSettings},
+    http::HttpClient,
     registry::{ProviderSettings, Registered, Registry, RegistryError},
     scheme::{Digest, SignatureScheme, VerifyError},
 };

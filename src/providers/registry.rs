@@ -5,7 +5,10 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use super::{EventSpec, Provider, github::GitHub, linear::Linear, sentry::Sentry, vercel::Vercel};
+use super::{
+    Connector, ConnectorSettingError, ConnectorSettings, EventSpec, HttpClient, Provider, github::GitHub,
+    linear::Linear, sentry::Sentry, vercel::Vercel,
+};
 use crate::model::{
     provider::{ProviderSlug, ProviderSpec},
     secret::Secret,
@@ -15,22 +18,27 @@ use crate::model::{
 pub struct Registered {
     /// What configuration needs to know of it.
     pub spec: ProviderSpec,
-    /// Makes it.
+    /// Makes its receiving half.
     pub make: fn() -> Arc<dyn Provider>,
+    /// Makes its asking half, if its settings suffice for one.
+    pub connect: MakeConnector,
 }
 
+/// Makes the asking half of a provider.
+pub type MakeConnector = fn(&ConnectorSettings, &HttpClient) -> Result<Arc<dyn Connector>, ConnectorSettingError>;
+
 impl Registered {
-    const fn new(spec: ProviderSpec, make: fn() -> Arc<dyn Provider>) -> Self {
-        Self { spec, make }
+    const fn new(spec: ProviderSpec, make: fn() -> Arc<dyn Provider>, connect: MakeConnector) -> Self {
+        Self { spec, make, connect }
     }
 }
 
 /// The built-in providers, one line each, in the order the console shows them.
 static BUILT_IN: &[Registered] = &[
-    Registered::new(GitHub::SPEC, || Arc::new(GitHub)),
-    Registered::new(Vercel::SPEC, || Arc::new(Vercel)),
-    Registered::new(Linear::SPEC, || Arc::new(Linear)),
-    Registered::new(Sentry::SPEC, || Arc::new(Sentry)),
+    Registered::new(GitHub::SPEC, || Arc::new(GitHub), GitHub::connect),
+    Registered::new(Vercel::SPEC, || Arc::new(Vercel), Vercel::connect),
+    Registered::new(Linear::SPEC, || Arc::new(Linear), Linear::connect),
+    Registered::new(Sentry::SPEC, || Arc::new(Sentry), Sentry::connect),
 ];
 
 /// What the gateway needs of an enabled provider's configuration.
@@ -58,6 +66,7 @@ pub enum RegistryError {
 /// Every provider, enabled or not.
 pub struct Registry {
     entries: Vec<(Arc<dyn Provider>, Option<ProviderSettings>)>,
+    connectors: Vec<(ProviderSlug, Result<Arc<dyn Connector>, ConnectorSettingError>)>,
 }
 
 impl Registry {
@@ -89,7 +98,24 @@ impl Registry {
                 return Err(RegistryError::DuplicateSlug(provider.slug()));
             }
         }
-        Ok(Self { entries })
+        Ok(Self { entries, connectors: Vec::new() })
+    }
+
+    /// The registry with the asking half of a provider, or with what keeps it from having one.
+    #[must_use]
+    pub fn with_connector(
+        mut self,
+        slug: ProviderSlug,
+        connector: Result<Arc<dyn Connector>, ConnectorSettingError>,
+    ) -> Self {
+        self.connectors.retain(|(known, _)| *known != slug);
+        self.connectors.push((slug, connector));
+        self
+    }
+
+    /// The asking half of an enabled provider, or the setting that is missing for it; `None` if it is not enabled.
+    pub fn find_connector(&self, slug: ProviderSlug) -> Option<Result<&Arc<dyn Connector>, &ConnectorSettingError>> {
+        self.connectors.iter().find(|(known, _)| *known == slug).map(|(_, connector)| connector.as_ref())
     }
 
     /// Every provider, in the list's order, with its settings if it is enabled.

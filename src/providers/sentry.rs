@@ -6,6 +6,8 @@
 //! integer here, text there, and a slug in metric alerts and comments; a metric alert has one key whatever its action,
 //! and its severity's narrower key besides, so that a filter may name either.
 
+mod connect;
+
 use bytes::Bytes;
 use serde_json::{Map, Value};
 

@@ -5,6 +5,8 @@
 //! secret; the delivery id is the body's `id` (`x-vercel-id` names an attempt, and our own hosting may add it); an
 //! account is a team or a person; hooks made long ago still send dashed type names and flat ids.
 
+mod connect;
+
 use bytes::Bytes;
 use serde_json::{Map, Value};
 

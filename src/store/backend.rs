@@ -187,6 +187,8 @@ macro_rules! impl_store {
         snapshots { $($look:ident($($look_arg:ident: $look_type:ty),*) -> $look_answer:ty = $look_query:path;)* }
         writes { $($write:ident($($write_arg:ident: $write_type:ty),*) -> $write_answer:ty = $write_query:path;)* }
     ) => {
+        impl crate::store::ConnectionStore for $store {}
+
         #[async_trait]
         impl Store for $store {
             fn backend(&self) -> &'static str {

@@ -18,6 +18,7 @@
 #[macro_use]
 mod backend;
 mod changes;
+mod connection_store;
 mod driver_error;
 mod error;
 mod known;
@@ -31,7 +32,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-pub use self::error::StoreError;
+pub use self::{
+    connection_store::{ConnectionStore, Rhythm, SealedCursor, SealedValue},
+    error::StoreError,
+};
 use crate::model::{
     clock::EpochMs,
     delivery::{Attempt, Delivery, DeliveryStatus},
@@ -43,6 +47,8 @@ use crate::model::{
     log_entry::LogEntry,
     provider::{ExternalId, ProviderDeliveryId, ProviderResourceId, ProviderSlug},
     resource::Resource,
+    teardown::Teardown,
+    token::TokenEdit,
 };
 
 /// Opens the store named by `options.url`. Creates the SQLite file (0600) if there is none; applies no migration.
@@ -98,6 +104,10 @@ pub struct InstallationRecord {
     pub integrations: Vec<Integration>,
     /// The destinations that may serve them: the org's, its workspaces', these integrations' own.
     pub destinations: Vec<Destination>,
+    /// Its teardown, running or ended.
+    pub teardown: Option<Teardown>,
+    /// What to do to its token's row with this change; [`TokenEdit::Keep`] when loaded.
+    pub token: TokenEdit,
     /// Log entries to append with this change; empty when loaded.
     pub log: Vec<LogEntry>,
 }
@@ -430,7 +440,7 @@ pub struct Census {
 
 /// Everything Signalbox keeps. See the module's documentation for how to add an operation.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: ConnectionStore {
     // --- the store itself ---------------------------------------------------------------------------------------
 
     /// `sqlite` or `postgres`.

@@ -22,6 +22,7 @@ use crate::{
         log_entry::Actor,
         provider::{ExternalId, ProviderDeliveryId, ProviderResourceId, ProviderSlug},
         resource::ResourceStatus,
+        token::TokenEdit,
         webhook::Headers,
     },
     providers::{
@@ -111,6 +112,8 @@ impl World {
             resources: Vec::new(),
             integrations: Vec::new(),
             destinations: Vec::new(),
+            teardown: None,
+            token: TokenEdit::Keep,
             log: Vec::new(),
         }
     }

@@ -4,7 +4,7 @@ use super::{Builder, Fields, Session, installations, log, notify, query, text};
 use crate::{
     model::{
         destination::Destination, ids::InstallationId, installation::Installation, integration::Integration,
-        resource::Resource,
+        resource::Resource, token::TokenEdit,
     },
     store::{Change, ChangeFn, InstallationRecord, StoreResult},
 };
@@ -37,7 +37,15 @@ pub(crate) async fn load(db: &mut Session<'_>, id: &InstallationId) -> StoreResu
     let rows = query(INTEGRATIONS).bind(id.as_str()).fetch_all(&mut *db.conn).await?;
     let integrations = rows.iter().map(|row| Fields::new(row).integration(db.known)).collect::<StoreResult<_>>()?;
     let destinations = list_destinations(db, &installation).await?;
-    Ok(Some(InstallationRecord { installation, resources, integrations, destinations, log: Vec::new() }))
+    Ok(Some(InstallationRecord {
+        installation,
+        resources,
+        integrations,
+        destinations,
+        teardown: None,
+        token: TokenEdit::Keep,
+        log: Vec::new(),
+    }))
 }
 
 /// The destinations that an installation's integrations, as they are stored now, can deliver to.

@@ -1,0 +1,128 @@
+//! Tokens and the end of connections, as other rooms ask for them. The supervisor of the installation does the work.
+//!
+//! **Invariants**: one refresh at a time, in the process and across nodes; nobody is handed a token that is known to be
+//! dead; only an explicit verdict of the provider makes an installation `needs_reauth`. **Must not know** how any
+//! provider gives tokens.
+
+use crate::{
+    actors::{AskError, directory::Directory, installation::InstallationError},
+    model::{
+        clock::EpochMs, error_kind::ErrorKind, ids::InstallationId, installation::InstallationStatus, log_entry::Actor,
+        secret::Secret, teardown::Teardown,
+    },
+    store::StoreError,
+};
+
+/// An opened access token.
+#[derive(Debug, Clone)]
+pub struct AccessToken {
+    /// The token.
+    pub access: Secret,
+    /// When it dies; `None` if it does not by itself.
+    pub expires_at: Option<EpochMs>,
+    /// Which token of its installation it is: [`Directory::renew_token`] takes it to know whether somebody renewed it
+    /// in the meantime.
+    pub generation: u64,
+}
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// No such installation.
+    #[error("not found")]
+    NotFound,
+    /// The installation is not one that has a token (adopted, or connected before tokens were kept).
+    #[error("no token is kept for this connection")]
+    NoToken,
+    /// The installation is pending, suspended or revoked.
+    #[error("the connection is {0}")]
+    NotActive(InstallationStatus),
+    /// The grant is dead: the installation is `needs_reauth` (or revoked) now.
+    #[error("the grant is dead; connect again")]
+    Expired,
+    /// The provider could not be asked, and no token that still lives is at hand.
+    #[error("the provider could not be asked for a token: {0}")]
+    ProviderUnavailable(String),
+    /// The provider is not enabled, or a setting is missing that tokens need.
+    #[error("{0}")]
+    NotConfigured(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The vault could not open or seal it.
+    #[error("the token's record cannot be opened")]
+    Vault,
+    /// The work panicked.
+    #[error("the request failed")]
+    Crashed,
+}
+
+impl TokenError {
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::NoToken => "no_token_found",
+            Self::NotActive(_) => "installation_not_active",
+            Self::Expired => "token_expired",
+            Self::ProviderUnavailable(_) | Self::NotConfigured(_) => "token_generation_failed",
+            Self::Store(error) => error.code(),
+            Self::Vault | Self::Crashed => "internal_error",
+        }
+    }
+
+    /// The kind of failure.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotFound | Self::NoToken => ErrorKind::NotFound,
+            Self::NotActive(_) => ErrorKind::BadRequest,
+            Self::Expired => ErrorKind::Unauthorized,
+            Self::ProviderUnavailable(_) | Self::NotConfigured(_) => ErrorKind::Upstream,
+            Self::Store(error) => error.kind(),
+            Self::Vault | Self::Crashed => ErrorKind::Internal,
+        }
+    }
+}
+
+/// What the provider said about a grant while it was used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrantVerdict {
+    /// A freshly renewed token was refused: `needs_reauth`.
+    Dead,
+    /// The installation does not exist any more: teardown with reason `provider_revoked`.
+    Gone,
+    /// Paused there: `suspended`.
+    Suspended,
+}
+
+impl Directory {
+    /// A token that lives, renewed if it has to be.
+    pub async fn token(&self, _id: &InstallationId) -> Result<AccessToken, AskError<TokenError>> {
+        Err(AskError::Reply(TokenError::Crashed))
+    }
+
+    /// A token newer than the one of generation `rejected`, which the provider did not accept.
+    pub async fn renew_token(&self, _id: &InstallationId, _rejected: u64) -> Result<AccessToken, AskError<TokenError>> {
+        Err(AskError::Reply(TokenError::Crashed))
+    }
+
+    /// Acts on what the provider said about the grant.
+    pub async fn judge_grant(
+        &self,
+        _id: &InstallationId,
+        _verdict: GrantVerdict,
+    ) -> Result<(), AskError<InstallationError>> {
+        Err(AskError::Reply(InstallationError::Crashed))
+    }
+
+    /// Ends an installation: routing has stopped when this answers, the rest goes on by itself and survives a crash.
+    /// One that is ending, or has ended, is answered as it is.
+    pub async fn begin_teardown(
+        &self,
+        _id: &InstallationId,
+        _reason: &'static str,
+        _actor: Actor,
+    ) -> Result<Teardown, AskError<InstallationError>> {
+        Err(AskError::Reply(InstallationError::Crashed))
+    }
+}

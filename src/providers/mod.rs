@@ -5,6 +5,7 @@
 //! [`VerifiedWebhook`] exists only if one of the live secrets signed its body. **Must not know** the store, actix or
 //! HTTP.
 
+mod answers;
 mod catalogue;
 pub mod connector;
 mod delivery_id;

@@ -66,14 +66,10 @@ impl TokenAnswer {
             refresh: self.refresh,
             token_type: self.token_type,
             scope: self.scope,
-            expires_at: lifetime.map(|lifetime| later(now, lifetime)),
-            refresh_expires_at: self.refresh_expires_in.map(|seconds| later(now, Duration::from_secs(seconds))),
+            expires_at: lifetime.map(|lifetime| now.plus(lifetime)),
+            refresh_expires_at: self.refresh_expires_in.map(|seconds| now.plus(Duration::from_secs(seconds))),
         }
     }
-}
-
-fn later(now: EpochMs, by: Duration) -> EpochMs {
-    EpochMs(now.0.saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)))
 }
 
 /// The code a callback brought.
@@ -142,11 +138,25 @@ impl OAuthClient {
     /// [`ConnectorError::Refused`]: `invalid_code` if the provider does not accept the code, `provider_error` if it
     /// refuses for another reason (which is logged if it is one of the standard's); else as for any call.
     pub async fn exchange_code(&self, code: &str, callback: &Callback<'_>) -> Result<TokenAnswer, ConnectorError> {
+        self.exchange(code, Some(callback.redirect_uri), callback.pkce_verifier).await
+    }
+
+    /// Exchanges a code that came of a page to which no `redirect_uri` was sent, or with one.
+    ///
+    /// # Errors
+    /// As [`Self::exchange_code`].
+    pub async fn exchange(
+        &self,
+        code: &str,
+        redirect_uri: Option<&str>,
+        pkce_verifier: Option<&Secret>,
+    ) -> Result<TokenAnswer, ConnectorError> {
         let client = self.standard()?;
-        let mut request = client
-            .exchange_code(AuthorizationCode::new(code.to_owned()))
-            .set_redirect_uri(Cow::Owned(redirect(callback.redirect_uri)?));
-        if let Some(verifier) = callback.pkce_verifier.and_then(Secret::expose_str) {
+        let mut request = client.exchange_code(AuthorizationCode::new(code.to_owned()));
+        if let Some(uri) = redirect_uri {
+            request = request.set_redirect_uri(Cow::Owned(redirect(uri)?));
+        }
+        if let Some(verifier) = pkce_verifier.and_then(Secret::expose_str) {
             request = request.set_pkce_verifier(PkceCodeVerifier::new(verifier.to_owned()));
         }
         let endpoint = TokenEndpoint(self.http.clone());

@@ -1,4 +1,4 @@
-//! What asking halves share: reading settings, judging an answer, cursors.
+//! What asking halves share: judging an answer, and cursors.
 //!
 //! **Owns** the rules that hold for every provider's API. **Invariants**: an answer is judged by its status alone unless
 //! the provider's own file knows better; a read whose answer is lost changed nothing, so it is
@@ -11,61 +11,13 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    api_url::ApiUrl,
-    connector::{ConnectorError, ConnectorSettingError, ConnectorSettings},
+    connector::ConnectorError,
     http::{Call, HttpClient, HttpError, Reply},
 };
-use crate::model::{clock::EpochMs, secret::Secret};
+use crate::model::clock::EpochMs;
 
 /// Pages after which a list that does not end is taken to be over.
 const MAX_PAGES: u32 = 200;
-
-/// The settings of one provider, read for its connector.
-pub(super) struct SettingReader<'a> {
-    /// The provider.
-    pub(super) provider: &'static str,
-    /// Its table.
-    pub(super) settings: &'a ConnectorSettings,
-}
-
-impl SettingReader<'_> {
-    /// A mistake in a setting.
-    pub(super) fn mistake(&self, setting: &'static str, problem: impl Into<String>) -> ConnectorSettingError {
-        ConnectorSettingError { provider: self.provider, setting, problem: problem.into() }
-    }
-
-    /// A setting that connecting needs.
-    pub(super) fn text(&self, setting: &'static str) -> Result<String, ConnectorSettingError> {
-        self.find_text(setting).map(str::to_owned).ok_or_else(|| self.mistake(setting, "is missing"))
-    }
-
-    /// A setting that may be absent.
-    pub(super) fn find_text(&self, setting: &str) -> Option<&str> {
-        self.settings.texts.get(setting).map(String::as_str).filter(|text| !text.trim().is_empty())
-    }
-
-    /// A secret that connecting needs.
-    pub(super) fn secret(&self, setting: &'static str) -> Result<Secret, ConnectorSettingError> {
-        let secret = self.settings.secrets.get(setting).filter(|secret| secret.expose_str().is_some());
-        secret.cloned().ok_or_else(|| self.mistake(setting, "is missing"))
-    }
-
-    /// A base to which paths are appended.
-    pub(super) fn base(&self, setting: &'static str) -> Result<ApiUrl, ConnectorSettingError> {
-        let text = self.text(setting)?;
-        ApiUrl::parse(&text).ok_or_else(|| self.mistake(setting, "must be an http:// or https:// URL and nothing more"))
-    }
-
-    /// A setting that is `true` or `false` and nothing else.
-    pub(super) fn flag(&self, setting: &'static str, default: bool) -> Result<bool, ConnectorSettingError> {
-        match self.find_text(setting) {
-            None => Ok(default),
-            Some("true") => Ok(true),
-            Some("false") => Ok(false),
-            Some(_) => Err(self.mistake(setting, "must be true or false")),
-        }
-    }
-}
 
 /// Makes a call that changes nothing, or that can be repeated: a lost answer is as good as none.
 pub(super) async fn ask(http: &HttpClient, call: Call) -> Result<Reply, ConnectorError> {

@@ -6,6 +6,7 @@
 //! none; an issue that moved between teams concerns both; Linear accepts nothing but 200.
 
 mod connect;
+mod graphql;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};

@@ -6,6 +6,7 @@
 //! HTTP.
 
 mod answers;
+mod api_url;
 mod catalogue;
 pub mod connector;
 mod delivery_id;
@@ -14,7 +15,9 @@ mod form;
 mod github;
 pub mod http;
 mod linear;
+mod oauth;
 mod partial;
+mod proxy;
 mod registry;
 mod scheme;
 mod sentry;

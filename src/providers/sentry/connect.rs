@@ -20,7 +20,7 @@ use crate::{
     model::{clock::EpochMs, provider::ExternalId, secret::Secret},
     providers::{
         Connector, ConnectorError, ConnectorSettingError, ConnectorSettings, HttpClient,
-        answers::{self, SettingReader},
+        answers,
         api_url::{ApiUrl, encode_segment},
         connector::{
             Account, Callback, Completion, Connected, Ended, FreshToken, Grant, HeldToken, Leg, ProxyAnswer, ProxyCall,
@@ -44,15 +44,15 @@ impl Sentry {
         settings: &ConnectorSettings,
         http: &HttpClient,
     ) -> Result<Arc<dyn Connector>, ConnectorSettingError> {
-        let reader = SettingReader { provider: Self::SLUG.as_str(), settings };
-        let app = reader.text("app_slug")?;
-        let app = encode_segment(&app).map_err(|_| reader.mistake("app_slug", "cannot be part of a URL"))?;
+        let app = encode_segment(settings.text(Self::SLUG, "app_slug")?)
+            .map_err(|_| ConnectorSettingError::new(Self::SLUG, "app_slug", "cannot be part of a URL"))?;
+        let web_url = settings.url(Self::SLUG, "web_url")?;
         Ok(Arc::new(SentryConnector {
             http: http.clone(),
-            install_page: reader.base("web_url")?.at(&format!("/sentry-apps/{app}/external-install/")),
-            api_url: reader.base("api_url")?,
-            client_id: reader.text("client_id")?,
-            client_secret: reader.secret("client_secret")?,
+            install_page: web_url.at(&format!("/sentry-apps/{app}/external-install/")),
+            api_url: settings.url(Self::SLUG, "api_url")?,
+            client_id: settings.text(Self::SLUG, "client_id")?.to_owned(),
+            client_secret: settings.secret(Self::SLUG, "client_secret")?.clone(),
         }))
     }
 }

@@ -105,12 +105,12 @@ impl SentryConnector {
             Ok(Call::new("PUT", self.installation_url(id, "")?).bearer(access).json(&json!({"status": "installed"})))
         };
         let mut answer = self.ask_installation(call()?, now).await;
-        if matches!(answer, Err(ConnectorError::Unavailable { .. })) {
+        if matches!(answer, Err(ConnectorError::Unavailable { .. } | ConnectorError::Unauthorized)) {
             answer = self.ask_installation(call()?, now).await;
         }
         match answer {
             Ok(installed) => return Ok(installed),
-            Err(error @ (ConnectorError::Gone | ConnectorError::Unauthorized)) => return Err(error),
+            Err(ConnectorError::Gone) => return Err(ConnectorError::Gone),
             Err(error) => tracing::warn!(%error, "the installation could not be confirmed; it may stay pending"),
         }
         match self.read_installation(id, access, now).await {

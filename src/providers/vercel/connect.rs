@@ -23,7 +23,7 @@ use crate::{
     },
     providers::{
         Connector, ConnectorError, ConnectorSettingError, ConnectorSettings, HttpClient,
-        answers::{self, SettingReader},
+        answers,
         api_url::{ApiUrl, encode_segment},
         connector::{
             Account, Callback, Completion, Connected, Ended, FreshToken, Grant, HeldToken, Leg, ProxyAnswer, ProxyCall,
@@ -45,20 +45,24 @@ impl Vercel {
         settings: &ConnectorSettings,
         http: &HttpClient,
     ) -> Result<Arc<dyn Connector>, ConnectorSettingError> {
-        let reader = SettingReader { provider: Self::SLUG.as_str(), settings };
-        let slug = reader.text("integration_slug")?;
-        let web_url = reader.base("web_url")?;
+        let mistake = |setting, problem| ConnectorSettingError::new(Self::SLUG, setting, problem);
+        let web_url = settings.url(Self::SLUG, "web_url")?;
         let install_page = web_url
-            .below(["integrations", &slug, "new"])
-            .map_err(|_| reader.mistake("integration_slug", "cannot be part of a URL"))?;
+            .below(["integrations", settings.text(Self::SLUG, "integration_slug")?, "new"])
+            .map_err(|_| mistake("integration_slug", "cannot be part of a URL"))?;
+        let follows_next = match settings.texts.get("follow_next").map(String::as_str) {
+            None | Some("true") => true,
+            Some("false") => false,
+            Some(_) => return Err(mistake("follow_next", "must be true or false")),
+        };
         Ok(Arc::new(VercelConnector {
             http: http.clone(),
             install_page,
             web_url,
-            api_url: reader.base("api_url")?,
-            client_id: reader.text("client_id")?,
-            client_secret: reader.secret("client_secret")?,
-            follows_next: reader.flag("follow_next", true)?,
+            api_url: settings.url(Self::SLUG, "api_url")?,
+            client_id: settings.text(Self::SLUG, "client_id")?.to_owned(),
+            client_secret: settings.secret(Self::SLUG, "client_secret")?.clone(),
+            follows_next,
         }))
     }
 }

@@ -5,7 +5,13 @@
 //! "Validating webhook deliveries". Two quirks worth knowing: a merge is `pull_request.closed` with `merged`, and a
 //! webhook may be configured to arrive as a form, whose raw bytes are what is signed.
 
+mod account;
+mod api;
 mod connect;
+mod delivery_log;
+mod endpoints;
+mod flow;
+mod repositories;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};

@@ -6,6 +6,7 @@
 //! none; an issue that moved between teams concerns both; Linear accepts nothing but 200.
 
 mod connect;
+mod graphql;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -49,6 +50,8 @@ impl Linear {
             SettingSpec { name: "client_secret", doc: "The OAuth application's client secret", secret: true, default: None },
             SettingSpec { name: "web_url", doc: "Base of the pages people visit", secret: false, default: Some("https://linear.app") },
             SettingSpec { name: "api_url", doc: "Base of the token and GraphQL endpoints", secret: false, default: Some("https://api.linear.app") },
+            SettingSpec { name: "scopes", doc: "Scopes to ask for, separated by commas", secret: false, default: Some("read") },
+            SettingSpec { name: "actor", doc: "On whose behalf: user (Linear's default) or app", secret: false, default: None },
         ],
         client_secret_signs: false,
     };

@@ -5,6 +5,8 @@
 //! [`VerifiedWebhook`] exists only if one of the live secrets signed its body. **Must not know** the store, actix or
 //! HTTP.
 
+mod answers;
+mod api_url;
 mod catalogue;
 pub mod connector;
 mod delivery_id;
@@ -13,7 +15,9 @@ mod form;
 mod github;
 pub mod http;
 mod linear;
+mod oauth;
 mod partial;
+mod proxy;
 mod registry;
 mod scheme;
 mod sentry;

@@ -7,6 +7,8 @@
 //! and its severity's narrower key besides, so that a filter may name either.
 
 mod connect;
+mod installation;
+mod projects;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};

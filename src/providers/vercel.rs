@@ -6,6 +6,7 @@
 //! account is a team or a person; hooks made long ago still send dashed type names and flat ids.
 
 mod connect;
+mod projects;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -45,6 +46,7 @@ impl Vercel {
             SettingSpec { name: "client_secret", doc: "The integration's client secret; it also signs webhooks", secret: true, default: None },
             SettingSpec { name: "web_url", doc: "Base of the pages people visit", secret: false, default: Some("https://vercel.com") },
             SettingSpec { name: "api_url", doc: "Base of the REST API", secret: false, default: Some("https://api.vercel.com") },
+            SettingSpec { name: "follow_next", doc: "Whether a browser that has connected goes on to the page Vercel names, instead of ours", secret: false, default: Some("true") },
         ],
         client_secret_signs: true,
     };

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Category, ControlChange, Digest, EventSpec, ExtractError, Inbound, Provider, ResourceFacts, ResourceSelector,
-    SignatureScheme,
+    SeedAccount, SignatureScheme,
     catalogue::find_key,
     delivery_id::{content_id, header_text},
     facts::{self, facts},
@@ -185,6 +185,17 @@ impl Provider for Linear {
             ("teamKey", facts::text(of.slug)),
             ("teamName", facts::text(Some(of.name.or(of.slug).unwrap_or(of.provider_resource_id.as_str())))),
         ])
+    }
+
+    fn account_of_seed(&self, external_id: &str, account_info: &Value) -> SeedAccount {
+        let organization = SeedAccount::fact(account_info, &["/organization/id", "/raw/organization/id"]);
+        let is_certain = organization.is_some();
+        SeedAccount {
+            external_id: ExternalId::new(organization.unwrap_or_else(|| external_id.to_owned())),
+            alternate_external_id: None,
+            login: SeedAccount::fact(account_info, &["/organization/urlKey", "/organization/name"]),
+            is_certain,
+        }
     }
 }
 

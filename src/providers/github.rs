@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Category, ControlChange, Digest, EventSpec, ExtractError, Inbound, Provider, ResourceFacts, ResourceSelector,
-    SignatureScheme,
+    SeedAccount, SignatureScheme,
     catalogue::find_key,
     delivery_id::header_text,
     facts::{self, facts},
@@ -203,6 +203,18 @@ impl Provider for GitHub {
             ("isPrivate", attr("isPrivate").or(Some(true.into()))),
             ("isArchived", attr("isArchived").or(Some(false.into()))),
         ])
+    }
+
+    fn account_of_seed(&self, external_id: &str, account_info: &Value) -> SeedAccount {
+        // The seed wrote "unknown" where it had not asked.
+        let login =
+            SeedAccount::fact(account_info, &["/installations/0/accountLogin"]).filter(|login| login != "unknown");
+        SeedAccount {
+            external_id: ExternalId::new(external_id),
+            alternate_external_id: None,
+            login,
+            is_certain: external_id.bytes().all(|byte| byte.is_ascii_digit()),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use url::Url;
 use uuid::Uuid;
 
-use super::{Sentry, installation::Installed};
+use super::Sentry;
 use crate::{
     model::{clock::EpochMs, provider::ExternalId, secret::Secret},
     providers::{

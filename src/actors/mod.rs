@@ -1,5 +1,7 @@
 //! Actors.
 
+pub mod binding;
+pub mod connecting;
 pub mod destinations;
 pub mod directory;
 pub mod dispatcher;

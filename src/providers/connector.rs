@@ -41,6 +41,13 @@ pub struct ConnectorSettingError {
     pub problem: String,
 }
 
+impl ConnectorSettingError {
+    /// The setting's full name.
+    pub fn name(&self) -> String {
+        format!("providers.{}.{}", self.provider, self.setting)
+    }
+}
+
 /// One visit of a browser to the provider.
 #[derive(Debug, Clone, Copy)]
 pub struct Leg<'a> {

@@ -6,6 +6,7 @@
 //! here too (they come with the connections). **Must not know** HTTP, SQL or a provider's payloads.
 
 mod actor;
+pub(crate) mod binding;
 pub(crate) mod control;
 mod messages;
 pub(crate) mod state;

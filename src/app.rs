@@ -187,15 +187,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         directory: directory.clone(),
         mending: routers.mending(),
         dispatcher: dispatcher.clone(),
-        destinations: DestinationsHandle::new(DestinationsDeps {
-            store: store.clone(),
-            vault,
-            directory: directory.clone(),
-            dispatcher: dispatcher.clone(),
-            clock: clock.clone(),
-            ids: ids.clone(),
-            allow_private_networks: config.delivery.allow_private_networks,
-        }),
+        destinations: destinations(&config, &store, vault, &directory, &dispatcher, &ids, &clock),
         routers: routers.clone(),
         connecting,
         brake: Brake::default(),
@@ -223,6 +215,26 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         store,
         traces,
         deadline: config.server.shutdown_deadline,
+    })
+}
+
+fn destinations(
+    config: &Config,
+    store: &SharedStore,
+    vault: Arc<Vault>,
+    directory: &Directory,
+    dispatcher: &DispatcherHandle,
+    ids: &Ids,
+    clock: &Arc<dyn Clock>,
+) -> DestinationsHandle {
+    DestinationsHandle::new(DestinationsDeps {
+        store: store.clone(),
+        vault,
+        directory: directory.clone(),
+        dispatcher: dispatcher.clone(),
+        clock: clock.clone(),
+        ids: ids.clone(),
+        allow_private_networks: config.delivery.allow_private_networks,
     })
 }
 

@@ -7,6 +7,7 @@
 use super::{
     InstallationError, control,
     state::{Edit, merge},
+    teardown,
 };
 use crate::{
     model::{
@@ -68,6 +69,9 @@ pub fn reconnect(
     if was_revoked {
         // The provider may tell late of the ending that is over now.
         record.installation.control_at = record.installation.control_at.max(Some(edit.now));
+        if let Some(running) = &mut record.teardown {
+            teardown::supersede(running, edit.now);
+        }
     }
     let (status, reason) = grant.state();
     take_over_facts(&mut record.installation, &grant, edit.now);

@@ -42,9 +42,12 @@ impl Page<'_> {
 
     fn render(&self, base: &str, target: &str) -> String {
         let (title, base) = (escaped(self.title), escaped(base));
-        let mut body: String = self.lines.iter().map(|line| format!("<p>{}</p>\n", escaped(line))).collect();
+        let mut body = String::new();
+        for line in self.lines {
+            body.extend(["<p>", &escaped(line), "</p>\n"]);
+        }
         if let Some(code) = self.code {
-            body += &format!("<p><code>{}</code></p>\n", escaped(code));
+            body.extend(["<p><code>", &escaped(code), "</code></p>\n"]);
         }
         let (mut told, mut script) = (String::new(), String::new());
         if let Some(outcome) = self.outcome {

@@ -1,7 +1,10 @@
 //! Control events: what providers say about installations and resources, applied to the rows. Any order, any number
 //! of times: a change older than what is known, or already made, does nothing.
 
-use super::state::{Edit, facts_of, merge, remove_resource, revoke, set_integration_status};
+use super::{
+    state::{Edit, facts_of, merge, remove_resource, set_integration_status},
+    teardown,
+};
 use crate::{
     model::{
         clock::EpochMs, ids::ResourceId, installation::InstallationStatus, integration::IntegrationStatus,
@@ -130,7 +133,9 @@ fn change_installation(record: &mut InstallationRecord, change: &ControlChange, 
                 set_status(record, InstallationStatus::Active, Some("confirmed"), edit);
             }
         }
-        ControlChange::InstallationRevoked => revoke(record, "provider_revoked", edit),
+        ControlChange::InstallationRevoked => {
+            teardown::begin(record, teardown::PROVIDER_REVOKED, edit);
+        }
         ControlChange::InstallationSuspended => {
             if record.installation.status == InstallationStatus::NeedsReauth {
                 record.installation.metadata.insert(ACCESS_LOST.into(), true.into());
@@ -201,7 +206,20 @@ pub(super) fn set_status(
     record.log.push(entry);
 }
 
-fn move_integrations(record: &mut InstallationRecord, from: IntegrationStatus, to: IntegrationStatus, edit: &Edit<'_>) {
+/// Puts the installation into the state that a fresh grant gives it; whatever was lost before is not lost any more. The
+/// caller logs it.
+pub(super) fn settle(record: &mut InstallationRecord, status: InstallationStatus, reason: Option<&str>) {
+    record.installation.status = status;
+    record.installation.status_reason = reason.map(str::to_owned);
+    record.installation.metadata.remove(ACCESS_LOST);
+}
+
+pub(super) fn move_integrations(
+    record: &mut InstallationRecord,
+    from: IntegrationStatus,
+    to: IntegrationStatus,
+    edit: &Edit<'_>,
+) {
     let affected: Vec<_> = record.integrations.iter().filter(|i| i.status == from).map(|i| i.id.clone()).collect();
     for integration in affected {
         set_integration_status(record, &integration, to, None, edit);

@@ -6,9 +6,12 @@
 //! here too (they come with the connections). **Must not know** HTTP, SQL or a provider's payloads.
 
 mod actor;
+pub(crate) mod binding;
 pub(crate) mod control;
+mod health;
 mod messages;
 pub(crate) mod state;
+pub(crate) mod teardown;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +23,7 @@ use std::{
 use actix::{Actor, Addr, ArbiterHandle, Context};
 use serde::Serialize;
 
+pub use self::health::{ProviderState, connection_health};
 use self::{
     actor::InstallationSupervisor,
     messages::{Decide, Drain, EditRecord, GetRoutes, GetSnapshot, Reload},

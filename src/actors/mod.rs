@@ -1,5 +1,6 @@
 //! Actors.
 
+pub mod backfill;
 pub mod destinations;
 pub mod directory;
 pub mod dispatcher;

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use crate::{
     actors::{
         AskError,
+        backfill::BackfillHook,
         dispatcher::DispatcherHandle,
         installation::{
             InstallationError, InstallationHandle, SupervisorDeps, control,
@@ -28,8 +29,10 @@ use crate::{
         resource::Resource,
         routes::RouteTable,
     },
-    providers::{ControlChange, Provider, Registry},
+    providers::{ControlChange, Registry},
     store::{InstallationRecord, SharedStore, StoreError},
+    telemetry::metrics::Metrics,
+    vault::Vault,
 };
 
 /// Finds (and starts) the supervisor of an installation.
@@ -42,10 +45,7 @@ struct Shared {
     supervisors: DashMap<InstallationId, InstallationHandle>,
     arbiter: Arbiter,
     deps: SupervisorDeps,
-    registry: Arc<Registry>,
     dispatcher: DispatcherHandle,
-    clock: Arc<dyn Clock>,
-    ids: Ids,
     seen: LastSeen,
     linked: mpsc::UnboundedSender<InstallationId>,
 }
@@ -66,6 +66,16 @@ pub struct DirectoryDeps {
     pub clock: Arc<dyn Clock>,
     /// New ids.
     pub ids: Ids,
+    /// Opens and seals tokens.
+    pub vault: Arc<Vault>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// This node's name in claims and leases.
+    pub node: String,
+    /// The backfill service, where one is configured.
+    pub backfill: Option<BackfillHook>,
+    /// Ends the process right after the commit of this step (`teardown.close_gate`); for tests.
+    pub crash_after: Option<String>,
     /// Told about every installation that gained a link: late binding listens.
     pub linked: mpsc::UnboundedSender<InstallationId>,
 }
@@ -134,11 +144,16 @@ impl Directory {
                     store: deps.store,
                     routes: deps.routes,
                     fallback_destination: deps.fallback_destination,
+                    registry: deps.registry,
+                    vault: deps.vault,
+                    metrics: deps.metrics,
+                    clock: deps.clock,
+                    ids: deps.ids,
+                    node: deps.node,
+                    backfill: deps.backfill,
+                    crash_after: deps.crash_after,
                 },
-                registry: deps.registry,
                 dispatcher: deps.dispatcher,
-                clock: deps.clock,
-                ids: deps.ids,
                 seen: LastSeen::default(),
                 linked: deps.linked,
             }),
@@ -150,11 +165,11 @@ impl Directory {
     }
 
     pub(super) fn registry(&self) -> &Registry {
-        &self.shared.registry
+        &self.shared.deps.registry
     }
 
     pub(super) fn now(&self) -> EpochMs {
-        self.shared.clock.now()
+        self.shared.deps.clock.now()
     }
 
     /// The supervisor of an installation, alive: one that died of a panic is replaced.
@@ -307,13 +322,7 @@ impl Directory {
         actor: Actor,
         decide: impl FnOnce(&mut InstallationRecord, &Edit<'_>) -> Result<T, InstallationError> + Send + 'static,
     ) -> Result<T, AskError<InstallationError>> {
-        let (registry, ids, now) = (self.shared.registry.clone(), self.shared.ids.clone(), self.shared.clock.now());
-        let decide = move |record: &mut InstallationRecord| {
-            let provider = registry.find(record.installation.provider.as_str()).ok_or(InstallationError::NotFound)?;
-            let provider: &dyn Provider = provider.as_ref();
-            decide(record, &Edit { now, ids: &ids, actor: &actor, provider })
-        };
-        self.locate(id).edit(Box::new(decide)).await
+        self.locate(id).edit(self.shared.deps.decision(actor, decide)).await
     }
 
     /// Tells whoever waits for links (late binding, the backfill service) of this installation.

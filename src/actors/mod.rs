@@ -1,5 +1,6 @@
 //! Actors.
 
+pub mod backfill;
 pub mod binding;
 pub mod connecting;
 pub mod destinations;

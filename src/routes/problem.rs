@@ -133,8 +133,8 @@ fn code_of(kind: ErrorKind) -> &'static Code {
         ErrorKind::NotFound => &codes::NOT_FOUND,
         ErrorKind::Conflict => &codes::ALREADY_EXISTS,
         ErrorKind::TooLarge => &codes::PAYLOAD_TOO_LARGE,
-        // Nothing upstream is asked yet; the codes of 502 come with the connections that ask.
-        ErrorKind::Internal | ErrorKind::Upstream => &codes::INTERNAL_ERROR,
+        ErrorKind::Internal => &codes::INTERNAL_ERROR,
+        ErrorKind::Upstream => &codes::UPSTREAM_FAILED,
         ErrorKind::Unavailable => &codes::TEMPORARILY_UNAVAILABLE,
     }
 }

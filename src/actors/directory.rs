@@ -190,8 +190,16 @@ impl Directory {
         }
     }
 
-    fn store(&self) -> &SharedStore {
+    pub(super) fn store(&self) -> &SharedStore {
         &self.shared.deps.store
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.shared.registry
+    }
+
+    pub(super) fn now(&self) -> EpochMs {
+        self.shared.clock.now()
     }
 
     /// The supervisor of an installation, alive: one that died of a panic is replaced.

@@ -5,6 +5,7 @@ pub mod directory;
 pub mod dispatcher;
 pub mod installation;
 pub mod janitor;
+pub mod provider_calls;
 pub mod runtime;
 pub mod tokens;
 pub mod webhook_router;

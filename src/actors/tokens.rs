@@ -4,12 +4,19 @@
 //! dead; only an explicit verdict of the provider makes an installation `needs_reauth`. **Must not know** how any
 //! provider gives tokens.
 
+use std::sync::Arc;
+
 use crate::{
-    actors::{AskError, directory::Directory, installation::InstallationError},
+    actors::{
+        AskError,
+        directory::Directory,
+        installation::{InstallationError, ProviderState},
+    },
     model::{
         clock::EpochMs, error_kind::ErrorKind, ids::InstallationId, installation::InstallationStatus, log_entry::Actor,
-        secret::Secret, teardown::Teardown,
+        provider::ProviderSlug, secret::Secret, teardown::Teardown,
     },
+    providers::{Connector, Registry},
     store::StoreError,
 };
 
@@ -84,6 +91,15 @@ impl TokenError {
     }
 }
 
+/// The asking half of a provider.
+pub(super) fn find_connector(registry: &Registry, provider: ProviderSlug) -> Result<Arc<dyn Connector>, TokenError> {
+    match registry.find_connector(provider) {
+        Some(Ok(connector)) => Ok(connector.clone()),
+        Some(Err(missing)) => Err(TokenError::NotConfigured(missing.to_string())),
+        None => Err(TokenError::NotConfigured(format!("the provider {provider} is not enabled"))),
+    }
+}
+
 /// What the provider said about a grant while it was used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GrantVerdict {
@@ -96,6 +112,14 @@ pub enum GrantVerdict {
 }
 
 impl Directory {
+    /// The asking half of a provider.
+    pub(super) fn connector_of(&self, provider: ProviderSlug) -> Result<Arc<dyn Connector>, TokenError> {
+        find_connector(self.registry(), provider)
+    }
+
+    /// Notes what a call showed of the provider's side, for the connection's health.
+    pub(super) fn note_provider(&self, _id: &InstallationId, _state: ProviderState) {}
+
     /// A token that lives, renewed if it has to be.
     pub async fn token(&self, _id: &InstallationId) -> Result<AccessToken, AskError<TokenError>> {
         Err(AskError::Reply(TokenError::Crashed))

@@ -1,7 +1,10 @@
 //! Control events: what providers say about installations and resources, applied to the rows. Any order, any number
 //! of times: a change older than what is known, or already made, does nothing.
 
-use super::state::{Edit, facts_of, merge, remove_resource, revoke, set_integration_status};
+use super::{
+    state::{Edit, facts_of, merge, remove_resource, set_integration_status},
+    teardown,
+};
 use crate::{
     model::{
         clock::EpochMs, ids::ResourceId, installation::InstallationStatus, integration::IntegrationStatus,
@@ -130,7 +133,9 @@ fn change_installation(record: &mut InstallationRecord, change: &ControlChange, 
                 set_status(record, InstallationStatus::Active, Some("confirmed"), edit);
             }
         }
-        ControlChange::InstallationRevoked => revoke(record, "provider_revoked", edit),
+        ControlChange::InstallationRevoked => {
+            teardown::begin(record, teardown::PROVIDER_REVOKED, edit);
+        }
         ControlChange::InstallationSuspended => {
             if record.installation.status == InstallationStatus::NeedsReauth {
                 record.installation.metadata.insert(ACCESS_LOST.into(), true.into());

@@ -7,8 +7,10 @@
 
 mod actor;
 pub(crate) mod control;
+mod health;
 mod messages;
 pub(crate) mod state;
+pub(crate) mod teardown;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +22,7 @@ use std::{
 use actix::{Actor, Addr, ArbiterHandle, Context};
 use serde::Serialize;
 
+pub use self::health::{ProviderState, connection_health};
 use self::{
     actor::InstallationSupervisor,
     messages::{Decide, Drain, EditRecord, GetRoutes, GetSnapshot, Reload},

@@ -1,11 +1,15 @@
 //! Actors.
 
+pub mod config_files;
 pub mod destinations;
 pub mod directory;
 pub mod dispatcher;
+pub mod healing;
 pub mod installation;
 pub mod janitor;
 pub mod provider_calls;
+pub mod proxy;
+pub mod resources;
 pub mod runtime;
 pub mod tokens;
 pub mod webhook_router;

@@ -145,7 +145,7 @@ codes! {
         "The provider answered something that makes no sense, or the gateway is not configured to ask it.";
     TOKEN_GENERATION_FAILED = "token_generation_failed", 502, "The provider gave no token", [],
         "The provider could not be asked for a token now, and none that still lives is at hand. The connection is as it was; try again.";
-    PROVIDER_UNAVAILABLE = "provider_unavailable", 503, "The provider cannot be asked now", [],
+    PROVIDER_UNAVAILABLE = "provider_unavailable", 502, "The provider cannot be asked now", [],
         "The provider is unreachable, limits its rate or answers with errors. The connection is as it was; try again.";
     TEMPORARILY_UNAVAILABLE = "temporarily_unavailable", 503, "Busy, try again", [],
         "The gateway is at the limit of what it handles at once, or is stopping. Nothing was promised; try again after `Retry-After` seconds.";

@@ -15,6 +15,7 @@ use crate::{
         destinations::DestinationsHandle,
         directory::Directory,
         dispatcher::DispatcherHandle,
+        healing::HealingHandle,
         webhook_router::{MendingHandle, RouterPool},
     },
     config::Config,
@@ -38,6 +39,8 @@ pub struct Gateway {
     pub routers: RouterPool,
     /// For nudges and snapshots.
     pub dispatcher: DispatcherHandle,
+    /// For comparing providers' logs with what was received.
+    pub healing: HealingHandle,
     /// For destinations and their secrets.
     pub destinations: DestinationsHandle,
     /// The counters.

@@ -24,8 +24,18 @@ const MAX_ANSWER_BYTES: usize = 4 << 20;
 
 /// Headers between two neighbours on the way (RFC 9110, 7.6.1), and cookies, which are the provider's with us.
 const STRIPPED: [&str; 12] = [
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
-    "trailers", "transfer-encoding", "upgrade", "set-cookie", "set-cookie2",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "trailers",
+    "transfer-encoding",
+    "upgrade",
+    "set-cookie",
+    "set-cookie2",
 ];
 
 /// What a caller of the proxy asks for.

@@ -166,11 +166,7 @@ impl Directory {
     }
 
     /// Reads the account and everything listed at the provider, puts our rows right, and compares with the last look.
-    pub async fn look_again(
-        &self,
-        id: &InstallationId,
-        actor: Actor,
-    ) -> Result<Look, AskError<ProviderCallError>> {
+    pub async fn look_again(&self, id: &InstallationId, actor: Actor) -> Result<Look, AskError<ProviderCallError>> {
         let account = self
             .ask_provider(id, |connector, grant, token| {
                 async move { connector.read_account(&grant, &token.access).await }.boxed()

@@ -10,7 +10,8 @@ use url::Url;
 
 use super::{
     AuthConfig, BackfillConfig, ConfigFilesConfig, ConsoleConfig, DatabaseConfig, DeliveryConfig, HealingConfig,
-    IngestConfig, LateBinding, LogFormat, ReplayPolicy, ResourcesConfig, RetentionConfig, ServerConfig, TelemetryConfig, VaultConfig, VaultKey,
+    IngestConfig, LateBinding, LogFormat, ReplayPolicy, ResourcesConfig, RetentionConfig, ServerConfig,
+    TelemetryConfig, VaultConfig, VaultKey,
     section::{Reader, Section, http_url},
 };
 use crate::model::secret::Secret;

@@ -79,8 +79,8 @@ codes! {
         "The URL is not an absolute http(s) URL, or names an address that deliveries are not sent to.";
     INVALID_DESTINATION_HEADER = "invalid_destination_header", 400, "A header of the destination is refused", [],
         "`headers` must map header names to text; names that the gateway sets itself (`host`, `content-length`, `webhook-*`, …) and values with line breaks are refused.";
-    CONNECTING_NOT_CONFIGURED = "connecting_not_configured", 400, "The provider's API is not configured", ["provider", "setting"],
-        "The provider is enabled for webhooks, but a setting that its API needs is missing or unusable; `setting` names it.";
+    CONNECTING_NOT_CONFIGURED = "connecting_not_configured", 400, "The provider's API is not configured", ["provider"],
+        "The provider is enabled for webhooks, but a setting that its API needs is missing or unusable; `detail` names it.";
     NOT_SUPPORTED = "not_supported", 400, "The provider has nothing of the kind", ["provider"],
         "The operation makes no sense for this provider: a config file where there are no repositories, healing where there is no delivery log.";
     CONFIG_TOO_LARGE = "config_too_large", 400, "The config file is too large", ["path", "maxBytes"],

@@ -106,12 +106,7 @@ mod tests {
     use crate::model::{ids::HealRunId, provider::ProviderSlug};
 
     fn logged(guid: &str, log_id: &str, at: i64, succeeded: bool) -> LoggedDelivery {
-        LoggedDelivery {
-            log_id: log_id.into(),
-            delivery_id: ProviderDeliveryId::new(guid),
-            at: EpochMs(at),
-            succeeded,
-        }
+        LoggedDelivery { log_id: log_id.into(), delivery_id: ProviderDeliveryId::new(guid), at: EpochMs(at), succeeded }
     }
 
     #[test]
@@ -161,7 +156,11 @@ mod tests {
         assert_eq!(until(&[]), None);
         assert_eq!(until(&[(0, 0, Completed), (0, 10, Completed), (10, 20, Failed)]), Some(10));
         assert_eq!(until(&[(0, 10, Completed), (10, 20, Failed), (9, 30, Completed)]), Some(30));
-        assert_eq!(until(&[(0, 10, Completed), (15, 20, Completed)]), Some(10), "asked for from 15 on: 10 to 15 is open");
+        assert_eq!(
+            until(&[(0, 10, Completed), (15, 20, Completed)]),
+            Some(10),
+            "asked for from 15 on: 10 to 15 is open"
+        );
         assert_eq!(until(&[(5, 10, Failed)]), Some(5));
         assert_eq!(until(&[(0, 10, Completed), (9, 20, Running)]), Some(10));
     }

@@ -157,13 +157,8 @@ impl HealingHandle {
     /// Healing that has not begun to look.
     pub fn new(deps: HealingDeps) -> Self {
         let began_at = deps.clock.now();
-        let shared = Shared {
-            deps,
-            began_at,
-            due: Mutex::default(),
-            asked: Mutex::default(),
-            under_way: Mutex::default(),
-        };
+        let shared =
+            Shared { deps, began_at, due: Mutex::default(), asked: Mutex::default(), under_way: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
 

@@ -10,7 +10,7 @@ use super::{
         problem::{Answer, Problem},
         request_body::ApiBody,
     },
-    connection_json,
+    show,
 };
 use crate::{
     actors::directory::AdoptInstallation,
@@ -53,7 +53,7 @@ pub async fn adopt(ServiceWriter(caller): ServiceWriter, body: ApiBody, gateway:
     let record = gateway.store.load_installation(&adopted.installation.id).await?;
     let resources = record.map(|record| record.resources).unwrap_or_default();
     let status = if adopted.created { StatusCode::CREATED } else { StatusCode::OK };
-    let mut shown = connection_json(&adopted.installation, &resources);
+    let mut shown = show(&gateway, &adopted.installation, &resources).await?;
     // The word under which every other route takes it.
     shown["connectionId"] = shown["id"].clone();
     Ok(HttpResponse::build(status).json(shown))

@@ -22,6 +22,7 @@ mod connection_store;
 mod driver_error;
 mod error;
 mod known;
+pub mod lightfast;
 mod payload;
 mod postgres;
 mod sqlite;

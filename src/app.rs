@@ -17,6 +17,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
     actors::{
+        backfill::{BackfillDeps, BackfillHook},
         destinations::{DestinationsDeps, DestinationsHandle},
         directory::{Directory, DirectoryDeps},
         dispatcher::{DispatcherDeps, DispatcherHandle},
@@ -143,6 +144,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         remembers_destinations: !caches_are_off(),
     })?;
     let (linked_sender, linked) = mpsc::unbounded_channel();
+    let backfill = backfill_hook(&config, &store, &clock, &ids)?;
     let directory = Directory::start(DirectoryDeps {
         store: store.clone(),
         routes: RouteCache::new(!caches_are_off()),
@@ -152,6 +154,11 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         config_files: config.config_files.candidates.clone(),
         clock: clock.clone(),
         ids: ids.clone(),
+        vault: vault.clone(),
+        metrics: metrics.clone(),
+        node: node.clone(),
+        backfill: backfill.clone(),
+        crash_after: crash_point(),
         linked: linked_sender,
     });
     let routers = RouterPool::new(RouterDeps {
@@ -184,6 +191,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
             retention: config.retention.clone(),
             ingest: config.ingest.clone(),
             fallback_destination,
+            backfill,
             clock: clock.clone(),
             node,
         },
@@ -414,6 +422,19 @@ async fn prepare_store(store: &SharedStore, config: &Config, vault: &Vault) -> a
     check_vault(vault, store).await
 }
 
+/// The backfill service, if one is configured.
+fn backfill_hook(
+    config: &Config,
+    store: &SharedStore,
+    clock: &Arc<dyn Clock>,
+    ids: &Ids,
+) -> anyhow::Result<Option<BackfillHook>> {
+    let Some(service) = &config.backfill else { return Ok(None) };
+    let http = HttpClient::new()?;
+    let (store, clock, ids) = (store.clone(), clock.clone(), ids.clone());
+    Ok(Some(BackfillHook::new(BackfillDeps { service: service.clone(), http, store, clock, ids })))
+}
+
 fn key_ring(store: &SharedStore, clock: &Arc<dyn Clock>, config: &Config) -> KeyRing {
     KeyRing::new(store.clone(), clock.clone(), config.auth.service_key.as_ref()).remembering(!caches_are_off())
 }
@@ -435,4 +456,10 @@ async fn check_vault(vault: &Vault, store: &SharedStore) -> anyhow::Result<()> {
 #[expect(clippy::disallowed_methods, reason = "a switch of the test suite, not a setting")]
 fn caches_are_off() -> bool {
     std::env::var("SIGNALBOX_TEST_NO_CACHE").is_ok_and(|value| value == "1")
+}
+
+/// With `SIGNALBOX_TEST_CRASH_AFTER=teardown.<step>` the process ends right after that step's commit, as if killed.
+#[expect(clippy::disallowed_methods, reason = "a switch of the test suite, not a setting")]
+fn crash_point() -> Option<String> {
+    std::env::var("SIGNALBOX_TEST_CRASH_AFTER").ok()
 }

@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::{
     actors::{
         AskError,
+        backfill::BackfillHook,
         dispatcher::DispatcherHandle,
         installation::{
             InstallationError, InstallationHandle, SupervisorDeps, control,
@@ -30,8 +31,10 @@ use crate::{
         resource::Resource,
         routes::RouteTable,
     },
-    providers::{ControlChange, Provider, Registry},
+    providers::{ControlChange, Registry},
     store::{InstallationRecord, SharedStore, StoreError},
+    telemetry::metrics::Metrics,
+    vault::Vault,
 };
 
 /// Finds (and starts) the supervisor of an installation.
@@ -44,10 +47,7 @@ struct Shared {
     supervisors: DashMap<InstallationId, InstallationHandle>,
     arbiter: Arbiter,
     deps: SupervisorDeps,
-    registry: Arc<Registry>,
     dispatcher: DispatcherHandle,
-    clock: Arc<dyn Clock>,
-    ids: Ids,
     seen: LastSeen,
     config_files: Arc<[String]>,
     background: Semaphore,
@@ -75,6 +75,16 @@ pub struct DirectoryDeps {
     pub clock: Arc<dyn Clock>,
     /// New ids.
     pub ids: Ids,
+    /// Opens and seals tokens.
+    pub vault: Arc<Vault>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// This node's name in claims and leases.
+    pub node: String,
+    /// The backfill service, where one is configured.
+    pub backfill: Option<BackfillHook>,
+    /// Ends the process right after the commit of this step (`teardown.close_gate`); for tests.
+    pub crash_after: Option<String>,
     /// Told about every installation that gained a link: late binding listens.
     pub linked: mpsc::UnboundedSender<InstallationId>,
 }
@@ -187,11 +197,16 @@ impl Directory {
                     store: deps.store,
                     routes: deps.routes,
                     fallback_destination: deps.fallback_destination,
+                    registry: deps.registry,
+                    vault: deps.vault,
+                    metrics: deps.metrics,
+                    clock: deps.clock,
+                    ids: deps.ids,
+                    node: deps.node,
+                    backfill: deps.backfill,
+                    crash_after: deps.crash_after,
                 },
-                registry: deps.registry,
                 dispatcher: deps.dispatcher,
-                clock: deps.clock,
-                ids: deps.ids,
                 seen: LastSeen::default(),
                 config_files: deps.config_files.into(),
                 background: Semaphore::new(IN_BACKGROUND),
@@ -205,11 +220,11 @@ impl Directory {
     }
 
     pub(super) fn registry(&self) -> &Registry {
-        &self.shared.registry
+        &self.shared.deps.registry
     }
 
     pub(super) fn now(&self) -> EpochMs {
-        self.shared.clock.now()
+        self.shared.deps.clock.now()
     }
 
     pub(super) fn config_candidates(&self) -> Arc<[String]> {
@@ -305,7 +320,7 @@ impl Directory {
     /// Adopts an installation that exists at the provider. The same org's live row is answered as it is; another org's
     /// is refused, never moved.
     pub async fn adopt(&self, request: AdoptInstallation) -> Result<Adopted, AskError<InstallationError>> {
-        let now = self.shared.clock.now();
+        let now = self.shared.deps.clock.now();
         for _attempt in 0..2 {
             let live = self.store().find_live_installation(request.provider, &request.external_id).await;
             if let Some(installation) = live.map_err(store_error)? {
@@ -316,7 +331,7 @@ impl Directory {
                 };
             }
             let installation = Installation {
-                id: self.shared.ids.installation(),
+                id: self.shared.deps.ids.installation(),
                 provider: request.provider,
                 external_id: request.external_id.clone(),
                 alternate_external_id: request.alternate_external_id.clone(),
@@ -332,7 +347,7 @@ impl Directory {
                 created_at: now,
                 updated_at: now,
             };
-            let entry = created_entry(&self.shared.ids, &installation, &request.actor, now);
+            let entry = created_entry(&self.shared.deps.ids, &installation, &request.actor, now);
             match self.store().insert_connection(&installation, None, &entry).await {
                 Ok(()) => {
                     self.announce_link(&installation.id);
@@ -441,16 +456,10 @@ impl Directory {
         actor: Actor,
         decide: impl FnOnce(&mut InstallationRecord, &Edit<'_>) -> Result<T, InstallationError> + Send + 'static,
     ) -> Result<T, AskError<InstallationError>> {
-        let (registry, ids, now) = (self.shared.registry.clone(), self.shared.ids.clone(), self.shared.clock.now());
-        let decide = move |record: &mut InstallationRecord| {
-            let provider = registry.find(record.installation.provider.as_str()).ok_or(InstallationError::NotFound)?;
-            let provider: &dyn Provider = provider.as_ref();
-            decide(record, &Edit { now, ids: &ids, actor: &actor, provider })
-        };
-        self.locate(id).edit(Box::new(decide)).await
+        self.locate(id).edit(self.shared.deps.decision(actor, decide)).await
     }
 
-    fn announce_link(&self, id: &InstallationId) {
+    pub(super) fn announce_link(&self, id: &InstallationId) {
         if self.shared.linked.send(id.clone()).is_err() {
             tracing::debug!(installation.id = %id, "nobody listens for links any more");
         }

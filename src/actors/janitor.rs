@@ -1,5 +1,5 @@
 //! The janitor: what time and other nodes bring about. Ticks for retention, abandoned leases, deliveries without a
-//! destination, idle supervisors and last-seen times; and the listener for changes made elsewhere.
+//! destination, idle supervisors, last-seen times, tokens near their end and teardowns that are due; and the listener for changes made elsewhere.
 //!
 //! **Invariants**: a tick that fails is logged and tried again at its next turn; two ticks of a kind never overlap; all
 //! of it may be late without harm.
@@ -10,6 +10,7 @@ use actix::{Actor, ActorContext, Addr, Arbiter, AsyncContext, Context, Handler, 
 use tokio::sync::mpsc;
 
 use super::{
+    backfill::BackfillHook,
     directory::Directory,
     dispatcher::DispatcherHandle,
     healing::HealingHandle,
@@ -32,6 +33,8 @@ const LAST_SEEN_EVERY: Duration = Duration::from_secs(1);
 const READDRESS_EVERY: Duration = Duration::from_secs(30);
 /// How long after a start providers are asked for the first time what they list.
 const RELIST_DELAY: Duration = Duration::from_mins(10);
+const TEARDOWNS_EVERY: Duration = Duration::from_secs(2);
+const RENEWALS_EVERY: Duration = Duration::from_secs(15);
 const RETENTION_EVERY: Duration = Duration::from_mins(1);
 /// Rows of each kind deleted in one transaction.
 const RETENTION_BATCH: u32 = 500;
@@ -62,6 +65,8 @@ pub struct JanitorDeps {
     pub ingest: IngestConfig,
     /// The configured default destination, if there is one.
     pub fallback_destination: Option<DestinationId>,
+    /// The backfill service, where one is configured.
+    pub backfill: Option<BackfillHook>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// This node's name in leases.
@@ -118,6 +123,8 @@ impl Actor for Janitor {
             }
             Ok(())
         });
+        self.every(ctx, TEARDOWNS_EVERY, "teardowns", |deps| async move { deps.directory.resume_teardowns().await });
+        self.every(ctx, RENEWALS_EVERY, "tokens", |deps| async move { deps.directory.renew_expiring_tokens().await });
         self.every(ctx, RETENTION_EVERY, "retention", |deps| async move { retain(&deps).await });
         if let Some(pause) = self.deps.healing.pause() {
             self.every(ctx, pause, "healing", |deps| async move { deps.healing.look().await });
@@ -132,7 +139,7 @@ impl Actor for Janitor {
         ctx.spawn(async move { follow_changes(deps).await }.into_actor(self));
         if let Some(linked) = self.linked.take() {
             let deps = self.deps.clone();
-            ctx.spawn(async move { bind_late(deps, linked).await }.into_actor(self));
+            ctx.spawn(async move { follow_links(deps, linked).await }.into_actor(self));
         }
     }
 }
@@ -225,20 +232,27 @@ async fn follow_changes(deps: JanitorDeps) {
     }
 }
 
-/// With `late_binding = "auto"`, unrouted events go out when their link appears.
-async fn bind_late(deps: JanitorDeps, mut linked: mpsc::UnboundedReceiver<InstallationId>) {
+/// What follows from a new connection or link: the backfill service is told, and events that waited for it go out.
+async fn follow_links(deps: JanitorDeps, mut linked: mpsc::UnboundedReceiver<InstallationId>) {
     while let Some(installation) = linked.recv().await {
-        if deps.ingest.late_binding != LateBinding::Auto {
-            continue;
+        if let Some(backfill) = &deps.backfill {
+            backfill.trigger(installation.clone());
         }
-        let since = deps.clock.now().minus(deps.ingest.late_binding_max_age);
-        let actor = log_entry::Actor::system();
-        match deps.mending.reroute(&installation, Some(since), &actor).await {
-            Ok(done) if done.routed > 0 => {
-                tracing::info!(installation.id = %installation, events = done.routed, "routed events that waited for their link");
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(installation.id = %installation, %error, "late binding failed"),
+        if deps.ingest.late_binding == LateBinding::Auto {
+            bind_late(&deps, &installation).await;
         }
+    }
+}
+
+/// With `late_binding = "auto"`, unrouted events go out when their link appears.
+async fn bind_late(deps: &JanitorDeps, installation: &InstallationId) {
+    let since = deps.clock.now().minus(deps.ingest.late_binding_max_age);
+    let actor = log_entry::Actor::system();
+    match deps.mending.reroute(installation, Some(since), &actor).await {
+        Ok(done) if done.routed > 0 => {
+            tracing::info!(installation.id = %installation, events = done.routed, "routed events that waited for their link");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(installation.id = %installation, %error, "late binding failed"),
     }
 }

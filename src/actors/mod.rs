@@ -1,5 +1,6 @@
 //! Actors.
 
+pub mod backfill;
 pub mod config_files;
 pub mod destinations;
 pub mod directory;

@@ -6,6 +6,7 @@ use super::{
     teardown,
 };
 use crate::{
+    actors::tokens::GrantVerdict,
     model::{
         clock::EpochMs, ids::ResourceId, installation::InstallationStatus, integration::IntegrationStatus,
         provider::ProviderResourceId, resource::ResourceStatus,
@@ -136,13 +137,7 @@ fn change_installation(record: &mut InstallationRecord, change: &ControlChange, 
         ControlChange::InstallationRevoked => {
             teardown::begin(record, teardown::PROVIDER_REVOKED, edit);
         }
-        ControlChange::InstallationSuspended => {
-            if record.installation.status == InstallationStatus::NeedsReauth {
-                record.installation.metadata.insert(ACCESS_LOST.into(), true.into());
-            }
-            set_status(record, InstallationStatus::Suspended, Some("provider_suspended"), edit);
-            move_integrations(record, IntegrationStatus::Active, IntegrationStatus::Suspended, edit);
-        }
+        ControlChange::InstallationSuspended => suspend(record, edit),
         ControlChange::InstallationResumed => {
             if record.installation.status == InstallationStatus::Suspended {
                 // A dead token does not come alive because the provider lets the installation go on.
@@ -152,15 +147,7 @@ fn change_installation(record: &mut InstallationRecord, change: &ControlChange, 
                 move_integrations(record, IntegrationStatus::Suspended, IntegrationStatus::Active, edit);
             }
         }
-        ControlChange::InstallationNeedsReauth { .. } => match record.installation.status {
-            InstallationStatus::Active => {
-                set_status(record, InstallationStatus::NeedsReauth, Some("access_lost"), edit);
-            }
-            InstallationStatus::Suspended => {
-                record.installation.metadata.insert(ACCESS_LOST.into(), true.into());
-            }
-            _ => {}
-        },
+        ControlChange::InstallationNeedsReauth { .. } => lose_access(record, "access_lost", edit),
         ControlChange::InstallationMoved { to } => {
             if record.installation.external_id != *to {
                 let mut entry = edit.entry(record, "installation.moved", None);
@@ -174,6 +161,38 @@ fn change_installation(record: &mut InstallationRecord, change: &ControlChange, 
         ControlChange::ResourcesRemoved { .. }
         | ControlChange::ResourcesAdded { .. }
         | ControlChange::ResourceChanged { .. } => {}
+    }
+}
+
+/// What the provider said about the grant while it was used is as good as a control event.
+pub fn judge(record: &mut InstallationRecord, verdict: GrantVerdict, edit: &Edit<'_>) {
+    if record.installation.status == InstallationStatus::Revoked {
+        return;
+    }
+    match verdict {
+        GrantVerdict::Dead => lose_access(record, "token_rejected", edit),
+        GrantVerdict::Suspended => suspend(record, edit),
+        GrantVerdict::Gone => {
+            teardown::begin(record, teardown::PROVIDER_REVOKED, edit);
+        }
+    }
+}
+
+fn suspend(record: &mut InstallationRecord, edit: &Edit<'_>) {
+    if record.installation.status == InstallationStatus::NeedsReauth {
+        record.installation.metadata.insert(ACCESS_LOST.into(), true.into());
+    }
+    set_status(record, InstallationStatus::Suspended, Some("provider_suspended"), edit);
+    move_integrations(record, IntegrationStatus::Active, IntegrationStatus::Suspended, edit);
+}
+
+fn lose_access(record: &mut InstallationRecord, reason: &str, edit: &Edit<'_>) {
+    match record.installation.status {
+        InstallationStatus::Active => set_status(record, InstallationStatus::NeedsReauth, Some(reason), edit),
+        InstallationStatus::Suspended => {
+            record.installation.metadata.insert(ACCESS_LOST.into(), true.into());
+        }
+        _ => {}
     }
 }
 

@@ -19,8 +19,7 @@ use super::Sentry;
 use crate::{
     model::{clock::EpochMs, provider::ExternalId, secret::Secret},
     providers::{
-        Connector, ConnectorError, ConnectorSettingError, ConnectorSettings, HttpClient,
-        answers,
+        Connector, ConnectorError, ConnectorSettingError, ConnectorSettings, HttpClient, answers,
         api_url::{ApiUrl, encode_segment},
         connector::{
             Account, Callback, Completion, Connected, Ended, FreshToken, Grant, HeldToken, Leg, ProxyAnswer, ProxyCall,
@@ -139,17 +138,6 @@ impl SentryConnector {
             (_, error) => error,
         })
     }
-
-    async fn delete(&self, grant: &Grant, access: &Secret) -> Result<Ended, ConnectorError> {
-        let call = Call::new("DELETE", self.installation_url(&grant.external_id, "")?).bearer(access);
-        let reply = answers::ask(&self.http, call).await?;
-        match reply.status {
-            200..300 => Ok(Ended::Revoked),
-            404 => Ok(Ended::AlreadyGone),
-            403 => Ok(Ended::NotPossible("missing_scope")),
-            _ => Err(answers::refusal(&reply, RESET_HEADER, grant.now)),
-        }
-    }
 }
 
 #[async_trait]
@@ -166,8 +154,8 @@ impl Connector for SentryConnector {
 
     async fn complete(&self, callback: &Callback<'_>) -> Result<Completion, ConnectorError> {
         let code = callback_code(callback)?;
-        let claimed = filled(callback.parameters, "installationId")
-            .ok_or(ConnectorError::Refused("missing_installation_id"))?;
+        let claimed =
+            filled(callback.parameters, "installationId").ok_or(ConnectorError::Refused("missing_installation_id"))?;
         // One spelling: another one of the same uuid must not pass for another installation.
         let external_id = Uuid::parse_str(claimed)
             .map(|uuid| ExternalId::new(uuid.hyphenated().to_string()))
@@ -181,7 +169,8 @@ impl Connector for SentryConnector {
         let token = answer.into_fresh(callback.now).ok_or(ConnectorError::Malformed("an empty access token"))?;
         let installed = self.confirm_installation(&external_id, &token.access, callback.now).await?;
         let scopes = token.scope.clone();
-        let account = self.describe(&external_id, &installed, scopes.as_deref(), token.expires_at, callback.now, &token.access);
+        let account =
+            self.describe(&external_id, &installed, scopes.as_deref(), token.expires_at, callback.now, &token.access);
         let account = account.await;
         Ok(Completion::Connected(Box::new(Connected {
             external_id,
@@ -221,19 +210,17 @@ impl Connector for SentryConnector {
         Ok(self.describe(&grant.external_id, &installed, None, None, grant.now, access).await)
     }
 
+    /// # Errors
+    /// [`ConnectorError::Unauthorized`] where the access token has died of age: a renewed one can still uninstall.
     async fn end_grant(&self, grant: &Grant, held: Option<&HeldToken>) -> Result<Ended, ConnectorError> {
         let Some(held) = held else { return Ok(Ended::NotPossible("no_token")) };
-        match self.delete(grant, &held.access).await {
-            Err(ConnectorError::Unauthorized) => {}
-            ended => return ended,
-        }
-        // An access token that has died of age: its refresh token still speaks for the installation.
-        let Some(refresh) = &held.refresh else { return Ok(Ended::NotPossible("token_not_accepted")) };
-        match self.refresh(grant, refresh).await {
-            Ok(fresh) => self.delete(grant, &fresh.access).await,
-            Err(ConnectorError::Gone) => Ok(Ended::AlreadyGone),
-            Err(ConnectorError::Rejected) => Ok(Ended::NotPossible("token_not_accepted")),
-            Err(error) => Err(error),
+        let call = Call::new("DELETE", self.installation_url(&grant.external_id, "")?).bearer(&held.access);
+        let reply = answers::ask(&self.http, call).await?;
+        match reply.status {
+            200..300 => Ok(Ended::Revoked),
+            404 => Ok(Ended::AlreadyGone),
+            403 => Ok(Ended::NotPossible("missing_scope")),
+            _ => Err(answers::refusal(&reply, RESET_HEADER, grant.now)),
         }
     }
 
@@ -276,11 +263,15 @@ mod tests {
     fn a_token_answer_dies_when_it_says_or_after_eight_hours() {
         let now = EpochMs(1_771_980_000_000);
         let fresh = |text: &str| serde_json::from_str::<TokenAnswer>(text).expect("an answer").into_fresh(now);
-        let told = fresh(r#"{"token":"t","refreshToken":"r","expiresAt":"2026-02-25T01:00:00.123456Z","scopes":["org:read","event:read"]}"#);
+        let told = fresh(
+            r#"{"token":"t","refreshToken":"r","expiresAt":"2026-02-25T01:00:00.123456Z","scopes":["org:read","event:read"]}"#,
+        );
         let told = told.expect("a token");
         assert_eq!(told.expires_at, EpochMs::parse_rfc3339("2026-02-25T01:00:00.123Z"));
         assert_eq!(told.scope.as_deref(), Some("org:read event:read"));
-        for silent in [r#"{"token":"t","expiresAt":null,"id":7,"application":null}"#, r#"{"token":"t","expiresAt":"soon"}"#] {
+        for silent in
+            [r#"{"token":"t","expiresAt":null,"id":7,"application":null}"#, r#"{"token":"t","expiresAt":"soon"}"#]
+        {
             let silent = fresh(silent).expect("a token");
             assert_eq!(silent.expires_at, Some(now.plus(DOCUMENTED_LIFETIME)));
             assert!(silent.refresh.is_none() && silent.scope.is_none());

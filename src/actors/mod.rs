@@ -1,7 +1,9 @@
 //! Actors.
 
 pub mod backfill;
+pub mod binding;
 pub mod config_files;
+pub mod connecting;
 pub mod destinations;
 pub mod directory;
 pub mod dispatcher;

@@ -24,6 +24,8 @@ const DEDUP_MIN_DAYS: u32 = 7;
 const CONFIG_FILES: [&str; 4] = ["lightfast.yml", ".lightfast.yml", "lightfast.yaml", ".lightfast.yaml"];
 /// Each candidate costs a call of the provider's API.
 const MAX_CONFIG_FILES: usize = 16;
+/// Where on the console a connect flow ends unless configured otherwise.
+const CONNECTED_PATH: &str = "/{provider}/connected";
 const MIB: u32 = 1024 * 1024;
 
 impl ServerConfig {
@@ -155,7 +157,26 @@ impl AuthConfig {
 
 impl ConsoleConfig {
     pub(super) fn read(reader: &mut Reader) -> Self {
-        reader.section("console", |section| Self { url: section.url("url") })
+        reader.section("console", |section| Self {
+            url: section.url("url"),
+            connected_path: section
+                .parsed("connected_path", CONNECTED_PATH, connected_path)
+                .unwrap_or_else(|| CONNECTED_PATH.to_owned()),
+        })
+    }
+}
+
+/// A path below the console's URL, and nothing that could lead elsewhere.
+fn connected_path(text: &str) -> Result<String, String> {
+    let filled_in = text.replace("{provider}", "x");
+    let is_path = filled_in.starts_with('/')
+        && !filled_in.contains("//")
+        && !filled_in.split('/').any(|segment| matches!(segment, "." | ".."))
+        && filled_in.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte));
+    if is_path {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a path such as /{provider}/connected, without query or fragment".to_owned())
     }
 }
 

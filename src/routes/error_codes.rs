@@ -59,6 +59,14 @@ codes! {
         "A workspace id is 1 to 191 bytes without control characters.";
     UNKNOWN_PROVIDER = "unknown_provider", 400, "The provider is unknown or disabled", ["provider"],
         "No provider of that name is enabled; `GET /providers` lists them.";
+    CONNECTING_NOT_CONFIGURED = "connecting_not_configured", 400, "The provider cannot be connected", ["setting"],
+        "The provider is enabled and its webhooks are received, but a setting is missing that connecting needs; `setting` names it.";
+    INVALID_REDIRECT_TO = "invalid_redirect_to", 400, "redirect_to is refused", [],
+        "`redirect_to` may be `inline`, an address with the console's origin, or one of `http://localhost` with any port.";
+    INVALID_OR_EXPIRED_STATE = "invalid_or_expired_state", 400, "The state is not valid", [],
+        "The state of this connection attempt is missing, unknown, used, older than ten minutes, of another provider, or brought by another browser than the one that began. Begin again in the console.";
+    MISSING_STATE = "missing_state", 400, "state is missing", [],
+        "The query parameter `state` names the connection attempt that is asked about.";
     INVALID_PAYLOAD = "invalid_payload", 400, "The payload is not a JSON object", [],
         "The webhook is correctly signed, but its body (or the `payload` field of its form) is not a JSON object in UTF-8.";
     MISSING_REQUIRED_HEADERS = "missing_required_headers", 400, "A header the provider always sends is missing", ["headers"],
@@ -79,8 +87,6 @@ codes! {
         "The URL is not an absolute http(s) URL, or names an address that deliveries are not sent to.";
     INVALID_DESTINATION_HEADER = "invalid_destination_header", 400, "A header of the destination is refused", [],
         "`headers` must map header names to text; names that the gateway sets itself (`host`, `content-length`, `webhook-*`, …) and values with line breaks are refused.";
-    CONNECTING_NOT_CONFIGURED = "connecting_not_configured", 400, "The provider's API is not configured", ["provider"],
-        "The provider is enabled for webhooks, but a setting that its API needs is missing or unusable; `detail` names it.";
     NOT_SUPPORTED = "not_supported", 400, "The provider has nothing of the kind", ["provider"],
         "The operation makes no sense for this provider: a config file where there are no repositories, healing where there is no delivery log.";
     CONFIG_TOO_LARGE = "config_too_large", 400, "The config file is too large", ["path", "maxBytes"],

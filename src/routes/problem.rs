@@ -14,6 +14,7 @@ use crate::{
     actors::{
         AskError,
         config_files::{ConfigFileError, MAX_CONFIG_BYTES},
+        connecting::ConnectingError,
         destinations::DestinationsError,
         healing::HealError,
         installation::InstallationError,
@@ -83,6 +84,15 @@ impl Problem {
     #[must_use]
     pub fn about_provider(self, provider: ProviderSlug) -> Self {
         if self.code.members.contains(&"provider") { self.member("provider", provider.as_str()) } else { self }
+    }
+
+    /// Says what keeps a provider from being asked: a text that begins with the setting's name, where it is one.
+    fn about_setting(self, why: String) -> Self {
+        let setting = why.split(' ').next().filter(|word| word.starts_with("providers.")).map(str::to_owned);
+        match setting {
+            Some(setting) => self.member("setting", setting).detail(why),
+            None => self.detail(why),
+        }
     }
 
     /// Names the endpoint of the proxy, where that is what the problem is about.
@@ -193,6 +203,18 @@ impl From<RouteError> for Problem {
     }
 }
 
+impl From<ConnectingError> for Problem {
+    fn from(error: ConnectingError) -> Self {
+        let problem = Self::of(error.kind(), error.code(), &error);
+        match error {
+            ConnectingError::NotConfigured(missing) => {
+                problem.detail(missing.to_string()).member("setting", missing.name())
+            }
+            _ => problem,
+        }
+    }
+}
+
 impl From<DestinationsError> for Problem {
     fn from(error: DestinationsError) -> Self {
         let problem = Self::of(error.kind(), error.code(), &error);
@@ -218,7 +240,7 @@ impl From<ProviderCallError> for Problem {
         let problem = Self::of(error.kind(), error.code(), &error);
         match error {
             ProviderCallError::NotActive(status) => problem.member("connectionStatus", status.as_str()),
-            ProviderCallError::NotConfigured(why) => problem.detail(why),
+            ProviderCallError::NotConfigured(why) => problem.about_setting(why),
             _ => problem,
         }
     }
@@ -259,7 +281,7 @@ impl From<HealError> for Problem {
     fn from(error: HealError) -> Self {
         let problem = Self::of(error.kind(), error.code(), &error);
         match error {
-            HealError::NotConfigured(why) => problem.detail(why),
+            HealError::NotConfigured(why) => problem.about_setting(why),
             _ => problem,
         }
     }
@@ -284,7 +306,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{ids::ResourceId, installation::InstallationStatus},
-        providers::VerifyError,
+        providers::{ConnectorError, ConnectorSettingError, VerifyError},
     };
 
     #[test]
@@ -333,9 +355,22 @@ mod tests {
             DestinationsError::HeaderRefused(String::new()),
             DestinationsError::Sealing(String::new()),
         ];
+        let connected = [
+            ConnectingError::UnknownProvider,
+            ConnectingError::RedirectRefused,
+            ConnectingError::BadState,
+            ConnectingError::Crashed,
+            ConnectingError::Provider(ConnectorError::NotSupported),
+            ConnectingError::NotConfigured(ConnectorSettingError {
+                provider: "acme",
+                setting: "client_id",
+                problem: "is missing".into(),
+            }),
+        ];
         let produced = (routed.iter().map(|error| (error.code(), error.kind())))
             .chain(asked.iter().map(|error| (error.code(), error.kind())))
-            .chain(addressed.iter().map(|error| (error.code(), error.kind())));
+            .chain(addressed.iter().map(|error| (error.code(), error.kind())))
+            .chain(connected.iter().map(|error| (error.code(), error.kind())));
         for (code, kind) in produced {
             let entry = codes::find(code).unwrap_or_else(|| panic!("{code} is not in the table"));
             assert_eq!(entry.status, status_of(kind), "{code}");

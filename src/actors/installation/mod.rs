@@ -29,6 +29,7 @@ use actix::{Actor, Addr, ArbiterHandle, Context};
 use serde::Serialize;
 
 pub use self::health::{ProviderState, connection_health};
+pub use self::teardown::DISCONNECTED;
 pub(crate) use self::token_slot::LONGEST_MARGIN;
 use self::{
     actor::InstallationSupervisor,

@@ -201,7 +201,7 @@ impl VercelConnector {
             tracing::debug!(%error, "the account's name cannot be read");
             Owner::default()
         });
-        let read = configuration.as_ref();
+        let read = configuration;
         let person = of.person.or_else(|| read.and_then(|read| read.user_id.as_deref()));
         let selection = read.and_then(|read| read.project_selection.clone());
         let scopes = read.and_then(|read| read.scopes.clone()).unwrap_or_default();
@@ -232,7 +232,7 @@ impl VercelConnector {
             login: owner.login,
             metadata,
             info: Value::Object(info),
-            suspended: read.is_some_and(Configuration::is_disabled),
+            suspended: configuration.is_some_and(Configuration::is_disabled),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod api;
 mod belonging;
+mod connecting;
 mod crash;
 mod deliveries;
 mod demo;

@@ -3,6 +3,7 @@
 mod access;
 mod api;
 mod belonging;
+mod connecting;
 mod crash;
 mod deliveries;
 mod demo;

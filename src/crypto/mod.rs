@@ -6,5 +6,6 @@
 
 pub mod api_key;
 pub mod hmac;
+pub mod lightfast;
 pub mod private_key;
 pub mod seal;

@@ -25,6 +25,7 @@ mod connections_table;
 mod driver_error;
 mod error;
 mod known;
+pub mod lightfast;
 mod payload;
 mod postgres;
 mod sqlite;

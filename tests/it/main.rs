@@ -22,4 +22,5 @@ mod support;
 mod teardown_routes;
 mod traces;
 mod two_nodes;
+mod vault;
 mod webhooks;

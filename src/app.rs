@@ -18,7 +18,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use crate::{
     actors::{
         backfill::{BackfillDeps, BackfillHook},
-        destinations::{DestinationsDeps, DestinationsHandle, secret_place},
+        destinations::{DestinationsDeps, DestinationsHandle},
         directory::{Directory, DirectoryDeps},
         dispatcher::{DispatcherDeps, DispatcherHandle},
         janitor::{JanitorDeps, JanitorHandle},
@@ -37,7 +37,7 @@ use crate::{
     shutdown::{Shutdown, Stage, StopCause},
     store::{self, BatchObserver, OpenOptions, SharedStore, StoreError},
     telemetry::{metrics::Metrics, traces::Traces},
-    vault::Vault,
+    vault::{Vault, rotation},
 };
 
 /// How long a connection may stay without a request.
@@ -426,11 +426,14 @@ fn key_ring(store: &SharedStore, clock: &Arc<dyn Clock>, config: &Config) -> Key
 /// Refuses to start on secrets that cannot be opened, as after the key file got lost: a fresh key would make every
 /// destination fail, one delivery at a time.
 async fn check_vault(vault: &Vault, store: &SharedStore) -> anyhow::Result<()> {
-    let sealed = store.list_sealed_secrets().await.context("the destinations' secrets")?;
-    vault.check(sealed.iter().map(|(id, sealed)| (secret_place(id), sealed.as_str()))).context(
-        "the database has secrets that the vault's keys do not open: put the key that sealed them back (vault.key_file \
-         or vault.keys)",
-    )
+    match rotation::check_store(vault, &**store).await {
+        Ok(()) => Ok(()),
+        Err(rotation::RotationError::Store(error)) => Err(error).context("the sealed values"),
+        Err(rotation::RotationError::Vault(error)) => Err(error).context(
+            "the database has secrets that the vault's keys do not open: put the key that sealed them back \
+             (vault.key_file or vault.keys)",
+        ),
+    }
 }
 
 /// The suite runs once with `SIGNALBOX_TEST_NO_CACHE=1`: every answer must be the same.

@@ -320,7 +320,7 @@ impl Directory {
                 updated_at: now,
             };
             let entry = created_entry(&self.shared.deps.ids, &installation, &request.actor, now);
-            match self.store().insert_installation(&installation, &entry).await {
+            match self.store().insert_connection(&installation, None, &entry).await {
                 Ok(()) => {
                     self.announce_link(&installation.id);
                     return Ok(Adopted { installation, created: true });

@@ -18,6 +18,8 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use crate::{
     actors::{
         backfill::{BackfillDeps, BackfillHook},
+        binding::Binder,
+        connecting::{ConnectingDeps, ConnectingHandle, PublicUrl},
         destinations::{DestinationsDeps, DestinationsHandle},
         directory::{Directory, DirectoryDeps},
         dispatcher::{DispatcherDeps, DispatcherHandle},
@@ -33,7 +35,7 @@ use crate::{
         secret::Secret,
     },
     providers::{ConnectorSettings, HttpClient, ProviderSettings, Registry},
-    routes::{self, BodyBudget, Gateway, KeyRing, Readiness},
+    routes::{self, BodyBudget, Brake, Gateway, KeyRing, Readiness},
     shutdown::{Shutdown, Stage, StopCause},
     store::{self, BatchObserver, OpenOptions, SharedStore, StoreError},
     telemetry::{metrics::Metrics, traces::Traces},
@@ -185,22 +187,18 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         linked,
     );
     let readiness = Readiness::new();
+    let connecting = connecting(&config, &store, &registry, &vault, &directory, &ids, &clock);
+    let public_url = connecting.public_url().clone();
     let gateway = Arc::new(Gateway {
         store: store.clone(),
         registry,
         directory: directory.clone(),
         mending: routers.mending(),
         dispatcher: dispatcher.clone(),
-        destinations: DestinationsHandle::new(DestinationsDeps {
-            store: store.clone(),
-            vault,
-            directory: directory.clone(),
-            dispatcher: dispatcher.clone(),
-            clock: clock.clone(),
-            ids: ids.clone(),
-            allow_private_networks: config.delivery.allow_private_networks,
-        }),
+        destinations: destinations(&config, &store, vault, &directory, &dispatcher, &ids, &clock),
         routers: routers.clone(),
+        connecting,
+        brake: Brake::default(),
         metrics,
         ids: ids.clone(),
         keys: key_ring(&store, &clock, &config),
@@ -209,7 +207,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         clock: clock.clone(),
         config: config.clone(),
     });
-    let (address, server, serving) = bind(&config, gateway, routers.clone(), ids)?;
+    let (address, server, serving) = bind(&config, gateway, routers.clone(), ids, &public_url)?;
     // Only now that nothing can keep the start from showing it: a key that was made and not shown locks everybody out.
     let first_service_key = create_first_service_key(store.as_ref(), &config.auth, &clock).await?;
     Ok(Running {
@@ -228,11 +226,58 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
     })
 }
 
+fn destinations(
+    config: &Config,
+    store: &SharedStore,
+    vault: Arc<Vault>,
+    directory: &Directory,
+    dispatcher: &DispatcherHandle,
+    ids: &Ids,
+    clock: &Arc<dyn Clock>,
+) -> DestinationsHandle {
+    DestinationsHandle::new(DestinationsDeps {
+        store: store.clone(),
+        vault,
+        directory: directory.clone(),
+        dispatcher: dispatcher.clone(),
+        clock: clock.clone(),
+        ids: ids.clone(),
+        allow_private_networks: config.delivery.allow_private_networks,
+    })
+}
+
+fn connecting(
+    config: &Config,
+    store: &SharedStore,
+    registry: &Arc<Registry>,
+    vault: &Arc<Vault>,
+    directory: &Directory,
+    ids: &Ids,
+    clock: &Arc<dyn Clock>,
+) -> ConnectingHandle {
+    ConnectingHandle::new(ConnectingDeps {
+        store: store.clone(),
+        registry: registry.clone(),
+        vault: vault.clone(),
+        binder: Binder {
+            store: store.clone(),
+            vault: vault.clone(),
+            directory: directory.clone(),
+            ids: ids.clone(),
+            clock: clock.clone(),
+        },
+        public_url: PublicUrl::new(config.server.public_url.clone()),
+        console: config.console.clone(),
+        clock: clock.clone(),
+    })
+}
+
 fn bind(
     config: &Config,
     gateway: Arc<Gateway>,
     routers: RouterPool,
     ids: Ids,
+    public_url: &PublicUrl,
 ) -> anyhow::Result<(SocketAddr, ServerHandle, JoinHandle<std::io::Result<()>>)> {
     let gateway = web::Data::from(gateway);
     let server = HttpServer::new(move || {
@@ -253,6 +298,7 @@ fn bind(
     .bind(config.server.listen)
     .with_context(|| format!("cannot listen on {} (server.listen)", config.server.listen))?;
     let address = server.addrs().first().copied().context("the server has no address")?;
+    public_url.listener_has(address.port());
     let running = server.run();
     let handle = running.handle();
     Ok((address, handle, tokio::task::spawn_local(running)))

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use actix::Arbiter;
 use dashmap::DashMap;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -23,9 +23,8 @@ use crate::{
     model::{
         clock::{Clock, EpochMs, Ids},
         ids::{DestinationId, InstallationId, IntegrationId, OrgId, ResourceId, WorkspaceId},
-        installation::{Installation, InstallationStatus},
         integration::{Integration, IntegrationStatus},
-        log_entry::{Actor, LogEntry},
+        log_entry::Actor,
         provider::{ExternalId, ProviderResourceId, ProviderSlug},
         resource::Resource,
         routes::RouteTable,
@@ -88,34 +87,6 @@ struct LastSeen {
     integrations: DashMap<IntegrationId, EpochMs>,
 }
 
-/// `POST /admin/connections`.
-#[derive(Debug, Clone)]
-pub struct AdoptInstallation {
-    /// At which provider.
-    pub provider: ProviderSlug,
-    /// Its id there.
-    pub external_id: ExternalId,
-    /// A second id some payloads name (Vercel: configuration id).
-    pub alternate_external_id: Option<ExternalId>,
-    /// For which org.
-    pub org: OrgId,
-    /// By whom.
-    pub connected_by: String,
-    /// The account's login.
-    pub account_login: Option<String>,
-    /// Who asks.
-    pub actor: Actor,
-}
-
-/// Whether an adopted installation is new.
-#[derive(Debug, Clone)]
-pub struct Adopted {
-    /// Its row.
-    pub installation: Installation,
-    /// False if the same org had it already.
-    pub created: bool,
-}
-
 /// One resource to link.
 #[derive(Debug, Clone)]
 pub struct LinkResource {
@@ -160,22 +131,6 @@ pub struct IntegrationPatch {
     pub events: Option<Vec<String>>,
     /// Whether it gets events.
     pub auto_sync: Option<bool>,
-}
-
-/// The org an actor's log entry is about, and the rest of it.
-fn created_entry(ids: &Ids, installation: &Installation, actor: &Actor, at: EpochMs) -> LogEntry {
-    LogEntry {
-        id: ids.log(),
-        org: Some(installation.org.clone()),
-        installation: Some(installation.id.clone()),
-        subject: Some(installation.external_id.to_string()),
-        action: "installation.adopted".into(),
-        from_state: None,
-        to_state: Some(installation.status.to_string()),
-        reason: None,
-        actor: actor.clone(),
-        at,
-    }
 }
 
 impl Directory {
@@ -289,50 +244,6 @@ impl Directory {
         Ok(None)
     }
 
-    /// Adopts an installation that exists at the provider. The same org's live row is answered as it is; another org's
-    /// is refused, never moved.
-    pub async fn adopt(&self, request: AdoptInstallation) -> Result<Adopted, AskError<InstallationError>> {
-        let now = self.shared.deps.clock.now();
-        for _attempt in 0..2 {
-            let live = self.store().find_live_installation(request.provider, &request.external_id).await;
-            if let Some(installation) = live.map_err(store_error)? {
-                return if installation.org == request.org {
-                    Ok(Adopted { installation, created: false })
-                } else {
-                    Err(AskError::Reply(InstallationError::AlreadyBound))
-                };
-            }
-            let installation = Installation {
-                id: self.shared.deps.ids.installation(),
-                provider: request.provider,
-                external_id: request.external_id.clone(),
-                alternate_external_id: request.alternate_external_id.clone(),
-                account_login: request.account_login.clone(),
-                org: request.org.clone(),
-                connected_by: request.connected_by.clone(),
-                status: InstallationStatus::Active,
-                status_reason: None,
-                metadata: Map::new(),
-                provider_account_info: None,
-                control_at: None,
-                last_event_at: None,
-                created_at: now,
-                updated_at: now,
-            };
-            let entry = created_entry(&self.shared.deps.ids, &installation, &request.actor, now);
-            match self.store().insert_connection(&installation, None, &entry).await {
-                Ok(()) => {
-                    self.announce_link(&installation.id);
-                    return Ok(Adopted { installation, created: true });
-                }
-                // Somebody adopted it at the same moment: look again.
-                Err(StoreError::NotUnique { .. }) => {}
-                Err(error) => return Err(store_error(error)),
-            }
-        }
-        Err(AskError::Reply(InstallationError::AlreadyBound))
-    }
-
     /// Links a resource: routable when this answers.
     pub async fn link_resource(
         &self,
@@ -404,6 +315,7 @@ impl Directory {
             .await
     }
 
+    /// Lets the installation's supervisor make a decision about its rows.
     pub(super) async fn edit<T: Send + 'static>(
         &self,
         id: &InstallationId,
@@ -413,6 +325,7 @@ impl Directory {
         self.locate(id).edit(self.shared.deps.decision(actor, decide)).await
     }
 
+    /// Tells whoever waits for links (late binding, the backfill service) of this installation.
     pub(super) fn announce_link(&self, id: &InstallationId) {
         if self.shared.linked.send(id.clone()).is_err() {
             tracing::debug!(installation.id = %id, "nobody listens for links any more");

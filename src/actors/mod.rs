@@ -1,6 +1,8 @@
 //! Actors.
 
 pub mod backfill;
+pub mod binding;
+pub mod connecting;
 pub mod destinations;
 pub mod directory;
 pub mod dispatcher;

@@ -8,5 +8,6 @@ pub mod api_key;
 pub mod hmac;
 pub mod jwt;
 pub mod lightfast;
+pub mod nonce;
 pub mod private_key;
 pub mod seal;

@@ -75,6 +75,11 @@ impl ConnectorSettingError {
     pub fn new(provider: ProviderSlug, setting: &'static str, problem: impl Into<String>) -> Self {
         Self { provider: provider.0, setting, problem: problem.into() }
     }
+
+    /// The setting's full name.
+    pub fn name(&self) -> String {
+        format!("providers.{}.{}", self.provider, self.setting)
+    }
 }
 
 /// One visit of a browser to the provider.

@@ -371,3 +371,6 @@ fn scopes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Scope
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests;

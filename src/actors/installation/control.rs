@@ -225,7 +225,20 @@ pub(super) fn set_status(
     record.log.push(entry);
 }
 
-fn move_integrations(record: &mut InstallationRecord, from: IntegrationStatus, to: IntegrationStatus, edit: &Edit<'_>) {
+/// Puts the installation into the state that a fresh grant gives it; whatever was lost before is not lost any more. The
+/// caller logs it.
+pub(super) fn settle(record: &mut InstallationRecord, status: InstallationStatus, reason: Option<&str>) {
+    record.installation.status = status;
+    record.installation.status_reason = reason.map(str::to_owned);
+    record.installation.metadata.remove(ACCESS_LOST);
+}
+
+pub(super) fn move_integrations(
+    record: &mut InstallationRecord,
+    from: IntegrationStatus,
+    to: IntegrationStatus,
+    edit: &Edit<'_>,
+) {
     let affected: Vec<_> = record.integrations.iter().filter(|i| i.status == from).map(|i| i.id.clone()).collect();
     for integration in affected {
         set_integration_status(record, &integration, to, None, edit);

@@ -7,6 +7,7 @@
 //! payloads.
 
 mod actor;
+pub(crate) mod binding;
 pub(crate) mod control;
 mod health;
 mod messages;

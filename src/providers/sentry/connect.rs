@@ -139,17 +139,6 @@ impl SentryConnector {
             (_, error) => error,
         })
     }
-
-    async fn delete(&self, grant: &Grant, access: &Secret) -> Result<Ended, ConnectorError> {
-        let call = Call::new("DELETE", self.installation_url(&grant.external_id, "")?).bearer(access);
-        let reply = answers::ask(&self.http, call).await?;
-        match reply.status {
-            200..300 => Ok(Ended::Revoked),
-            404 => Ok(Ended::AlreadyGone),
-            403 => Ok(Ended::NotPossible("missing_scope")),
-            _ => Err(answers::refusal(&reply, RESET_HEADER, grant.now)),
-        }
-    }
 }
 
 #[async_trait]
@@ -221,19 +210,17 @@ impl Connector for SentryConnector {
         Ok(self.describe(&grant.external_id, &installed, None, None, grant.now, access).await)
     }
 
+    /// # Errors
+    /// [`ConnectorError::Unauthorized`] where the access token has died of age: a renewed one can still uninstall.
     async fn end_grant(&self, grant: &Grant, held: Option<&HeldToken>) -> Result<Ended, ConnectorError> {
         let Some(held) = held else { return Ok(Ended::NotPossible("no_token")) };
-        match self.delete(grant, &held.access).await {
-            Err(ConnectorError::Unauthorized) => {}
-            ended => return ended,
-        }
-        // An access token that has died of age: its refresh token still speaks for the installation.
-        let Some(refresh) = &held.refresh else { return Ok(Ended::NotPossible("token_not_accepted")) };
-        match self.refresh(grant, refresh).await {
-            Ok(fresh) => self.delete(grant, &fresh.access).await,
-            Err(ConnectorError::Gone) => Ok(Ended::AlreadyGone),
-            Err(ConnectorError::Rejected) => Ok(Ended::NotPossible("token_not_accepted")),
-            Err(error) => Err(error),
+        let call = Call::new("DELETE", self.installation_url(&grant.external_id, "")?).bearer(&held.access);
+        let reply = answers::ask(&self.http, call).await?;
+        match reply.status {
+            200..300 => Ok(Ended::Revoked),
+            404 => Ok(Ended::AlreadyGone),
+            403 => Ok(Ended::NotPossible("missing_scope")),
+            _ => Err(answers::refusal(&reply, RESET_HEADER, grant.now)),
         }
     }
 

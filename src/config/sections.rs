@@ -20,12 +20,12 @@ use crate::model::secret::Secret;
 const SERVICE_KEY_MIN_CHARS: usize = 32;
 /// Retention of events, and of those with a dead letter, is at least this, so that dedup memory outlives every provider's redelivery window.
 const DEDUP_MIN_DAYS: u32 = 7;
+/// Where on the console a connect flow ends unless configured otherwise.
+const CONNECTED_PATH: &str = "/{provider}/connected";
 /// Where a repository's config file is looked for.
 const CONFIG_FILES: [&str; 4] = ["lightfast.yml", ".lightfast.yml", "lightfast.yaml", ".lightfast.yaml"];
 /// Each candidate costs a call of the provider's API.
 const MAX_CONFIG_FILES: usize = 16;
-/// Where on the console a connect flow ends unless configured otherwise.
-const CONNECTED_PATH: &str = "/{provider}/connected";
 const MIB: u32 = 1024 * 1024;
 
 impl ServerConfig {

@@ -59,8 +59,8 @@ codes! {
         "A workspace id is 1 to 191 bytes without control characters.";
     UNKNOWN_PROVIDER = "unknown_provider", 400, "The provider is unknown or disabled", ["provider"],
         "No provider of that name is enabled; `GET /providers` lists them.";
-    CONNECTING_NOT_CONFIGURED = "connecting_not_configured", 400, "The provider cannot be connected", ["setting"],
-        "The provider is enabled and its webhooks are received, but a setting is missing that connecting needs; `setting` names it.";
+    CONNECTING_NOT_CONFIGURED = "connecting_not_configured", 400, "The provider cannot be connected", ["provider", "setting"],
+        "The provider is enabled and its webhooks are received, but a setting that its API needs is missing or unusable; `setting` or `detail` names it.";
     INVALID_REDIRECT_TO = "invalid_redirect_to", 400, "redirect_to is refused", [],
         "`redirect_to` may be `inline`, an address with the console's origin, or one of `http://localhost` with any port.";
     INVALID_OR_EXPIRED_STATE = "invalid_or_expired_state", 400, "The state is not valid", [],

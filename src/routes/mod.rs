@@ -18,18 +18,21 @@ mod gateway;
 mod health;
 mod ingest;
 mod integrations;
+pub mod openapi;
 mod problem;
 mod providers;
 mod quarantine;
 mod query;
 mod request_body;
 mod request_frame;
+mod schemas;
 mod stream;
 mod unread_body;
 mod webhooks;
 
 use actix_web::{HttpResponse, http::Method, web};
 
+use self::openapi::Operation;
 pub use self::{
     auth::{Caller, KeyRing, KnownKey, Reader, ServiceReader, ServiceWriter, Writer},
     gateway::{Gateway, Readiness},
@@ -38,29 +41,36 @@ pub use self::{
     request_frame::{RequestIds, frame},
 };
 
-/// Registers resources; a method that is not in the table is answered 405 with `Allow`.
+/// The URL table: what [`configure`] registers, a method that is not in it answered 405 with `Allow`; and, row by row, what
+/// the OpenAPI document is made of.
 macro_rules! table {
-    ($config:ident; $($path:literal { $($method:ident => $handler:path),+ })*) => {$(
-        $config.service(
-            web::resource($path)
-                $(.route(web::method(Method::$method).to($handler)))+
-                .default_service(web::to(|| async { refuse_method(&[$(stringify!($method)),+]) })),
-        );
-    )*};
+    ($($path:literal { $($method:ident => $handler:path),+ })*) => {
+        /// Registers every route. The app wraps itself in [`frame`] (`actix_web::middleware::from_fn(routes::frame)`) and
+        /// holds `web::Data` of [`Gateway`] and [`Ids`](crate::model::clock::Ids), shared by all workers, and of
+        /// [`RouterHandle`](crate::actors::webhook_router::RouterHandle), each worker's own.
+        pub fn configure(config: &mut web::ServiceConfig) {
+            config.default_service(web::to(no_such_route));
+            $(config.service(
+                web::resource($path)
+                    $(.route(web::method(Method::$method).to($handler)))+
+                    .default_service(web::to(|| async { refuse_method(&[$(stringify!($method)),+]) })),
+            );)*
+        }
+
+        /// The rows, for the document.
+        fn operations() -> Vec<Operation> {
+            vec![$($(Operation::of(stringify!($method), $path, stringify!($handler), $handler)),+),*]
+        }
+    };
 }
 
-/// Registers every route. The app wraps itself in [`frame`] (`actix_web::middleware::from_fn(routes::frame)`) and holds
-/// `web::Data` of [`Gateway`] and [`Ids`](crate::model::clock::Ids), shared by all workers, and of
-/// [`RouterHandle`](crate::actors::webhook_router::RouterHandle), each worker's own.
 #[rustfmt::skip]
-pub fn configure(config: &mut web::ServiceConfig) {
-    config.default_service(web::to(no_such_route));
-
-    table! { config;
+table! {
         "/"                                              { GET => health::name, HEAD => health::name }
         "/healthz"                                       { GET => health::is_alive, HEAD => health::is_alive }
         "/readyz"                                        { GET => health::is_ready, HEAD => health::is_ready }
         "/metrics"                                       { GET => health::metrics }
+        "/openapi.json"                                  { GET => openapi::serve }
 
         "/webhooks/{provider}"                           { POST => webhooks::receive }
         "/providers"                                     { GET => providers::list }
@@ -102,8 +112,20 @@ pub fn configure(config: &mut web::ServiceConfig) {
         "/admin/cache/rebuild"                           { POST => admin::rebuild_cache }
         "/admin/actors"                                  { GET => admin::actors }
         "/admin/audit"                                   { GET => admin::audit }
-    }
 }
+
+/// Every annotated handler, in the table's order.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(
+    health::name,
+    health::is_alive,
+    health::is_ready,
+    health::metrics,
+    openapi::serve,
+    connections::list::list,
+    connections::get::get,
+))]
+struct Annotations;
 
 async fn no_such_route() -> Answer {
     Err(Problem::new(&error_codes::NOT_FOUND))

@@ -10,6 +10,7 @@ use super::{
         gateway::Gateway,
         problem::{Answer, Problem},
         query::Query,
+        schemas,
     },
     connection_json,
 };
@@ -18,10 +19,15 @@ use crate::model::{ids::InstallationId, installation::InstallationStatus};
 /// Connections whose resources are read at the same time.
 const READ_AT_ONCE: usize = 4;
 
-/// `GET /connections`
+/// `GET /connections`: the org's connections, newest first.
 ///
 /// # Errors
 /// `missing_org_id`, `invalid_parameter`.
+#[utoipa::path(
+    get, path = "/connections",
+    params(("provider" = Option<String>, Query), ("status" = Option<schemas::ConnectionStatus>, Query), schemas::Paging),
+    responses((status = 200, body = schemas::Page<schemas::Connection>)),
+)]
 pub async fn list(Reader(caller): Reader, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let org = caller.require_org()?;
     let status = query.read("status", InstallationStatus::parse)?;

@@ -2,6 +2,7 @@
 
 mod api;
 mod belonging;
+mod conformance;
 mod crash;
 mod deliveries;
 mod demo;
@@ -15,6 +16,7 @@ mod secrets;
 mod simulators;
 mod stopping;
 mod support;
+mod tenants;
 mod traces;
 mod two_nodes;
 mod webhooks;

@@ -35,6 +35,14 @@ pub fn complete(operation: &Operation, annotated: Value, complaints: &mut Vec<St
     if operation.needs.body != shown.contains_key("requestBody") && !takes_raw_body(operation) {
         complain("`request_body` and the handler's signature do not agree".to_owned());
     }
+    if let Some(body) = shown.get_mut("requestBody") {
+        let schema = &mut body["content"]["application/json"]["schema"];
+        // `Option` in an annotation: the body may be left out, and is never `null`.
+        if schema["oneOf"][1]["type"] == "null" {
+            *schema = schema["oneOf"][0].take();
+            body["required"] = json!(false);
+        }
+    }
     let parameters = parameters(operation, shown.remove("parameters"), &mut complain);
     shown.insert("parameters".into(), parameters);
     if let Some(key) = operation.needs.key {

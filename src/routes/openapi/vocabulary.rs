@@ -97,7 +97,7 @@ pub fn implied_codes(needs: &Needs) -> Vec<&'static Code> {
             &codes::TEMPORARILY_UNAVAILABLE,
         ]);
         if key.write {
-            implied.push(&codes::INSUFFICIENT_SCOPE);
+            implied.extend([&codes::INSUFFICIENT_SCOPE, &codes::ALREADY_EXISTS]);
         }
         if key.service {
             implied.push(&codes::SERVICE_KEY_REQUIRED);

@@ -5,11 +5,13 @@
 
 mod app;
 mod backend;
+mod contract;
 #[path = "../../support/postgres.rs"]
 mod postgres;
 
 pub use app::{App, Connected, Options};
 pub use backend::Backend;
+pub use contract::{Contract, Operation};
 
 /// Defines tests that run on both databases: `on_both! { async fn a_sentence(backend) { … } }`.
 macro_rules! on_both {

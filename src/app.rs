@@ -17,7 +17,10 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
     actors::{
-        destinations::{DestinationsDeps, DestinationsHandle, secret_place},
+        backfill::{BackfillDeps, BackfillHook},
+        binding::Binder,
+        connecting::{ConnectingDeps, ConnectingHandle, PublicUrl},
+        destinations::{DestinationsDeps, DestinationsHandle},
         directory::{Directory, DirectoryDeps},
         dispatcher::{DispatcherDeps, DispatcherHandle},
         janitor::{JanitorDeps, JanitorHandle},
@@ -32,11 +35,11 @@ use crate::{
         secret::Secret,
     },
     providers::{ConnectorSettings, HttpClient, ProviderSettings, Registry},
-    routes::{self, BodyBudget, Gateway, KeyRing, Readiness},
+    routes::{self, BodyBudget, Brake, Gateway, KeyRing, Readiness},
     shutdown::{Shutdown, Stage, StopCause},
     store::{self, BatchObserver, OpenOptions, SharedStore, StoreError},
     telemetry::{metrics::Metrics, traces::Traces},
-    vault::Vault,
+    vault::{Vault, rotation},
 };
 
 /// How long a connection may stay without a request.
@@ -141,6 +144,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         remembers_destinations: !caches_are_off(),
     })?;
     let (linked_sender, linked) = mpsc::unbounded_channel();
+    let backfill = backfill_hook(&config, &store, &clock, &ids)?;
     let directory = Directory::start(DirectoryDeps {
         store: store.clone(),
         routes: RouteCache::new(!caches_are_off()),
@@ -149,6 +153,11 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         fallback_destination: fallback_destination.clone(),
         clock: clock.clone(),
         ids: ids.clone(),
+        vault: vault.clone(),
+        metrics: metrics.clone(),
+        node: node.clone(),
+        backfill: backfill.clone(),
+        crash_after: crash_point(),
         linked: linked_sender,
     });
     let routers = RouterPool::new(RouterDeps {
@@ -171,28 +180,25 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
             retention: config.retention.clone(),
             ingest: config.ingest.clone(),
             fallback_destination,
+            backfill,
             clock: clock.clone(),
             node,
         },
         linked,
     );
     let readiness = Readiness::new();
+    let connecting = connecting(&config, &store, &registry, &vault, &directory, &ids, &clock);
+    let public_url = connecting.public_url().clone();
     let gateway = Arc::new(Gateway {
         store: store.clone(),
         registry,
         directory: directory.clone(),
         mending: routers.mending(),
         dispatcher: dispatcher.clone(),
-        destinations: DestinationsHandle::new(DestinationsDeps {
-            store: store.clone(),
-            vault,
-            directory: directory.clone(),
-            dispatcher: dispatcher.clone(),
-            clock: clock.clone(),
-            ids: ids.clone(),
-            allow_private_networks: config.delivery.allow_private_networks,
-        }),
+        destinations: destinations(&config, &store, vault, &directory, &dispatcher, &ids, &clock),
         routers: routers.clone(),
+        connecting,
+        brake: Brake::default(),
         metrics,
         ids: ids.clone(),
         keys: key_ring(&store, &clock, &config),
@@ -201,7 +207,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         clock: clock.clone(),
         config: config.clone(),
     });
-    let (address, server, serving) = bind(&config, gateway, routers.clone(), ids)?;
+    let (address, server, serving) = bind(&config, gateway, routers.clone(), ids, &public_url)?;
     // Only now that nothing can keep the start from showing it: a key that was made and not shown locks everybody out.
     let first_service_key = create_first_service_key(store.as_ref(), &config.auth, &clock).await?;
     Ok(Running {
@@ -220,11 +226,58 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
     })
 }
 
+fn destinations(
+    config: &Config,
+    store: &SharedStore,
+    vault: Arc<Vault>,
+    directory: &Directory,
+    dispatcher: &DispatcherHandle,
+    ids: &Ids,
+    clock: &Arc<dyn Clock>,
+) -> DestinationsHandle {
+    DestinationsHandle::new(DestinationsDeps {
+        store: store.clone(),
+        vault,
+        directory: directory.clone(),
+        dispatcher: dispatcher.clone(),
+        clock: clock.clone(),
+        ids: ids.clone(),
+        allow_private_networks: config.delivery.allow_private_networks,
+    })
+}
+
+fn connecting(
+    config: &Config,
+    store: &SharedStore,
+    registry: &Arc<Registry>,
+    vault: &Arc<Vault>,
+    directory: &Directory,
+    ids: &Ids,
+    clock: &Arc<dyn Clock>,
+) -> ConnectingHandle {
+    ConnectingHandle::new(ConnectingDeps {
+        store: store.clone(),
+        registry: registry.clone(),
+        vault: vault.clone(),
+        binder: Binder {
+            store: store.clone(),
+            vault: vault.clone(),
+            directory: directory.clone(),
+            ids: ids.clone(),
+            clock: clock.clone(),
+        },
+        public_url: PublicUrl::new(config.server.public_url.clone()),
+        console: config.console.clone(),
+        clock: clock.clone(),
+    })
+}
+
 fn bind(
     config: &Config,
     gateway: Arc<Gateway>,
     routers: RouterPool,
     ids: Ids,
+    public_url: &PublicUrl,
 ) -> anyhow::Result<(SocketAddr, ServerHandle, JoinHandle<std::io::Result<()>>)> {
     let gateway = web::Data::from(gateway);
     let server = HttpServer::new(move || {
@@ -245,6 +298,7 @@ fn bind(
     .bind(config.server.listen)
     .with_context(|| format!("cannot listen on {} (server.listen)", config.server.listen))?;
     let address = server.addrs().first().copied().context("the server has no address")?;
+    public_url.listener_has(address.port());
     let running = server.run();
     let handle = running.handle();
     Ok((address, handle, tokio::task::spawn_local(running)))
@@ -398,6 +452,19 @@ async fn prepare_store(store: &SharedStore, config: &Config, vault: &Vault) -> a
     check_vault(vault, store).await
 }
 
+/// The backfill service, if one is configured.
+fn backfill_hook(
+    config: &Config,
+    store: &SharedStore,
+    clock: &Arc<dyn Clock>,
+    ids: &Ids,
+) -> anyhow::Result<Option<BackfillHook>> {
+    let Some(service) = &config.backfill else { return Ok(None) };
+    let http = HttpClient::new()?;
+    let (store, clock, ids) = (store.clone(), clock.clone(), ids.clone());
+    Ok(Some(BackfillHook::new(BackfillDeps { service: service.clone(), http, store, clock, ids })))
+}
+
 fn key_ring(store: &SharedStore, clock: &Arc<dyn Clock>, config: &Config) -> KeyRing {
     KeyRing::new(store.clone(), clock.clone(), config.auth.service_key.as_ref()).remembering(!caches_are_off())
 }
@@ -405,15 +472,24 @@ fn key_ring(store: &SharedStore, clock: &Arc<dyn Clock>, config: &Config) -> Key
 /// Refuses to start on secrets that cannot be opened, as after the key file got lost: a fresh key would make every
 /// destination fail, one delivery at a time.
 async fn check_vault(vault: &Vault, store: &SharedStore) -> anyhow::Result<()> {
-    let sealed = store.list_sealed_secrets().await.context("the destinations' secrets")?;
-    vault.check(sealed.iter().map(|(id, sealed)| (secret_place(id), sealed.as_str()))).context(
-        "the database has secrets that the vault's keys do not open: put the key that sealed them back (vault.key_file \
-         or vault.keys)",
-    )
+    match rotation::check_store(vault, &**store).await {
+        Ok(()) => Ok(()),
+        Err(rotation::RotationError::Store(error)) => Err(error).context("the sealed values"),
+        Err(rotation::RotationError::Vault(error)) => Err(error).context(
+            "the database has secrets that the vault's keys do not open: put the key that sealed them back \
+             (vault.key_file or vault.keys)",
+        ),
+    }
 }
 
 /// The suite runs once with `SIGNALBOX_TEST_NO_CACHE=1`: every answer must be the same.
 #[expect(clippy::disallowed_methods, reason = "a switch of the test suite, not a setting")]
 fn caches_are_off() -> bool {
     std::env::var("SIGNALBOX_TEST_NO_CACHE").is_ok_and(|value| value == "1")
+}
+
+/// With `SIGNALBOX_TEST_CRASH_AFTER=teardown.<step>` the process ends right after that step's commit, as if killed.
+#[expect(clippy::disallowed_methods, reason = "a switch of the test suite, not a setting")]
+fn crash_point() -> Option<String> {
+    std::env::var("SIGNALBOX_TEST_CRASH_AFTER").ok()
 }

@@ -4,6 +4,8 @@
 //! only for the table, row and column it was sealed for; a key file that others can read is refused, and so is a key
 //! that is not exactly 32 bytes. **Must not know** where its records are kept.
 
+pub mod rotation;
+
 use std::{
     collections::HashSet,
     fs,
@@ -17,6 +19,7 @@ use zeroize::Zeroizing;
 use crate::{
     crypto::seal::{KEY_BYTES, SealError, SealingKey, key_id_of},
     model::secret::Secret,
+    store::SealedValue,
 };
 
 /// Where a sealed value lives. It is the associated data: a ciphertext moved elsewhere does not open.
@@ -192,6 +195,11 @@ impl Vault {
 }
 
 impl<'a> SealedAt<'a> {
+    /// Where a value that the store lists lives.
+    pub fn of(value: &'a SealedValue) -> Self {
+        Self { table: value.table, row: &value.row, column: value.column }
+    }
+
     fn parts(&self) -> [&'a str; 3] {
         [self.table, self.row, self.column]
     }

@@ -5,12 +5,13 @@ use std::{sync::Arc, time::Duration};
 
 use actix::Arbiter;
 use dashmap::DashMap;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::{
     actors::{
         AskError,
+        backfill::BackfillHook,
         dispatcher::DispatcherHandle,
         installation::{
             InstallationError, InstallationHandle, SupervisorDeps, control,
@@ -22,15 +23,16 @@ use crate::{
     model::{
         clock::{Clock, EpochMs, Ids},
         ids::{DestinationId, InstallationId, IntegrationId, OrgId, ResourceId, WorkspaceId},
-        installation::{Installation, InstallationStatus},
         integration::{Integration, IntegrationStatus},
-        log_entry::{Actor, LogEntry},
+        log_entry::Actor,
         provider::{ExternalId, ProviderResourceId, ProviderSlug},
         resource::Resource,
         routes::RouteTable,
     },
-    providers::{ControlChange, Provider, Registry},
+    providers::{ControlChange, Registry},
     store::{InstallationRecord, SharedStore, StoreError},
+    telemetry::metrics::Metrics,
+    vault::Vault,
 };
 
 /// Finds (and starts) the supervisor of an installation.
@@ -43,10 +45,7 @@ struct Shared {
     supervisors: DashMap<InstallationId, InstallationHandle>,
     arbiter: Arbiter,
     deps: SupervisorDeps,
-    registry: Arc<Registry>,
     dispatcher: DispatcherHandle,
-    clock: Arc<dyn Clock>,
-    ids: Ids,
     seen: LastSeen,
     linked: mpsc::UnboundedSender<InstallationId>,
 }
@@ -67,6 +66,16 @@ pub struct DirectoryDeps {
     pub clock: Arc<dyn Clock>,
     /// New ids.
     pub ids: Ids,
+    /// Opens and seals tokens.
+    pub vault: Arc<Vault>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// This node's name in claims and leases.
+    pub node: String,
+    /// The backfill service, where one is configured.
+    pub backfill: Option<BackfillHook>,
+    /// Ends the process right after the commit of this step (`teardown.close_gate`); for tests.
+    pub crash_after: Option<String>,
     /// Told about every installation that gained a link: late binding listens.
     pub linked: mpsc::UnboundedSender<InstallationId>,
 }
@@ -76,34 +85,6 @@ pub struct DirectoryDeps {
 struct LastSeen {
     installations: DashMap<InstallationId, EpochMs>,
     integrations: DashMap<IntegrationId, EpochMs>,
-}
-
-/// `POST /admin/connections`.
-#[derive(Debug, Clone)]
-pub struct AdoptInstallation {
-    /// At which provider.
-    pub provider: ProviderSlug,
-    /// Its id there.
-    pub external_id: ExternalId,
-    /// A second id some payloads name (Vercel: configuration id).
-    pub alternate_external_id: Option<ExternalId>,
-    /// For which org.
-    pub org: OrgId,
-    /// By whom.
-    pub connected_by: String,
-    /// The account's login.
-    pub account_login: Option<String>,
-    /// Who asks.
-    pub actor: Actor,
-}
-
-/// Whether an adopted installation is new.
-#[derive(Debug, Clone)]
-pub struct Adopted {
-    /// Its row.
-    pub installation: Installation,
-    /// False if the same org had it already.
-    pub created: bool,
 }
 
 /// One resource to link.
@@ -152,22 +133,6 @@ pub struct IntegrationPatch {
     pub auto_sync: Option<bool>,
 }
 
-/// The org an actor's log entry is about, and the rest of it.
-fn created_entry(ids: &Ids, installation: &Installation, actor: &Actor, at: EpochMs) -> LogEntry {
-    LogEntry {
-        id: ids.log(),
-        org: Some(installation.org.clone()),
-        installation: Some(installation.id.clone()),
-        subject: Some(installation.external_id.to_string()),
-        action: "installation.adopted".into(),
-        from_state: None,
-        to_state: Some(installation.status.to_string()),
-        reason: None,
-        actor: actor.clone(),
-        at,
-    }
-}
-
 impl Directory {
     /// A directory without a supervisor yet. Needs a running actix system.
     pub fn start(deps: DirectoryDeps) -> Self {
@@ -179,19 +144,32 @@ impl Directory {
                     store: deps.store,
                     routes: deps.routes,
                     fallback_destination: deps.fallback_destination,
+                    registry: deps.registry,
+                    vault: deps.vault,
+                    metrics: deps.metrics,
+                    clock: deps.clock,
+                    ids: deps.ids,
+                    node: deps.node,
+                    backfill: deps.backfill,
+                    crash_after: deps.crash_after,
                 },
-                registry: deps.registry,
                 dispatcher: deps.dispatcher,
-                clock: deps.clock,
-                ids: deps.ids,
                 seen: LastSeen::default(),
                 linked: deps.linked,
             }),
         }
     }
 
-    fn store(&self) -> &SharedStore {
+    pub(super) fn store(&self) -> &SharedStore {
         &self.shared.deps.store
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.shared.deps.registry
+    }
+
+    pub(super) fn now(&self) -> EpochMs {
+        self.shared.deps.clock.now()
     }
 
     /// The supervisor of an installation, alive: one that died of a panic is replaced.
@@ -266,50 +244,6 @@ impl Directory {
         Ok(None)
     }
 
-    /// Adopts an installation that exists at the provider. The same org's live row is answered as it is; another org's
-    /// is refused, never moved.
-    pub async fn adopt(&self, request: AdoptInstallation) -> Result<Adopted, AskError<InstallationError>> {
-        let now = self.shared.clock.now();
-        for _attempt in 0..2 {
-            let live = self.store().find_live_installation(request.provider, &request.external_id).await;
-            if let Some(installation) = live.map_err(store_error)? {
-                return if installation.org == request.org {
-                    Ok(Adopted { installation, created: false })
-                } else {
-                    Err(AskError::Reply(InstallationError::AlreadyBound))
-                };
-            }
-            let installation = Installation {
-                id: self.shared.ids.installation(),
-                provider: request.provider,
-                external_id: request.external_id.clone(),
-                alternate_external_id: request.alternate_external_id.clone(),
-                account_login: request.account_login.clone(),
-                org: request.org.clone(),
-                connected_by: request.connected_by.clone(),
-                status: InstallationStatus::Active,
-                status_reason: None,
-                metadata: Map::new(),
-                provider_account_info: None,
-                control_at: None,
-                last_event_at: None,
-                created_at: now,
-                updated_at: now,
-            };
-            let entry = created_entry(&self.shared.ids, &installation, &request.actor, now);
-            match self.store().insert_installation(&installation, &entry).await {
-                Ok(()) => {
-                    self.announce_link(&installation.id);
-                    return Ok(Adopted { installation, created: true });
-                }
-                // Somebody adopted it at the same moment: look again.
-                Err(StoreError::NotUnique { .. }) => {}
-                Err(error) => return Err(store_error(error)),
-            }
-        }
-        Err(AskError::Reply(InstallationError::AlreadyBound))
-    }
-
     /// Links a resource: routable when this answers.
     pub async fn link_resource(
         &self,
@@ -381,22 +315,18 @@ impl Directory {
             .await
     }
 
-    async fn edit<T: Send + 'static>(
+    /// Lets the installation's supervisor make a decision about its rows.
+    pub(super) async fn edit<T: Send + 'static>(
         &self,
         id: &InstallationId,
         actor: Actor,
         decide: impl FnOnce(&mut InstallationRecord, &Edit<'_>) -> Result<T, InstallationError> + Send + 'static,
     ) -> Result<T, AskError<InstallationError>> {
-        let (registry, ids, now) = (self.shared.registry.clone(), self.shared.ids.clone(), self.shared.clock.now());
-        let decide = move |record: &mut InstallationRecord| {
-            let provider = registry.find(record.installation.provider.as_str()).ok_or(InstallationError::NotFound)?;
-            let provider: &dyn Provider = provider.as_ref();
-            decide(record, &Edit { now, ids: &ids, actor: &actor, provider })
-        };
-        self.locate(id).edit(Box::new(decide)).await
+        self.locate(id).edit(self.shared.deps.decision(actor, decide)).await
     }
 
-    fn announce_link(&self, id: &InstallationId) {
+    /// Tells whoever waits for links (late binding, the backfill service) of this installation.
+    pub(super) fn announce_link(&self, id: &InstallationId) {
         if self.shared.linked.send(id.clone()).is_err() {
             tracing::debug!(installation.id = %id, "nobody listens for links any more");
         }

@@ -1,5 +1,5 @@
 //! The janitor: what time and other nodes bring about. Ticks for retention, abandoned leases, deliveries without a
-//! destination, idle supervisors and last-seen times; and the listener for changes made elsewhere.
+//! destination, idle supervisors, last-seen times, tokens near their end and teardowns that are due; and the listener for changes made elsewhere.
 //!
 //! **Invariants**: a tick that fails is logged and tried again at its next turn; two ticks of a kind never overlap; all
 //! of it may be late without harm.
@@ -10,6 +10,7 @@ use actix::{Actor, ActorContext, Addr, Arbiter, AsyncContext, Context, Handler, 
 use tokio::sync::mpsc;
 
 use super::{
+    backfill::BackfillHook,
     directory::Directory,
     dispatcher::DispatcherHandle,
     runtime::{ask, isolate},
@@ -29,11 +30,16 @@ use crate::{
 const LEASES_EVERY: Duration = Duration::from_secs(2);
 const LAST_SEEN_EVERY: Duration = Duration::from_secs(1);
 const READDRESS_EVERY: Duration = Duration::from_secs(30);
+const TEARDOWNS_EVERY: Duration = Duration::from_secs(2);
+const RENEWALS_EVERY: Duration = Duration::from_secs(15);
 const RETENTION_EVERY: Duration = Duration::from_mins(1);
 /// Rows of each kind deleted in one transaction.
 const RETENTION_BATCH: u32 = 500;
 /// Batches deleted in one tick at the most, so that a backlog does not hold the writer for long.
 const RETENTION_BATCHES: u32 = 20;
+
+/// A callback that took its state in time may still be talking to the provider when the flow's row is void.
+const FLOW_GRACE: Duration = Duration::from_mins(5);
 
 /// What the janitor needs of the other rooms.
 #[derive(Clone)]
@@ -52,6 +58,8 @@ pub struct JanitorDeps {
     pub ingest: IngestConfig,
     /// The configured default destination, if there is one.
     pub fallback_destination: Option<DestinationId>,
+    /// The backfill service, where one is configured.
+    pub backfill: Option<BackfillHook>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// This node's name in leases.
@@ -108,12 +116,14 @@ impl Actor for Janitor {
             }
             Ok(())
         });
+        self.every(ctx, TEARDOWNS_EVERY, "teardowns", |deps| async move { deps.directory.resume_teardowns().await });
+        self.every(ctx, RENEWALS_EVERY, "tokens", |deps| async move { deps.directory.renew_expiring_tokens().await });
         self.every(ctx, RETENTION_EVERY, "retention", |deps| async move { retain(&deps).await });
         let deps = self.deps.clone();
         ctx.spawn(async move { follow_changes(deps).await }.into_actor(self));
         if let Some(linked) = self.linked.take() {
             let deps = self.deps.clone();
-            ctx.spawn(async move { bind_late(deps, linked).await }.into_actor(self));
+            ctx.spawn(async move { follow_links(deps, linked).await }.into_actor(self));
         }
     }
 }
@@ -166,11 +176,13 @@ async fn retain(deps: &JanitorDeps) -> Result<(), StoreError> {
         dead_letters: now.minus(deps.retention.dead_letters),
         quarantine: now.minus(deps.retention.quarantine),
         log: now.minus(deps.retention.log),
+        flows: now.minus(FLOW_GRACE),
     };
     for _batch in 0..RETENTION_BATCHES {
         let deleted = deps.store.delete_expired(&cutoffs, RETENTION_BATCH).await?;
         let full = u64::from(RETENTION_BATCH);
-        if deleted.events < full && deleted.quarantined < full && deleted.log_entries < full {
+        let kinds = [deleted.events, deleted.quarantined, deleted.log_entries, deleted.flows, deleted.runs];
+        if kinds.iter().all(|deleted| *deleted < full) {
             break;
         }
         tokio::task::yield_now().await;
@@ -194,20 +206,27 @@ async fn follow_changes(deps: JanitorDeps) {
     }
 }
 
-/// With `late_binding = "auto"`, unrouted events go out when their link appears.
-async fn bind_late(deps: JanitorDeps, mut linked: mpsc::UnboundedReceiver<InstallationId>) {
+/// What follows from a new connection or link: the backfill service is told, and events that waited for it go out.
+async fn follow_links(deps: JanitorDeps, mut linked: mpsc::UnboundedReceiver<InstallationId>) {
     while let Some(installation) = linked.recv().await {
-        if deps.ingest.late_binding != LateBinding::Auto {
-            continue;
+        if let Some(backfill) = &deps.backfill {
+            backfill.trigger(installation.clone());
         }
-        let since = deps.clock.now().minus(deps.ingest.late_binding_max_age);
-        let actor = log_entry::Actor::system();
-        match deps.mending.reroute(&installation, Some(since), &actor).await {
-            Ok(done) if done.routed > 0 => {
-                tracing::info!(installation.id = %installation, events = done.routed, "routed events that waited for their link");
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(installation.id = %installation, %error, "late binding failed"),
+        if deps.ingest.late_binding == LateBinding::Auto {
+            bind_late(&deps, &installation).await;
         }
+    }
+}
+
+/// With `late_binding = "auto"`, unrouted events go out when their link appears.
+async fn bind_late(deps: &JanitorDeps, installation: &InstallationId) {
+    let since = deps.clock.now().minus(deps.ingest.late_binding_max_age);
+    let actor = log_entry::Actor::system();
+    match deps.mending.reroute(installation, Some(since), &actor).await {
+        Ok(done) if done.routed > 0 => {
+            tracing::info!(installation.id = %installation, events = done.routed, "routed events that waited for their link");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(installation.id = %installation, %error, "late binding failed"),
     }
 }

@@ -1,10 +1,14 @@
 //! Actors.
 
+pub mod backfill;
+pub mod binding;
+pub mod connecting;
 pub mod destinations;
 pub mod directory;
 pub mod dispatcher;
 pub mod installation;
 pub mod janitor;
+pub mod provider_calls;
 pub mod runtime;
 pub mod tokens;
 pub mod webhook_router;

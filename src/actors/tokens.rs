@@ -4,14 +4,43 @@
 //! dead; only an explicit verdict of the provider makes an installation `needs_reauth`. **Must not know** how any
 //! provider gives tokens.
 
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+
 use crate::{
-    actors::{AskError, directory::Directory, installation::InstallationError},
+    actors::{
+        AskError,
+        directory::Directory,
+        installation::{InstallationError, LONGEST_MARGIN, ProviderState, control, teardown},
+    },
     model::{
         clock::EpochMs, error_kind::ErrorKind, ids::InstallationId, installation::InstallationStatus, log_entry::Actor,
-        secret::Secret, teardown::Teardown,
+        provider::ProviderSlug, secret::Secret, teardown::Teardown,
     },
+    providers::{Connector, Registry},
     store::StoreError,
+    vault::SealedAt,
 };
+
+/// The table that tokens are kept, and sealed, in.
+const TABLE: &str = "gw_tokens";
+/// Due teardowns taken up at one turn.
+const TEARDOWNS_AT_ONCE: u32 = 64;
+/// Tokens renewed ahead at one turn.
+const RENEWALS_A_TURN: u32 = 256;
+/// How many of them are asked for at once.
+const RENEWALS_AT_ONCE: usize = 4;
+
+/// Where the access token of an installation is sealed.
+pub fn access_token_place(id: &InstallationId) -> SealedAt<'_> {
+    SealedAt { table: TABLE, row: id.as_str(), column: "access_token" }
+}
+
+/// Where its refresh token is sealed.
+pub fn refresh_token_place(id: &InstallationId) -> SealedAt<'_> {
+    SealedAt { table: TABLE, row: id.as_str(), column: "refresh_token" }
+}
 
 /// An opened access token.
 #[derive(Debug, Clone)]
@@ -26,7 +55,7 @@ pub struct AccessToken {
 }
 
 /// Why there is no token.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum TokenError {
     /// No such installation.
     #[error("not found")]
@@ -84,6 +113,15 @@ impl TokenError {
     }
 }
 
+/// The asking half of a provider.
+pub(super) fn find_connector(registry: &Registry, provider: ProviderSlug) -> Result<Arc<dyn Connector>, TokenError> {
+    match registry.find_connector(provider) {
+        Some(Ok(connector)) => Ok(connector.clone()),
+        Some(Err(missing)) => Err(TokenError::NotConfigured(missing.to_string())),
+        None => Err(TokenError::NotConfigured(format!("the provider {provider} is not enabled"))),
+    }
+}
+
 /// What the provider said about a grant while it was used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GrantVerdict {
@@ -96,33 +134,71 @@ pub enum GrantVerdict {
 }
 
 impl Directory {
+    /// The asking half of a provider.
+    pub(super) fn connector_of(&self, provider: ProviderSlug) -> Result<Arc<dyn Connector>, TokenError> {
+        find_connector(self.registry(), provider)
+    }
+
+    /// Notes what a call showed of the provider's side, for the connection's health.
+    pub(super) fn note_provider(&self, id: &InstallationId, state: ProviderState) {
+        self.locate(id).note_provider(state);
+    }
+
     /// A token that lives, renewed if it has to be.
-    pub async fn token(&self, _id: &InstallationId) -> Result<AccessToken, AskError<TokenError>> {
-        Err(AskError::Reply(TokenError::Crashed))
+    pub async fn token(&self, id: &InstallationId) -> Result<AccessToken, AskError<TokenError>> {
+        self.locate(id).token(None).await
     }
 
     /// A token newer than the one of generation `rejected`, which the provider did not accept.
-    pub async fn renew_token(&self, _id: &InstallationId, _rejected: u64) -> Result<AccessToken, AskError<TokenError>> {
-        Err(AskError::Reply(TokenError::Crashed))
+    pub async fn renew_token(&self, id: &InstallationId, rejected: u64) -> Result<AccessToken, AskError<TokenError>> {
+        self.locate(id).token(Some(rejected)).await
     }
 
     /// Acts on what the provider said about the grant.
     pub async fn judge_grant(
         &self,
-        _id: &InstallationId,
-        _verdict: GrantVerdict,
+        id: &InstallationId,
+        verdict: GrantVerdict,
     ) -> Result<(), AskError<InstallationError>> {
-        Err(AskError::Reply(InstallationError::Crashed))
+        self.edit(id, Actor::system(), move |record, edit| {
+            control::judge(record, verdict, edit);
+            Ok(())
+        })
+        .await
     }
 
     /// Ends an installation: routing has stopped when this answers, the rest goes on by itself and survives a crash.
     /// One that is ending, or has ended, is answered as it is.
     pub async fn begin_teardown(
         &self,
-        _id: &InstallationId,
-        _reason: &'static str,
-        _actor: Actor,
+        id: &InstallationId,
+        reason: &'static str,
+        actor: Actor,
     ) -> Result<Teardown, AskError<InstallationError>> {
-        Err(AskError::Reply(InstallationError::Crashed))
+        self.edit(id, actor, move |record, edit| Ok(teardown::begin(record, reason, edit))).await
+    }
+
+    /// Goes on with every teardown that is due: those that waited, and those of nodes that are gone.
+    pub async fn resume_teardowns(&self) -> Result<(), StoreError> {
+        for id in self.store().list_due_teardowns(self.now(), TEARDOWNS_AT_ONCE).await? {
+            self.locate(&id).resume_teardown();
+        }
+        Ok(())
+    }
+
+    /// Renews the tokens that are about to end, so that nobody waits for it who needs one.
+    pub async fn renew_expiring_tokens(&self) -> Result<(), StoreError> {
+        let now = self.now();
+        let expiring = self.store().list_expiring_tokens(now.plus(LONGEST_MARGIN), now, RENEWALS_A_TURN).await?;
+        let renewals = futures_util::stream::iter(expiring);
+        renewals
+            .for_each_concurrent(RENEWALS_AT_ONCE, |id| async move {
+                // The supervisor decides by the token's own margin whether it is time.
+                if let Err(error) = self.token(&id).await {
+                    tracing::info!(installation.id = %id, %error, "a token was not renewed ahead of its end");
+                }
+            })
+            .await;
+        Ok(())
     }
 }

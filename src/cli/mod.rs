@@ -6,6 +6,7 @@
 
 pub mod demo;
 mod doctor;
+mod import;
 pub mod keys;
 mod migrate;
 mod serve;
@@ -50,6 +51,12 @@ enum Command {
         #[command(subcommand)]
         command: keys::KeysCommand,
     },
+    /// Take connections over from another system.
+    Import {
+        /// From which.
+        #[command(subcommand)]
+        from: import::ImportCommand,
+    },
 }
 
 /// Runs the command and says how it went: 0 or 1.
@@ -81,6 +88,7 @@ async fn run_command(line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Migrate => migrate::run(&load(path)?).await,
         Command::Doctor => doctor::run(path).await,
         Command::Keys { command } => keys::run(&load(path)?, command).await,
+        Command::Import { from } => import::run(&load(path)?, from).await,
     }
 }
 

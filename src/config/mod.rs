@@ -120,6 +120,8 @@ pub struct AuthConfig {
 pub struct ConsoleConfig {
     /// The external console's origin; `None` is the built-in one.
     pub url: Option<Url>,
+    /// Where on the console a connect flow ends; `{provider}` stands for the provider's name.
+    pub connected_path: String,
 }
 
 /// `[delivery]`

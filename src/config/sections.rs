@@ -19,6 +19,8 @@ use crate::model::secret::Secret;
 const SERVICE_KEY_MIN_CHARS: usize = 32;
 /// Retention of events, and of those with a dead letter, is at least this, so that dedup memory outlives every provider's redelivery window.
 const DEDUP_MIN_DAYS: u32 = 7;
+/// Where on the console a connect flow ends unless configured otherwise.
+const CONNECTED_PATH: &str = "/{provider}/connected";
 const MIB: u32 = 1024 * 1024;
 
 impl ServerConfig {
@@ -150,7 +152,26 @@ impl AuthConfig {
 
 impl ConsoleConfig {
     pub(super) fn read(reader: &mut Reader) -> Self {
-        reader.section("console", |section| Self { url: section.url("url") })
+        reader.section("console", |section| Self {
+            url: section.url("url"),
+            connected_path: section
+                .parsed("connected_path", CONNECTED_PATH, connected_path)
+                .unwrap_or_else(|| CONNECTED_PATH.to_owned()),
+        })
+    }
+}
+
+/// A path below the console's URL, and nothing that could lead elsewhere.
+fn connected_path(text: &str) -> Result<String, String> {
+    let filled_in = text.replace("{provider}", "x");
+    let is_path = filled_in.starts_with('/')
+        && !filled_in.contains("//")
+        && !filled_in.split('/').any(|segment| matches!(segment, "." | ".."))
+        && filled_in.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte));
+    if is_path {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a path such as /{provider}/connected, without query or fragment".to_owned())
     }
 }
 

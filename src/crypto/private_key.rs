@@ -1,7 +1,7 @@
 //! The shape of a provider's private key as operators paste it: PEM, PEM with `\n` spelled out, or base64 of either.
 //!
 //! **Invariants**: looks at the envelope only (label, base64, the DER's outer length); whether the key signs is for
-//! whoever signs with it. No error repeats any of the key.
+//! whoever signs with it (`jwt.rs`). No error repeats any of the key.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
@@ -35,6 +35,9 @@ pub enum PrivateKeyError {
     /// The bytes inside are not the length they say they are.
     #[error("the key inside is damaged: its DER is not as long as it says")]
     DamagedDer,
+    /// It is not an RSA key, too short, or inconsistent.
+    #[error("the key inside cannot sign: it is not a sound RSA key of 2048 to 8192 bits")]
+    CannotSign,
 }
 
 /// A private key taken out of its envelope.

@@ -23,7 +23,7 @@ pub enum InstallationStatus {
     NeedsReauth,
     /// Paused by the provider or its owner.
     Suspended,
-    /// Ended. Never leaves this state; a new grant gets a new row.
+    /// Ended. Only the same org connecting the same account again leads out of it; another org gets a row of its own.
     Revoked,
 }
 

@@ -1,6 +1,6 @@
 //! Lifecycle and audit log entries: who did what, when, from where.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     clock::EpochMs,
@@ -8,7 +8,7 @@ use super::{
 };
 
 /// Who acted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Actor {
     /// `key:key_…`, `provider:github`, `system` or `cli`.

@@ -37,6 +37,18 @@ impl TeardownStep {
         Self::RemoveResources,
         Self::DeleteToken,
     ];
+
+    /// The word used in the receipt.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CloseGate => "close_gate",
+            Self::CancelBackfill => "cancel_backfill",
+            Self::RevokeToken => "revoke_token",
+            Self::DeregisterWebhook => "deregister_webhook",
+            Self::RemoveResources => "remove_resources",
+            Self::DeleteToken => "delete_token",
+        }
+    }
 }
 
 /// How far a step is.

@@ -12,11 +12,12 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use url::Url;
 
+use super::api_url::ApiUrl;
 use crate::model::{
     clock::EpochMs,
     error_kind::ErrorKind,
     installation::{Installation, InstallationStatus},
-    provider::{ExternalId, ProviderDeliveryId, ProviderResourceId},
+    provider::{ExternalId, ProviderDeliveryId, ProviderResourceId, ProviderSlug},
     secret::Secret,
 };
 
@@ -39,6 +40,46 @@ pub struct ConnectorSettingError {
     pub setting: &'static str,
     /// What is wrong with it (`is missing`).
     pub problem: String,
+}
+
+impl ConnectorSettings {
+    /// A plain setting.
+    ///
+    /// # Errors
+    /// [`ConnectorSettingError`] if it is missing or empty.
+    pub fn text(&self, provider: ProviderSlug, setting: &'static str) -> Result<&str, ConnectorSettingError> {
+        let value = self.texts.get(setting).map(|text| text.trim()).filter(|text| !text.is_empty());
+        value.ok_or_else(|| ConnectorSettingError::new(provider, setting, "is missing"))
+    }
+
+    /// A secret setting.
+    ///
+    /// # Errors
+    /// [`ConnectorSettingError`] if it is missing.
+    pub fn secret(&self, provider: ProviderSlug, setting: &'static str) -> Result<&Secret, ConnectorSettingError> {
+        self.secrets.get(setting).ok_or_else(|| ConnectorSettingError::new(provider, setting, "is missing"))
+    }
+
+    /// A base URL.
+    ///
+    /// # Errors
+    /// [`ConnectorSettingError`] if it is missing or no http(s) URL.
+    pub fn url(&self, provider: ProviderSlug, setting: &'static str) -> Result<ApiUrl, ConnectorSettingError> {
+        ApiUrl::parse(self.text(provider, setting)?)
+            .ok_or_else(|| ConnectorSettingError::new(provider, setting, "is not an http or https URL"))
+    }
+}
+
+impl ConnectorSettingError {
+    /// What is wrong with a setting.
+    pub fn new(provider: ProviderSlug, setting: &'static str, problem: impl Into<String>) -> Self {
+        Self { provider: provider.0, setting, problem: problem.into() }
+    }
+
+    /// The setting's full name.
+    pub fn name(&self) -> String {
+        format!("providers.{}.{}", self.provider, self.setting)
+    }
 }
 
 /// One visit of a browser to the provider.

@@ -5,14 +5,20 @@
 //! "Validating webhook deliveries". Two quirks worth knowing: a merge is `pull_request.closed` with `merged`, and a
 //! webhook may be configured to arrive as a form, whose raw bytes are what is signed.
 
+mod account;
+mod api;
 mod connect;
+mod delivery_log;
+mod endpoints;
+mod flow;
+mod repositories;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::{
     Category, ControlChange, Digest, EventSpec, ExtractError, Inbound, Provider, ResourceFacts, ResourceSelector,
-    SignatureScheme,
+    SeedAccount, SignatureScheme,
     catalogue::find_key,
     delivery_id::header_text,
     facts::{self, facts},
@@ -197,6 +203,18 @@ impl Provider for GitHub {
             ("isPrivate", attr("isPrivate").or(Some(true.into()))),
             ("isArchived", attr("isArchived").or(Some(false.into()))),
         ])
+    }
+
+    fn account_of_seed(&self, external_id: &str, account_info: &Value) -> SeedAccount {
+        // The seed wrote "unknown" where it had not asked.
+        let login =
+            SeedAccount::fact(account_info, &["/installations/0/accountLogin"]).filter(|login| login != "unknown");
+        SeedAccount {
+            external_id: ExternalId::new(external_id),
+            alternate_external_id: None,
+            login,
+            is_certain: external_id.bytes().all(|byte| byte.is_ascii_digit()),
+        }
     }
 }
 

@@ -6,13 +6,14 @@
 //! none; an issue that moved between teams concerns both; Linear accepts nothing but 200.
 
 mod connect;
+mod graphql;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::{
     Category, ControlChange, Digest, EventSpec, ExtractError, Inbound, Provider, ResourceFacts, ResourceSelector,
-    SignatureScheme,
+    SeedAccount, SignatureScheme,
     catalogue::find_key,
     delivery_id::{content_id, header_text},
     facts::{self, facts},
@@ -49,6 +50,8 @@ impl Linear {
             SettingSpec { name: "client_secret", doc: "The OAuth application's client secret", secret: true, default: None },
             SettingSpec { name: "web_url", doc: "Base of the pages people visit", secret: false, default: Some("https://linear.app") },
             SettingSpec { name: "api_url", doc: "Base of the token and GraphQL endpoints", secret: false, default: Some("https://api.linear.app") },
+            SettingSpec { name: "scopes", doc: "Scopes to ask for, separated by commas", secret: false, default: Some("read") },
+            SettingSpec { name: "actor", doc: "On whose behalf: user (Linear's default) or app", secret: false, default: None },
         ],
         client_secret_signs: false,
     };
@@ -182,6 +185,17 @@ impl Provider for Linear {
             ("teamKey", facts::text(of.slug)),
             ("teamName", facts::text(Some(of.name.or(of.slug).unwrap_or(of.provider_resource_id.as_str())))),
         ])
+    }
+
+    fn account_of_seed(&self, external_id: &str, account_info: &Value) -> SeedAccount {
+        let organization = SeedAccount::fact(account_info, &["/organization/id", "/raw/organization/id"]);
+        let is_certain = organization.is_some();
+        SeedAccount {
+            external_id: ExternalId::new(organization.unwrap_or_else(|| external_id.to_owned())),
+            alternate_external_id: None,
+            login: SeedAccount::fact(account_info, &["/organization/urlKey", "/organization/name"]),
+            is_certain,
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 //! [`VerifiedWebhook`] exists only if one of the live secrets signed its body. **Must not know** the store, actix or
 //! HTTP.
 
+mod answers;
+mod api_url;
 mod catalogue;
 pub mod connector;
 mod delivery_id;
@@ -13,7 +15,9 @@ mod form;
 mod github;
 pub mod http;
 mod linear;
+mod oauth;
 mod partial;
+mod proxy;
 mod registry;
 mod scheme;
 mod sentry;
@@ -90,6 +94,41 @@ pub trait Provider: Send + Sync + 'static {
     /// The `source_config` of a new integration, without `sync`: the seed's shape for this provider (`providers.md`
     /// 6.1, 6.2).
     fn source_config(&self, of: &ResourceFacts<'_>) -> Map<String, Value>;
+
+    /// Which account a connection of the seed belongs to. The seed kept right external ids for some providers and
+    /// accidental ones for others, with the right one elsewhere in the account's facts (`providers.md` 6.3).
+    fn account_of_seed(&self, external_id: &str, _account_info: &Value) -> SeedAccount {
+        SeedAccount {
+            external_id: ExternalId::new(external_id),
+            alternate_external_id: None,
+            login: None,
+            is_certain: true,
+        }
+    }
+}
+
+/// The account of a connection that is taken over from the seed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeedAccount {
+    /// Its id at the provider.
+    pub external_id: ExternalId,
+    /// The second id some payloads name.
+    pub alternate_external_id: Option<ExternalId>,
+    /// Its login or slug, where the facts tell it.
+    pub login: Option<String>,
+    /// Whether the facts leave no doubt; otherwise its webhooks may not find it until it is connected again.
+    pub is_certain: bool,
+}
+
+impl SeedAccount {
+    /// Reads the first text (or number) that one of these pointers leads to.
+    fn fact(account_info: &Value, pointers: &[&str]) -> Option<String> {
+        pointers.iter().find_map(|pointer| match account_info.pointer(pointer)? {
+            Value::String(text) if !text.is_empty() => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        })
+    }
 }
 
 /// What is known of a resource when an integration is made of it.

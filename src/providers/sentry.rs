@@ -7,13 +7,15 @@
 //! and its severity's narrower key besides, so that a filter may name either.
 
 mod connect;
+mod installation;
+mod projects;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::{
     Category, ControlChange, Digest, EventSpec, ExtractError, Inbound, Provider, ResourceFacts, ResourceSelector,
-    SignatureScheme,
+    SeedAccount, SignatureScheme,
     catalogue::find_key,
     delivery_id::{content_id, header_text},
     facts::{self, facts},
@@ -141,6 +143,17 @@ impl Provider for Sentry {
             ("projectSlug", facts::text(of.slug.or(of.name))),
             ("projectId", facts::text(Some(of.provider_resource_id.as_str()))),
         ])
+    }
+
+    fn account_of_seed(&self, external_id: &str, account_info: &Value) -> SeedAccount {
+        let installation = SeedAccount::fact(account_info, &["/installationId", "/raw/installationId"]);
+        let is_certain = installation.is_some() || uuid::Uuid::try_parse(external_id).is_ok();
+        SeedAccount {
+            external_id: ExternalId::new(installation.unwrap_or_else(|| external_id.to_owned())),
+            alternate_external_id: None,
+            login: SeedAccount::fact(account_info, &["/organizationSlug"]),
+            is_certain,
+        }
     }
 }
 

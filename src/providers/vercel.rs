@@ -6,13 +6,14 @@
 //! account is a team or a person; hooks made long ago still send dashed type names and flat ids.
 
 mod connect;
+mod projects;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::{
     Category, ControlChange, Digest, EventSpec, ExtractError, Inbound, Provider, ResourceFacts, ResourceSelector,
-    SignatureScheme,
+    SeedAccount, SignatureScheme,
     catalogue::find_key,
     delivery_id::content_id,
     facts::{self, facts},
@@ -45,6 +46,7 @@ impl Vercel {
             SettingSpec { name: "client_secret", doc: "The integration's client secret; it also signs webhooks", secret: true, default: None },
             SettingSpec { name: "web_url", doc: "Base of the pages people visit", secret: false, default: Some("https://vercel.com") },
             SettingSpec { name: "api_url", doc: "Base of the REST API", secret: false, default: Some("https://api.vercel.com") },
+            SettingSpec { name: "follow_next", doc: "Whether a browser that has connected goes on to the page Vercel names, instead of ours", secret: false, default: Some("true") },
         ],
         client_secret_signs: true,
     };
@@ -161,6 +163,21 @@ impl Provider for Vercel {
             ("teamSlug", facts::text(of.account_login.filter(|_| is_team))),
             ("configurationId", facts::text(of.alternate_external_id.map(ExternalId::as_str))),
         ])
+    }
+
+    fn account_of_seed(&self, external_id: &str, account_info: &Value) -> SeedAccount {
+        let account = SeedAccount::fact(account_info, &["/raw/team_id", "/teamId", "/raw/user_id"]);
+        // The seed put the team into `configurationId`; only an `icfg_` is one.
+        let configuration = SeedAccount::fact(account_info, &["/raw/installation_id", "/configurationId"])
+            .or_else(|| Some(external_id.to_owned()))
+            .filter(|id| id.starts_with("icfg_"));
+        let is_certain = account.is_some() || external_id.starts_with("team_");
+        SeedAccount {
+            external_id: ExternalId::new(account.unwrap_or_else(|| external_id.to_owned())),
+            alternate_external_id: configuration.map(ExternalId::new),
+            login: SeedAccount::fact(account_info, &["/teamSlug"]),
+            is_certain,
+        }
     }
 }
 

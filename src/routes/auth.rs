@@ -256,7 +256,10 @@ impl Caller {
         let headers = request.headers();
         let unauthorized = || Problem::new(&codes::UNAUTHORIZED);
         let presented = presented_key(headers).ok_or_else(unauthorized)?;
-        let key = gateway.keys.identify(presented).await?.ok_or_else(unauthorized)?;
+        let Some(key) = gateway.keys.identify(presented).await? else {
+            gateway.brake.refused(request).await;
+            return Err(unauthorized());
+        };
         note(request, |notes| notes.key_id = Some(key.id.to_string()));
         let from = request.peer_addr().map(|peer| peer.ip().to_string());
         let caller = Self::acting_for(key, headers, from)?;

@@ -59,6 +59,14 @@ codes! {
         "A workspace id is 1 to 191 bytes without control characters.";
     UNKNOWN_PROVIDER = "unknown_provider", 400, "The provider is unknown or disabled", ["provider"],
         "No provider of that name is enabled; `GET /providers` lists them.";
+    CONNECTING_NOT_CONFIGURED = "connecting_not_configured", 400, "The provider cannot be connected", ["setting"],
+        "The provider is enabled and its webhooks are received, but a setting is missing that connecting needs; `setting` names it.";
+    INVALID_REDIRECT_TO = "invalid_redirect_to", 400, "redirect_to is refused", [],
+        "`redirect_to` may be `inline`, an address with the console's origin, or one of `http://localhost` with any port.";
+    INVALID_OR_EXPIRED_STATE = "invalid_or_expired_state", 400, "The state is not valid", [],
+        "The state of this connection attempt is missing, unknown, used, older than ten minutes, of another provider, or brought by another browser than the one that began. Begin again in the console.";
+    MISSING_STATE = "missing_state", 400, "state is missing", [],
+        "The query parameter `state` names the connection attempt that is asked about.";
     INVALID_PAYLOAD = "invalid_payload", 400, "The payload is not a JSON object", [],
         "The webhook is correctly signed, but its body (or the `payload` field of its form) is not a JSON object in UTF-8.";
     MISSING_REQUIRED_HEADERS = "missing_required_headers", 400, "A header the provider always sends is missing", ["headers"],

@@ -9,9 +9,10 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{auth::KeyRing, request_body::BodyBudget};
+use super::{auth::KeyRing, brake::Brake, request_body::BodyBudget};
 use crate::{
     actors::{
+        connecting::ConnectingHandle,
         destinations::DestinationsHandle,
         directory::Directory,
         dispatcher::DispatcherHandle,
@@ -40,6 +41,8 @@ pub struct Gateway {
     pub dispatcher: DispatcherHandle,
     /// For destinations and their secrets.
     pub destinations: DestinationsHandle,
+    /// For connecting, and for adopting.
+    pub connecting: ConnectingHandle,
     /// The counters.
     pub metrics: Arc<Metrics>,
     /// The time.
@@ -50,6 +53,8 @@ pub struct Gateway {
     pub config: Arc<Config>,
     /// API keys.
     pub keys: KeyRing,
+    /// Slows down whoever is refused again and again.
+    pub brake: Brake,
     /// Whether the process is stopping.
     pub readiness: Readiness,
     /// Bytes of webhook bodies in hand; its size is `ingest.max_in_flight_bytes`.

@@ -7,6 +7,8 @@
 
 mod admin;
 mod auth;
+mod brake;
+mod connecting;
 mod connections;
 mod deliveries;
 mod destinations;
@@ -35,6 +37,7 @@ use actix_web::{HttpResponse, http::Method, web};
 use self::openapi::Operation;
 pub use self::{
     auth::{Caller, KeyRing, KnownKey, Reader, ServiceReader, ServiceWriter, Writer},
+    brake::Brake,
     gateway::{Gateway, Readiness},
     problem::{Answer, Problem},
     request_body::{BodyBudget, MAX_API_BODY_BYTES},
@@ -76,6 +79,13 @@ table! {
         "/providers"                                     { GET => providers::list }
 
         "/connections"                                   { GET => connections::list::list }
+        "/connections/oauth/status"                      { GET => connecting::status::status }
+        "/connections/{provider}/authorize"              { GET => connecting::authorize::authorize }
+        "/connections/{provider}/callback"               { GET => connecting::callback::arrive }
+        "/connect/{provider}/{state}"                    { GET => connecting::launch::launch }
+        "/assets/connected.js"                           { GET => connecting::assets::module }
+        "/assets/connected.css"                          { GET => connecting::assets::styles }
+
         "/connections/{id}"                              { GET => connections::get::get }
         "/connections/{id}/resources"                    { POST => connections::link_resource::link }
         "/connections/{id}/resources/{resource}"         { DELETE => connections::unlink_resource::unlink }

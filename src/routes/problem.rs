@@ -11,7 +11,10 @@ use serde_json::{Map, Value, json};
 
 use super::error_codes::{self as codes, Code};
 use crate::{
-    actors::{AskError, destinations::DestinationsError, installation::InstallationError, webhook_router::RouteError},
+    actors::{
+        AskError, connecting::ConnectingError, destinations::DestinationsError, installation::InstallationError,
+        webhook_router::RouteError,
+    },
     model::error_kind::ErrorKind,
     providers::ExtractError,
     store::StoreError,
@@ -171,6 +174,18 @@ impl From<RouteError> for Problem {
     }
 }
 
+impl From<ConnectingError> for Problem {
+    fn from(error: ConnectingError) -> Self {
+        let problem = Self::of(error.kind(), error.code(), &error);
+        match error {
+            ConnectingError::NotConfigured(missing) => {
+                problem.detail(missing.to_string()).member("setting", missing.name())
+            }
+            _ => problem,
+        }
+    }
+}
+
 impl From<DestinationsError> for Problem {
     fn from(error: DestinationsError) -> Self {
         let problem = Self::of(error.kind(), error.code(), &error);
@@ -200,7 +215,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{ids::ResourceId, installation::InstallationStatus},
-        providers::VerifyError,
+        providers::{ConnectorError, ConnectorSettingError, VerifyError},
     };
 
     #[test]
@@ -249,9 +264,22 @@ mod tests {
             DestinationsError::HeaderRefused(String::new()),
             DestinationsError::Sealing(String::new()),
         ];
+        let connected = [
+            ConnectingError::UnknownProvider,
+            ConnectingError::RedirectRefused,
+            ConnectingError::BadState,
+            ConnectingError::Crashed,
+            ConnectingError::Provider(ConnectorError::NotSupported),
+            ConnectingError::NotConfigured(ConnectorSettingError {
+                provider: "acme",
+                setting: "client_id",
+                problem: "is missing".into(),
+            }),
+        ];
         let produced = (routed.iter().map(|error| (error.code(), error.kind())))
             .chain(asked.iter().map(|error| (error.code(), error.kind())))
-            .chain(addressed.iter().map(|error| (error.code(), error.kind())));
+            .chain(addressed.iter().map(|error| (error.code(), error.kind())))
+            .chain(connected.iter().map(|error| (error.code(), error.kind())));
         for (code, kind) in produced {
             let entry = codes::find(code).unwrap_or_else(|| panic!("{code} is not in the table"));
             assert_eq!(entry.status, status_of(kind), "{code}");

@@ -1,5 +1,6 @@
-//! The outside world in miniature, over real HTTP: what the four providers would send, and somebody to receive what the
-//! gateway delivers. Used by `signalbox demo`, by the tests and by `loadtest/`.
+//! The outside world in miniature, over real HTTP: the four providers with their pages and APIs ([`world`]), what they
+//! send, a person's [`browser`], and somebody to receive what the gateway delivers. Used by `signalbox demo`, by the
+//! tests and by `loadtest/`.
 //!
 //! **Owns** the events a provider can send ([`SimulatedProvider`]), their signatures ([`signer`]), a receiving
 //! [`sink`] that misbehaves on demand, and a small keep-alive [`client`].
@@ -9,6 +10,7 @@
 //!
 //! **Must not know** any room but the model and the HMAC of crypto: to the simulators the gateway is a URL.
 
+pub mod browser;
 pub mod client;
 mod dice;
 mod filler;
@@ -20,6 +22,7 @@ pub mod signer;
 pub mod sink;
 mod standard_webhooks;
 pub mod vercel;
+pub mod world;
 
 use serde_json::Value;
 
@@ -58,7 +61,7 @@ pub struct Facts {
 
 /// A payload before it is serialised and signed.
 #[derive(Debug, Clone)]
-struct Draft {
+pub struct Draft {
     /// Headers other than the content type and the signature, in lower case.
     headers: Vec<(&'static str, String)>,
     /// The JSON body.

@@ -96,101 +96,53 @@ impl<F> Drop for AtHome<'_, F> {
     }
 }
 
-/// Implements [`super::Store`] for a backend: `operation(arguments) -> answer = query`, where a *read* has a connection,
-/// a *snapshot* sees one moment across several statements, and a *write* is a transaction.
-macro_rules! impl_store {
-    ($store:ident, $word:literal) => {
-        impl_store! { @table $store $word
-            reads {
-                find_installation(id: &InstallationId) -> Option<Installation> = installations::find;
-                find_live_installation(provider: ProviderSlug, external_id: &ExternalId) -> Option<Installation>
-                    = installations::find_live;
-                find_installations_by_resource(provider: ProviderSlug, resource: &ProviderResourceId)
-                    -> Vec<Installation> = installations::find_by_resource;
-                list_installations(
-                    org: Option<&OrgId>, provider: Option<&str>, status: Option<InstallationStatus>,
-                    page: PageRequest<'_>
-                ) -> Page<Installation> = installations::list;
-                list_routing_installations() -> Vec<InstallationId> = installations::list_routing;
-                find_integration(id: &IntegrationId) -> Option<Integration> = integrations::find;
-                list_workspace_integrations(
-                    org: &OrgId, workspace: &WorkspaceId, status: Option<IntegrationStatus>
-                ) -> Vec<(Integration, Resource)> = integrations::list_of_workspace;
-                list_events(filter: &EventFilter, page: PageRequest<'_>) -> Page<Event> = events::list_page;
-                list_events_after(org: Option<&OrgId>, after: &EventId, limit: u32) -> Vec<Event>
-                    = events::list_after;
-                find_event(id: &EventId) -> Option<Event> = events::find;
-                find_event_by_delivery_id(provider: ProviderSlug, id: &ProviderDeliveryId) -> Option<Event>
-                    = events::find_by_delivery_id;
-                find_event_body(id: &EventId) -> Option<(Option<String>, Bytes)> = events::find_body;
-                list_unrouted(filter: &UnroutedFilter) -> Vec<Event> = events::list_unrouted;
-                list_held(installation: &InstallationId, limit: u32) -> Vec<EventId> = events::list_held;
-                find_delivery(id: &DeliveryId) -> Option<(Delivery, Event)> = deliveries::find;
-                list_due_destinations(now: EpochMs, after: Option<&DestinationId>, limit: u32) -> Vec<DueDestination>
-                    = claims::list_due_destinations;
-                list_dead_letters(org: Option<&OrgId>, provider: Option<&str>, limit: u32, offset: u32)
-                    -> Vec<DeadLetter> = dead_letters::list;
-                find_dead_letters(org: Option<&OrgId>, provider: &str, id: &ProviderDeliveryId) -> Vec<DeadLetter>
-                    = dead_letters::find;
-                find_destination(id: &DestinationId) -> Option<Destination> = destinations::find;
-                find_destination_of(org: &OrgId, scope: DestinationScope, scope_id: &str) -> Option<Destination>
-                    = destinations::find_of;
-                list_destinations(org: &OrgId) -> Vec<Destination> = destinations::list;
-                list_sealed_secrets() -> Vec<(DestinationId, String)> = destinations::list_sealed;
-                find_key(hash: &[u8; 32]) -> Option<ApiKey> = keys::find;
-                list_keys() -> Vec<ApiKey> = keys::list;
-                list_quarantined(provider: Option<&str>, page: PageRequest<'_>) -> Page<Quarantined>
-                    = quarantine::list_kept;
-                list_quarantined_bodies(provider: Option<&str>, after: Option<&QuarantineId>, limit: u32)
-                    -> Vec<Quarantined> = quarantine::list_bodies;
-                list_log(org: Option<&OrgId>, installation: Option<&InstallationId>, page: PageRequest<'_>)
-                    -> Page<LogEntry> = log::list;
-            }
-            snapshots {
-                load_installation(id: &InstallationId) -> Option<InstallationRecord> = records::load;
-                find_event_detail(id: &EventId) -> Option<EventDetail> = events::find_detail;
-                list_dead_of_installation(
-                    installation: &InstallationId, since: Option<EpochMs>, until: Option<EpochMs>, limit: u32
-                ) -> (Vec<DeadLetter>, u64) = dead_letters::list_of_installation;
-            }
-            writes {
-                insert_installation(installation: &Installation, entry: &LogEntry) -> () = installations::insert;
-                change_installation(id: &InstallationId, change: ChangeFn) -> Option<InstallationRecord>
-                    = records::change;
-                touch_last_event(
-                    installations: Vec<(InstallationId, EpochMs)>, integrations: Vec<(IntegrationId, EpochMs)>
-                ) -> () = installations::touch_last_event;
-                release_held(events: &[EventId], now: EpochMs) -> u64 = events::release_held;
-                reroute_event(rerouting: Rerouting) -> bool = events::reroute;
-                release_leases(owner: &str, only: Option<&[DeliveryId]>, now: EpochMs) -> u64 = leases::release;
-                release_leases_of_the_gone(owner: &str, now: EpochMs) -> u64 = release_leases_of_the_gone;
-                readdress_deliveries(org: Option<&OrgId>, fallback: Option<&DestinationId>, now: EpochMs) -> u64
-                    = deliveries::readdress;
-                retry_delivery(id: &DeliveryId, now: EpochMs, entry: &LogEntry) -> bool = deliveries::retry;
-                save_destination(destination: &Destination, entry: &LogEntry) -> () = destinations::save;
-                note_destination_health(
-                    id: &DestinationId, health: DestinationHealth, now: EpochMs, entry: &LogEntry
-                ) -> bool = destinations::note_health;
-                delete_destination(id: &DestinationId, entry: &LogEntry) -> bool = destinations::delete;
-                insert_key(key: &ApiKey, entry: &LogEntry) -> () = keys::insert;
-                revoke_key(id: &KeyId, now: EpochMs, entry: &LogEntry) -> bool = keys::revoke;
-                touch_keys(used: Vec<(KeyId, EpochMs)>) -> () = keys::touch;
-                quarantine(webhook: &Quarantined, bounds: QuarantineBounds) -> (QuarantineId, u32) = quarantine::keep;
-                delete_quarantined(ids: &[QuarantineId]) -> u64 = quarantine::delete;
-                append_log(entries: &[LogEntry]) -> () = log::append;
-            }
-        }
-    };
-
-    (@table $store:ident $word:literal
+/// Implements one of the store's traits for a backend: what is written out between the first braces, and
+/// `operation(arguments) -> answer = query`, where a *read* has a connection, a *snapshot* sees one moment across several
+/// statements, and a *write* is a transaction.
+macro_rules! impl_operations {
+    ($trait:ident for $store:ident { $($own:tt)* }
         reads { $($read:ident($($read_arg:ident: $read_type:ty),*) -> $read_answer:ty = $read_query:path;)* }
         snapshots { $($look:ident($($look_arg:ident: $look_type:ty),*) -> $look_answer:ty = $look_query:path;)* }
         writes { $($write:ident($($write_arg:ident: $write_type:ty),*) -> $write_answer:ty = $write_query:path;)* }
     ) => {
-        impl crate::store::ConnectionStore for $store {}
-
         #[async_trait]
-        impl Store for $store {
+        impl $trait for $store {
+            $($own)*
+
+            $(async fn $read(&self, $($read_arg: $read_type),*) -> StoreResult<$read_answer> {
+                self.home.in_time(async {
+                    let mut conn = self.reading().await?;
+                    $read_query(&mut Session { conn: &mut conn, known: &self.known }, $($read_arg),*).await
+                })
+                .await
+            })*
+
+            $(async fn $look(&self, $($look_arg: $look_type),*) -> StoreResult<$look_answer> {
+                self.home.in_time(async {
+                    let mut moment = self.snapshot().await?;
+                    $look_query(&mut Session { conn: &mut moment, known: &self.known }, $($look_arg),*).await
+                })
+                .await
+            })*
+
+            $(async fn $write(&self, $($write_arg: $write_type),*) -> StoreResult<$write_answer> {
+                self.home.in_time(async {
+                    let mut transaction = self.writing().await?;
+                    let mut db = Session { conn: &mut transaction, known: &self.known };
+                    let answer = $write_query(&mut db, $($write_arg),*).await?;
+                    transaction.commit().await?;
+                    Ok(answer)
+                })
+                .await
+            })*
+        }
+    };
+}
+
+/// Implements [`super::Store`] for a backend.
+macro_rules! impl_store {
+    ($store:ident, $word:literal) => {
+        impl_operations! { Store for $store {
             fn backend(&self) -> &'static str {
                 $word
             }
@@ -293,33 +245,83 @@ macro_rules! impl_store {
                 })
                 .await
             }
-
-            $(async fn $read(&self, $($read_arg: $read_type),*) -> StoreResult<$read_answer> {
-                self.home.in_time(async {
-                    let mut conn = self.reading().await?;
-                    $read_query(&mut Session { conn: &mut conn, known: &self.known }, $($read_arg),*).await
-                })
-                .await
-            })*
-
-            $(async fn $look(&self, $($look_arg: $look_type),*) -> StoreResult<$look_answer> {
-                self.home.in_time(async {
-                    let mut moment = self.snapshot().await?;
-                    $look_query(&mut Session { conn: &mut moment, known: &self.known }, $($look_arg),*).await
-                })
-                .await
-            })*
-
-            $(async fn $write(&self, $($write_arg: $write_type),*) -> StoreResult<$write_answer> {
-                self.home.in_time(async {
-                    let mut transaction = self.writing().await?;
-                    let mut db = Session { conn: &mut transaction, known: &self.known };
-                    let answer = $write_query(&mut db, $($write_arg),*).await?;
-                    transaction.commit().await?;
-                    Ok(answer)
-                })
-                .await
-            })*
+            }
+            reads {
+                find_installation(id: &InstallationId) -> Option<Installation> = installations::find;
+                find_live_installation(provider: ProviderSlug, external_id: &ExternalId) -> Option<Installation>
+                    = installations::find_live;
+                find_installations_by_resource(provider: ProviderSlug, resource: &ProviderResourceId)
+                    -> Vec<Installation> = installations::find_by_resource;
+                list_installations(
+                    org: Option<&OrgId>, provider: Option<&str>, status: Option<InstallationStatus>,
+                    page: PageRequest<'_>
+                ) -> Page<Installation> = installations::list;
+                list_routing_installations() -> Vec<InstallationId> = installations::list_routing;
+                find_integration(id: &IntegrationId) -> Option<Integration> = integrations::find;
+                list_workspace_integrations(
+                    org: &OrgId, workspace: &WorkspaceId, status: Option<IntegrationStatus>
+                ) -> Vec<(Integration, Resource)> = integrations::list_of_workspace;
+                list_events(filter: &EventFilter, page: PageRequest<'_>) -> Page<Event> = events::list_page;
+                list_events_after(org: Option<&OrgId>, after: &EventId, limit: u32) -> Vec<Event>
+                    = events::list_after;
+                find_event(id: &EventId) -> Option<Event> = events::find;
+                find_event_by_delivery_id(provider: ProviderSlug, id: &ProviderDeliveryId) -> Option<Event>
+                    = events::find_by_delivery_id;
+                find_event_body(id: &EventId) -> Option<(Option<String>, Bytes)> = events::find_body;
+                list_unrouted(filter: &UnroutedFilter) -> Vec<Event> = events::list_unrouted;
+                list_held(installation: &InstallationId, limit: u32) -> Vec<EventId> = events::list_held;
+                find_delivery(id: &DeliveryId) -> Option<(Delivery, Event)> = deliveries::find;
+                list_due_destinations(now: EpochMs, after: Option<&DestinationId>, limit: u32) -> Vec<DueDestination>
+                    = claims::list_due_destinations;
+                list_dead_letters(org: Option<&OrgId>, provider: Option<&str>, limit: u32, offset: u32)
+                    -> Vec<DeadLetter> = dead_letters::list;
+                find_dead_letters(org: Option<&OrgId>, provider: &str, id: &ProviderDeliveryId) -> Vec<DeadLetter>
+                    = dead_letters::find;
+                find_destination(id: &DestinationId) -> Option<Destination> = destinations::find;
+                find_destination_of(org: &OrgId, scope: DestinationScope, scope_id: &str) -> Option<Destination>
+                    = destinations::find_of;
+                list_destinations(org: &OrgId) -> Vec<Destination> = destinations::list;
+                find_key(hash: &[u8; 32]) -> Option<ApiKey> = keys::find;
+                list_keys() -> Vec<ApiKey> = keys::list;
+                list_quarantined(provider: Option<&str>, page: PageRequest<'_>) -> Page<Quarantined>
+                    = quarantine::list_kept;
+                list_quarantined_bodies(provider: Option<&str>, after: Option<&QuarantineId>, limit: u32)
+                    -> Vec<Quarantined> = quarantine::list_bodies;
+                list_log(org: Option<&OrgId>, installation: Option<&InstallationId>, page: PageRequest<'_>)
+                    -> Page<LogEntry> = log::list;
+            }
+            snapshots {
+                load_installation(id: &InstallationId) -> Option<InstallationRecord> = records::load;
+                find_event_detail(id: &EventId) -> Option<EventDetail> = events::find_detail;
+                list_dead_of_installation(
+                    installation: &InstallationId, since: Option<EpochMs>, until: Option<EpochMs>, limit: u32
+                ) -> (Vec<DeadLetter>, u64) = dead_letters::list_of_installation;
+            }
+            writes {
+                change_installation(id: &InstallationId, change: ChangeFn) -> Option<InstallationRecord>
+                    = records::change;
+                touch_last_event(
+                    installations: Vec<(InstallationId, EpochMs)>, integrations: Vec<(IntegrationId, EpochMs)>
+                ) -> () = installations::touch_last_event;
+                release_held(events: &[EventId], now: EpochMs) -> u64 = events::release_held;
+                reroute_event(rerouting: Rerouting) -> bool = events::reroute;
+                release_leases(owner: &str, only: Option<&[DeliveryId]>, now: EpochMs) -> u64 = leases::release;
+                release_leases_of_the_gone(owner: &str, now: EpochMs) -> u64 = release_leases_of_the_gone;
+                readdress_deliveries(org: Option<&OrgId>, fallback: Option<&DestinationId>, now: EpochMs) -> u64
+                    = deliveries::readdress;
+                retry_delivery(id: &DeliveryId, now: EpochMs, entry: &LogEntry) -> bool = deliveries::retry;
+                save_destination(destination: &Destination, entry: &LogEntry) -> () = destinations::save;
+                note_destination_health(
+                    id: &DestinationId, health: DestinationHealth, now: EpochMs, entry: &LogEntry
+                ) -> bool = destinations::note_health;
+                delete_destination(id: &DestinationId, entry: &LogEntry) -> bool = destinations::delete;
+                insert_key(key: &ApiKey, entry: &LogEntry) -> () = keys::insert;
+                revoke_key(id: &KeyId, now: EpochMs, entry: &LogEntry) -> bool = keys::revoke;
+                touch_keys(used: Vec<(KeyId, EpochMs)>) -> () = keys::touch;
+                quarantine(webhook: &Quarantined, bounds: QuarantineBounds) -> (QuarantineId, u32) = quarantine::keep;
+                delete_quarantined(ids: &[QuarantineId]) -> u64 = quarantine::delete;
+                append_log(entries: &[LogEntry]) -> () = log::append;
+            }
         }
     };
 }

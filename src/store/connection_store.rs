@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{Page, PageRequest, StoreError, StoreResult};
+use super::{Page, PageRequest, StoreResult};
 use crate::model::{
     backfill_run::BackfillRun,
     clock::EpochMs,
@@ -59,241 +59,177 @@ pub trait ConnectionStore: Send + Sync + 'static {
     /// is not revoked has the same provider and external id.
     async fn insert_connection(
         &self,
-        _installation: &Installation,
-        _token: Option<&SealedToken>,
-        _entry: &LogEntry,
-    ) -> StoreResult<()> {
-        unwritten()
-    }
+        installation: &Installation,
+        token: Option<&SealedToken>,
+        entry: &LogEntry,
+    ) -> StoreResult<()>;
 
     /// The org's newest revoked row with this external id: reconnecting revives it.
     async fn find_ended_installation(
         &self,
-        _provider: ProviderSlug,
-        _external_id: &ExternalId,
-        _org: &OrgId,
-    ) -> StoreResult<Option<Installation>> {
-        unwritten()
-    }
+        provider: ProviderSlug,
+        external_id: &ExternalId,
+        org: &OrgId,
+    ) -> StoreResult<Option<Installation>>;
 
     /// Keeps what the last look at the provider showed, and when.
     async fn save_visible_resources(
         &self,
-        _installation: &InstallationId,
-        _resources: &[ProviderResourceId],
-        _at: EpochMs,
-    ) -> StoreResult<()> {
-        unwritten()
-    }
+        installation: &InstallationId,
+        resources: &[ProviderResourceId],
+        at: EpochMs,
+    ) -> StoreResult<()>;
 
     /// What the last look at the provider showed; `None` if nobody looked yet.
     async fn find_visible_resources(
         &self,
-        _installation: &InstallationId,
-    ) -> StoreResult<Option<Vec<ProviderResourceId>>> {
-        unwritten()
-    }
+        installation: &InstallationId,
+    ) -> StoreResult<Option<Vec<ProviderResourceId>>>;
 
     /// Keeps what is known of the provider's side of an installation (a small JSON object; `None` for nothing).
     /// Changes neither `updated_at` nor anything that routes.
-    async fn save_provider_health(&self, _installation: &InstallationId, _health: Option<&Value>) -> StoreResult<()> {
-        unwritten()
-    }
+    async fn save_provider_health(&self, installation: &InstallationId, health: Option<&Value>) -> StoreResult<()>;
 
     /// What was kept by [`Self::save_provider_health`].
-    async fn find_provider_health(&self, _installation: &InstallationId) -> StoreResult<Option<Value>> {
-        unwritten()
-    }
+    async fn find_provider_health(&self, installation: &InstallationId) -> StoreResult<Option<Value>>;
 
     /// The rhythm of the newest `limit` events of an installation; `None` with fewer than two.
-    async fn find_rhythm(&self, _installation: &InstallationId, _limit: u32) -> StoreResult<Option<Rhythm>> {
-        unwritten()
-    }
+    async fn find_rhythm(&self, installation: &InstallationId, limit: u32) -> StoreResult<Option<Rhythm>>;
 
     // --- tokens ---------------------------------------------------------------------------------------------------
 
     /// An installation's token.
-    async fn find_token(&self, _installation: &InstallationId) -> StoreResult<Option<SealedToken>> {
-        unwritten()
-    }
+    async fn find_token(&self, installation: &InstallationId) -> StoreResult<Option<SealedToken>>;
 
     /// Claims the right to refresh a token: only if it is still of this generation and nobody's claim on it is live.
     async fn claim_token_refresh(
         &self,
-        _installation: &InstallationId,
-        _generation: u64,
-        _owner: &str,
-        _now: EpochMs,
-        _until: EpochMs,
-    ) -> StoreResult<bool> {
-        unwritten()
-    }
+        installation: &InstallationId,
+        generation: u64,
+        owner: &str,
+        now: EpochMs,
+        until: EpochMs,
+    ) -> StoreResult<bool>;
 
-    /// Writes a refreshed token, one generation above the one it came from, and ends the claim; false, with nothing
-    /// written, if the row is gone, of another generation, or claimed by somebody else.
-    async fn save_refreshed_token(&self, _token: &SealedToken, _owner: &str) -> StoreResult<bool> {
-        unwritten()
-    }
+    /// Writes a refreshed token and ends the claim. `token` is the row as it will be: its generation is one above that of
+    /// the token it was refreshed from; `claim` and `created_at` are not looked at. False, with nothing written, if the
+    /// row is gone, of another generation than the one below, or not claimed by `owner`.
+    async fn save_refreshed_token(&self, token: &SealedToken, owner: &str) -> StoreResult<bool>;
 
     /// Gives a claim back after the provider said no, so that nobody waits for it.
-    async fn release_token_refresh(&self, _installation: &InstallationId, _owner: &str) -> StoreResult<()> {
-        unwritten()
-    }
+    async fn release_token_refresh(&self, installation: &InstallationId, owner: &str) -> StoreResult<()>;
 
     /// Active installations whose token has a refresh token and expires before `before`, soonest first; those with a
     /// live claim are left out.
     async fn list_expiring_tokens(
         &self,
-        _before: EpochMs,
-        _now: EpochMs,
-        _limit: u32,
-    ) -> StoreResult<Vec<InstallationId>> {
-        unwritten()
-    }
+        before: EpochMs,
+        now: EpochMs,
+        limit: u32,
+    ) -> StoreResult<Vec<InstallationId>>;
 
     // --- OAuth flows ------------------------------------------------------------------------------------------------
 
     /// Inserts a leg of a flow.
-    async fn insert_flow(&self, _flow: &OAuthFlow) -> StoreResult<()> {
-        unwritten()
-    }
+    async fn insert_flow(&self, flow: &OAuthFlow) -> StoreResult<()>;
 
     /// The flow of that state, whatever its status and age.
-    async fn find_flow(&self, _state: &TokenHash) -> StoreResult<Option<OAuthFlow>> {
-        unwritten()
-    }
+    async fn find_flow(&self, state: &TokenHash) -> StoreResult<Option<OAuthFlow>>;
 
     /// Binds a flow to the browser that opens it: only if its state is neither taken nor expired, and no other browser
     /// has opened it.
     async fn bind_flow(
         &self,
-        _state: &TokenHash,
-        _provider: ProviderSlug,
-        _cookie: &TokenHash,
-        _now: EpochMs,
-    ) -> StoreResult<Option<OAuthFlow>> {
-        unwritten()
-    }
+        state: &TokenHash,
+        provider: ProviderSlug,
+        cookie: &TokenHash,
+        now: EpochMs,
+    ) -> StoreResult<Option<OAuthFlow>>;
 
     /// Takes a state, once: one statement decides among any number of concurrent callbacks. Only if it is this
     /// provider's, this browser's, and neither taken nor expired.
     async fn take_flow(
         &self,
-        _state: &TokenHash,
-        _provider: ProviderSlug,
-        _cookie: &TokenHash,
-        _now: EpochMs,
-    ) -> StoreResult<Option<OAuthFlow>> {
-        unwritten()
-    }
+        state: &TokenHash,
+        provider: ProviderSlug,
+        cookie: &TokenHash,
+        now: EpochMs,
+    ) -> StoreResult<Option<OAuthFlow>>;
 
-    /// Writes how a flow ended to the row of its first leg (`root`), to be kept until `keep_until`.
+    /// Writes how a flow ended to the row of its first leg (`root`), to be kept until `keep_until`. One that goes on
+    /// waiting for an approval has an outcome and no end.
     async fn finish_flow(
         &self,
-        _root: &TokenHash,
-        _outcome: &FlowOutcome,
-        _now: EpochMs,
-        _keep_until: EpochMs,
-    ) -> StoreResult<()> {
-        unwritten()
-    }
+        root: &TokenHash,
+        outcome: &FlowOutcome,
+        now: EpochMs,
+        keep_until: EpochMs,
+    ) -> StoreResult<()>;
 
     // --- teardowns --------------------------------------------------------------------------------------------------
 
     /// The teardown of an installation: its cursor or its receipt.
-    async fn find_teardown(&self, _installation: &InstallationId) -> StoreResult<Option<Teardown>> {
-        unwritten()
-    }
+    async fn find_teardown(&self, installation: &InstallationId) -> StoreResult<Option<Teardown>>;
 
     /// Running teardowns that are due, the longest due first.
-    async fn list_due_teardowns(&self, _now: EpochMs, _limit: u32) -> StoreResult<Vec<InstallationId>> {
-        unwritten()
-    }
+    async fn list_due_teardowns(&self, now: EpochMs, limit: u32) -> StoreResult<Vec<InstallationId>>;
 
     /// Leases a running teardown that is due until `until`.
     async fn claim_teardown(
         &self,
-        _installation: &InstallationId,
-        _owner: &str,
-        _now: EpochMs,
-        _until: EpochMs,
-    ) -> StoreResult<Option<Teardown>> {
-        unwritten()
-    }
+        installation: &InstallationId,
+        owner: &str,
+        now: EpochMs,
+        until: EpochMs,
+    ) -> StoreResult<Option<Teardown>>;
 
     /// Writes the progress of a leased teardown (steps, status, times, and the lease as `teardown` has it); false, with
-    /// nothing written, if `owner` no longer has the lease.
-    async fn record_teardown(&self, _teardown: &Teardown, _owner: &str) -> StoreResult<bool> {
-        unwritten()
-    }
+    /// nothing written, if `owner` no longer has the lease or something else ended it.
+    async fn record_teardown(&self, teardown: &Teardown, owner: &str) -> StoreResult<bool>;
 
     // --- backfill runs ----------------------------------------------------------------------------------------------
 
-    /// Inserts or replaces a run.
-    async fn save_backfill_run(&self, _run: &BackfillRun) -> StoreResult<()> {
-        unwritten()
-    }
+    /// Inserts a run, or replaces what may change of it; whose it is and when it was made stay.
+    async fn save_backfill_run(&self, run: &BackfillRun) -> StoreResult<()>;
 
     /// One run.
-    async fn find_backfill_run(&self, _id: &BackfillRunId) -> StoreResult<Option<BackfillRun>> {
-        unwritten()
-    }
+    async fn find_backfill_run(&self, id: &BackfillRunId) -> StoreResult<Option<BackfillRun>>;
 
     /// The runs of an installation, newest first.
     async fn list_backfill_runs(
         &self,
-        _installation: &InstallationId,
-        _page: PageRequest<'_>,
-    ) -> StoreResult<Page<BackfillRun>> {
-        unwritten()
-    }
+        installation: &InstallationId,
+        page: PageRequest<'_>,
+    ) -> StoreResult<Page<BackfillRun>>;
 
     /// Ends an installation's open runs as `cancelled`; answers how many.
-    async fn cancel_backfill_runs(&self, _installation: &InstallationId, _now: EpochMs) -> StoreResult<u64> {
-        unwritten()
-    }
+    async fn cancel_backfill_runs(&self, installation: &InstallationId, now: EpochMs) -> StoreResult<u64>;
 
     // --- gap healing ------------------------------------------------------------------------------------------------
 
     /// Begins a run unless one of the same provider is running and changed after `stale_before`; an older running one
-    /// becomes `failed`.
-    async fn begin_heal_run(&self, _run: &HealRun, _stale_before: EpochMs) -> StoreResult<bool> {
-        unwritten()
-    }
+    /// becomes `failed` (`abandoned`).
+    async fn begin_heal_run(&self, run: &HealRun, stale_before: EpochMs) -> StoreResult<bool>;
 
-    /// Writes a run's progress.
-    async fn save_heal_run(&self, _run: &HealRun) -> StoreResult<()> {
-        unwritten()
-    }
+    /// Writes a run's progress; nothing happens if it is not running any more, or is another node's.
+    async fn save_heal_run(&self, run: &HealRun) -> StoreResult<()>;
 
     /// The newest runs, newest first.
-    async fn list_heal_runs(&self, _provider: Option<&str>, _page: PageRequest<'_>) -> StoreResult<Page<HealRun>> {
-        unwritten()
-    }
+    async fn list_heal_runs(&self, provider: Option<&str>, page: PageRequest<'_>) -> StoreResult<Page<HealRun>>;
 
     /// Which of these provider delivery ids have an event.
     async fn list_received(
         &self,
-        _provider: ProviderSlug,
-        _ids: &[ProviderDeliveryId],
-    ) -> StoreResult<Vec<ProviderDeliveryId>> {
-        unwritten()
-    }
+        provider: ProviderSlug,
+        ids: &[ProviderDeliveryId],
+    ) -> StoreResult<Vec<ProviderDeliveryId>>;
 
     // --- the vault's records ------------------------------------------------------------------------------------------
 
     /// Every sealed value of the next `limit` rows after `after`, over all tables that hold any; empty at the end. The
-    /// cursor of the next call is the last value's table and row.
-    async fn list_sealed(&self, _after: Option<&SealedCursor>, _limit: u32) -> StoreResult<Vec<SealedValue>> {
-        unwritten()
-    }
+    /// cursor of the next call is the last value's table and row; a row's values come together.
+    async fn list_sealed(&self, after: Option<&SealedCursor>, limit: u32) -> StoreResult<Vec<SealedValue>>;
 
     /// Replaces a sealed value by another, only if it is still the one given; false if it has changed or gone.
-    async fn replace_sealed(&self, _value: &SealedValue, _by: &str) -> StoreResult<bool> {
-        unwritten()
-    }
-}
-
-fn unwritten<T>() -> StoreResult<T> {
-    Err(StoreError::Unavailable("this operation is not written yet".into()))
+    async fn replace_sealed(&self, value: &SealedValue, by: &str) -> StoreResult<bool>;
 }

@@ -9,7 +9,7 @@ use sqlx::error::{DatabaseError, ErrorKind};
 use super::StoreError;
 
 /// Every table with a unique key that a caller can collide with.
-const TABLES: [&str; 14] = [
+const TABLES: [&str; 15] = [
     "gw_installations",
     "gw_tokens",
     "gw_resources",
@@ -21,6 +21,7 @@ const TABLES: [&str; 14] = [
     "gw_oauth_states",
     "gw_teardowns",
     "gw_backfill_runs",
+    "gw_heal_runs",
     "gw_lifecycle_log",
     "gw_api_keys",
     "gw_quarantine",

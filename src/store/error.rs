@@ -3,7 +3,7 @@
 use crate::model::error_kind::ErrorKind;
 
 /// A failure of the store.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// A row with that unique key exists.
     #[error("a row with that key exists already in {table}")]

@@ -8,7 +8,8 @@
 //! 1. Add a method below, in the group of its table, saying what it answers when nothing is found.
 //! 2. Write its query once, in `queries/<table>.rs`: `$1` placeholders, times as BIGINT milliseconds, JSON as TEXT. It
 //!    is compiled for both databases.
-//! 3. Name it in the list of `backend.rs`, under reads, snapshots or writes.
+//! 3. Name it in the list of `backend.rs` (of `connections_table.rs`, for a [`ConnectionStore`] operation), under reads,
+//!    snapshots or writes.
 //! 4. Add a case to `tests/store`: it runs on both databases.
 //!
 //! Four things to note: a query that routes or claims needs an index (`tests/store/plans.rs` asks the planner); only
@@ -19,9 +20,12 @@
 mod backend;
 mod changes;
 mod connection_store;
+#[macro_use]
+mod connections_table;
 mod driver_error;
 mod error;
 mod known;
+pub mod lightfast;
 mod payload;
 mod postgres;
 mod sqlite;
@@ -398,8 +402,10 @@ pub struct RetentionCutoffs {
     pub dead_letters: EpochMs,
     /// Quarantined webhooks last seen before this go.
     pub quarantine: EpochMs,
-    /// Log entries before this go.
+    /// Log entries before this go, and so do backfill and heal runs that have ended.
     pub log: EpochMs,
+    /// OAuth flows that were void before this go.
+    pub flows: EpochMs,
 }
 
 /// What one pass of retention deleted.
@@ -411,6 +417,10 @@ pub struct Deleted {
     pub quarantined: u64,
     /// Log entries.
     pub log_entries: u64,
+    /// OAuth flows.
+    pub flows: u64,
+    /// Backfill and heal runs.
+    pub runs: u64,
 }
 
 /// A change another node (or another process) made.
@@ -469,10 +479,6 @@ pub trait Store: ConnectionStore {
 
     // --- installations, resources, integrations -------------------------------------------------------------------
 
-    /// Inserts an installation and its first log entry; `NotUnique` when a row that is not revoked has the same
-    /// provider and external id.
-    async fn insert_installation(&self, installation: &Installation, entry: &LogEntry) -> StoreResult<()>;
-
     /// One installation's row.
     async fn find_installation(&self, id: &InstallationId) -> StoreResult<Option<Installation>>;
 
@@ -505,9 +511,11 @@ pub trait Store: ConnectionStore {
     /// An installation with everything that belongs to it.
     async fn load_installation(&self, id: &InstallationId) -> StoreResult<Option<InstallationRecord>>;
 
-    /// Loads the record under a lock, lets `change` edit it, and if it says so writes every row that differs, appends
-    /// the log, tells the other nodes, and commits. Removing integrations from the record is not supported: end them
-    /// by status. Answers the record as it is now (with an empty log), `None` if there is no such installation.
+    /// Loads the record under a lock, lets `change` edit it, and if it says so writes every row that differs, does what
+    /// `token` says, appends the log, tells the other nodes, and commits. Removing integrations or the teardown from the
+    /// record is not supported: end them by status. A teardown that is ended, or begun anew, here has no lease owner:
+    /// whoever works on it then no longer has the lease. Answers the record as it is now (with an empty log, and
+    /// `TokenEdit::Keep`), `None` if there is no such installation.
     async fn change_installation(
         &self,
         id: &InstallationId,
@@ -656,9 +664,6 @@ pub trait Store: ConnectionStore {
         now: EpochMs,
         entry: &LogEntry,
     ) -> StoreResult<bool>;
-
-    /// Every destination's sealed secret, for finding out whether the vault opens them.
-    async fn list_sealed_secrets(&self) -> StoreResult<Vec<(DestinationId, String)>>;
 
     /// Deletes a destination and tells the other nodes.
     async fn delete_destination(&self, id: &DestinationId, entry: &LogEntry) -> StoreResult<bool>;

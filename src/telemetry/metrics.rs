@@ -50,6 +50,10 @@ pub mod names {
     pub const BATCH_ATTEMPTS: &str = "store_batch_attempts";
     /// How long a batch's transaction took, the disk's sync included.
     pub const BATCH_SECONDS: &str = "store_batch_seconds";
+    /// Tokens asked of providers, by provider and result.
+    pub const TOKEN_RENEWALS: &str = "token_renewals";
+    /// Tries of teardown steps, by step and result.
+    pub const TEARDOWN_STEPS: &str = "teardown_steps";
     /// The version that runs, as a label.
     pub const BUILD: &str = "build";
 }
@@ -87,6 +91,12 @@ struct ByStatus {
     status: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByStep {
+    step: &'static str,
+    result: &'static str,
+}
+
 type Seconds = Family<ByProvider, Histogram, fn() -> Histogram>;
 
 fn seconds_histogram() -> Histogram {
@@ -113,6 +123,8 @@ pub struct Metrics {
     batch_events: Counter<u64, AtomicU64>,
     batch_attempts: Counter<u64, AtomicU64>,
     batch_seconds: Histogram,
+    token_renewals: Family<ByResult, Counter>,
+    teardown_steps: Family<ByStep, Counter>,
 }
 
 impl fmt::Debug for Metrics {
@@ -142,6 +154,8 @@ impl Default for Metrics {
             batch_events: Counter::default(),
             batch_attempts: Counter::default(),
             batch_seconds: seconds_histogram(),
+            token_renewals: Family::default(),
+            teardown_steps: Family::default(),
         };
         metrics.register();
         metrics
@@ -167,6 +181,8 @@ impl Metrics {
         registry.register(names::BATCH_EVENTS, "Events in those batches", self.batch_events.clone());
         registry.register(names::BATCH_ATTEMPTS, "Attempt records in those batches", self.batch_attempts.clone());
         registry.register(names::BATCH_SECONDS, "How long a batch's transaction took", self.batch_seconds.clone());
+        registry.register(names::TOKEN_RENEWALS, "Tokens asked of providers, by result", self.token_renewals.clone());
+        registry.register(names::TEARDOWN_STEPS, "Tries of teardown steps, by result", self.teardown_steps.clone());
         registry.register(names::BUILD, "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     }
 
@@ -235,6 +251,16 @@ impl Metrics {
         self.batch_seconds.observe(took.as_secs_f64());
     }
 
+    /// A provider was asked for a token; how that ended.
+    pub fn token_renewed(&self, provider: ProviderSlug, result: &'static str) {
+        self.token_renewals.get_or_create(&ByResult { provider: provider.as_str(), result }).inc();
+    }
+
+    /// A step of a teardown was tried; how that ended.
+    pub fn teardown_step_tried(&self, step: &'static str, result: &'static str) {
+        self.teardown_steps.get_or_create(&ByStep { step, result }).inc();
+    }
+
     /// How a provider fared in the last five minutes; zeros for one nothing was heard of.
     pub fn provider_health(&self, provider: ProviderSlug) -> ProviderHealth {
         self.totals().health(provider.as_str(), self.started.elapsed())
@@ -283,6 +309,8 @@ mod tests {
         metrics.attempt_ended(ACME, "timeout", Duration::from_secs(15));
         metrics.batch_committed(7, 2, Duration::from_millis(1));
         metrics.set_in_flight(5);
+        metrics.token_renewed(ACME, "renewed");
+        metrics.teardown_step_tried("revoke_token", "done");
         let text = metrics.render();
         for line in [
             "signalbox_webhooks_received_total{provider=\"acme\"} 1",
@@ -292,6 +320,8 @@ mod tests {
             "signalbox_webhook_commit_seconds_bucket{le=\"0.005\",provider=\"acme\"} 1",
             "signalbox_store_batch_events_total 7",
             "signalbox_attempts_in_flight 5",
+            "signalbox_token_renewals_total{provider=\"acme\",result=\"renewed\"} 1",
+            "signalbox_teardown_steps_total{step=\"revoke_token\",result=\"done\"} 1",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} is missing in\n{text}");
         }

@@ -8,6 +8,7 @@ mod deliveries;
 mod demo;
 mod event_keys;
 mod hostile;
+mod import;
 mod outage;
 mod poison;
 mod quarantine;

@@ -2,6 +2,7 @@
 //! fails until it has a fixture for every key of its catalogue.
 
 mod fixture;
+mod github_connector;
 mod hostile;
 
 use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};

@@ -8,12 +8,16 @@ use signalbox::{
         delivery::{Attempt, Delivery, DeliveryStatus},
         destination::{Destination, DestinationScope},
         event::{Event, EventKey, EventOutcome},
+        heal_run::{HealRun, HealStatus},
         ids::{DeliveryId, DestinationId, InstallationId, IntegrationId, OrgId, ResourceId, WorkspaceId},
         installation::{Installation, InstallationStatus},
         integration::{Integration, IntegrationStatus},
         log_entry::{Actor, LogEntry},
+        oauth_flow::{FlowStatus, OAuthFlow},
         provider::{ExternalId, ProviderDeliveryId, ProviderResourceId},
         resource::{Resource, ResourceStatus},
+        teardown::{StepRecord, StepStatus, Teardown, TeardownStatus, TeardownStep},
+        token::SealedToken,
     },
     store::{AttemptRecord, ClaimRequest, ClaimedDelivery, NewDelivery, NewEvent},
 };
@@ -74,7 +78,7 @@ impl TestStore {
 
     pub async fn insert_installation_of(&self, external_id: &str) -> Installation {
         let installation = self.installation(external_id);
-        self.insert_installation(&installation, &self.entry("installation.created")).await.expect("it is inserted");
+        self.insert_connection(&installation, None, &self.entry("installation.created")).await.expect("it is inserted");
         installation
     }
 
@@ -240,6 +244,101 @@ impl TestStore {
             disabled_reason: None,
             failing_since: None,
             created_at: START,
+            updated_at: self.now(),
+        }
+    }
+
+    pub fn token(&self, installation: &InstallationId) -> SealedToken {
+        SealedToken {
+            installation: installation.clone(),
+            access: "sealed access".into(),
+            refresh: Some("sealed refresh".into()),
+            token_type: Some("bearer".into()),
+            scope: Some("read write".into()),
+            expires_at: Some(self.at(60_000)),
+            refresh_expires_at: Some(self.at(600_000)),
+            generation: 1,
+            claim: None,
+            created_at: self.now(),
+            updated_at: self.now(),
+        }
+    }
+
+    /// An installation with a token.
+    pub async fn insert_connected(&self, external_id: &str) -> SealedToken {
+        let installation = self.installation(external_id);
+        let token = self.token(&installation.id);
+        self.insert_connection(&installation, Some(&token), &self.entry("installation.created")).await.expect("inserted");
+        token
+    }
+
+    /// So many milliseconds from now.
+    pub fn at(&self, ms: i64) -> EpochMs {
+        EpochMs(self.now().0 + ms)
+    }
+
+    /// A flow whose state's hash begins with that byte; for ten seconds.
+    pub fn flow(&self, state: u8) -> OAuthFlow {
+        OAuthFlow {
+            state_hash: [state; 32],
+            root_hash: None,
+            provider: GITHUB,
+            org: org(),
+            user: Some("user_1".into()),
+            actor: Actor { who: "key:key_1".into(), user: Some("user_1".into()), from: None },
+            cookie_hash: None,
+            pkce_verifier_sealed: Some("sealed verifier".into()),
+            redirect_to: Some("inline".into()),
+            context: Some(json!({"account": 7})),
+            status: FlowStatus::Pending,
+            error: None,
+            installation: None,
+            result: Map::new(),
+            created_at: self.now(),
+            expires_at: self.at(10_000),
+            taken_at: None,
+            finished_at: None,
+        }
+    }
+
+    pub fn teardown(&self, installation: &InstallationId) -> Teardown {
+        let steps = TeardownStep::ALL.map(|step| StepRecord {
+            step,
+            status: if step == TeardownStep::CloseGate { StepStatus::Done } else { StepStatus::Pending },
+            attempts: 0,
+            at: None,
+            detail: None,
+        });
+        Teardown {
+            installation: installation.clone(),
+            org: org(),
+            reason: "disconnected".into(),
+            status: TeardownStatus::Running,
+            steps: steps.to_vec(),
+            due_at: self.now(),
+            lease_owner: None,
+            started_at: self.now(),
+            finished_at: None,
+            updated_at: self.now(),
+        }
+    }
+
+    pub fn heal_run(&self, owner: &str) -> HealRun {
+        HealRun {
+            id: self.ids.heal_run(),
+            provider: GITHUB,
+            since: START,
+            until: self.now(),
+            status: HealStatus::Running,
+            cause: "on_demand".into(),
+            examined: 5,
+            missing: 4,
+            requested: 3,
+            healed: 2,
+            refused: 1,
+            error: None,
+            owner: owner.into(),
+            finished_at: None,
             updated_at: self.now(),
         }
     }

@@ -29,7 +29,7 @@ store_suite! {
         installation.control_at = Some(EpochMs(1));
         installation.last_event_at = Some(EpochMs(2));
         let entry = store.entry("installation.created");
-        store.insert_installation(&installation, &entry).await.expect("it is inserted");
+        store.insert_connection(&installation, None, &entry).await.expect("it is inserted");
         assert_eq!(store.find_installation(&installation.id).await.expect("read"), Some(installation));
         assert_eq!(store.list_log(None, None, page(10)).await.expect("read").items, vec![entry]);
         assert_eq!(store.find_installation(&InstallationId::from_raw("in_none")).await.expect("read"), None);
@@ -54,7 +54,7 @@ store_suite! {
 
     async fn one_account_has_one_installation_that_is_not_revoked(store: TestStore) {
         let first = store.insert_installation_of("4711").await;
-        let refused = store.insert_installation(&store.installation("4711"), &store.entry("x")).await;
+        let refused = store.insert_connection(&store.installation("4711"), None, &store.entry("x")).await;
         assert!(matches!(refused, Err(StoreError::NotUnique { table: "gw_installations" })), "{refused:?}");
         assert_eq!(store.list_log(None, None, page(10)).await.expect("read").items.len(), 1, "nothing half done");
 
@@ -72,7 +72,7 @@ store_suite! {
     async fn an_account_is_found_by_its_alternate_id_too_and_within_its_provider_only(store: TestStore) {
         let mut installation = store.installation("team_1");
         installation.alternate_external_id = Some(ExternalId::new("icfg_1"));
-        store.insert_installation(&installation, &store.entry("x")).await.expect("inserted");
+        store.insert_connection(&installation, None, &store.entry("x")).await.expect("inserted");
         for id in ["team_1", "icfg_1"] {
             let found = store.find_live_installation(GITHUB, &ExternalId::new(id)).await.expect("read");
             assert_eq!(found.as_ref(), Some(&installation), "by {id}");
@@ -94,7 +94,7 @@ store_suite! {
         ] {
             let mut installation = store.installation(external);
             installation.status = status;
-            store.insert_installation(&installation, &store.entry("x")).await.expect("inserted");
+            store.insert_connection(&installation, None, &store.entry("x")).await.expect("inserted");
             let mut resource = store.resource(&installation.id, "r1");
             resource.status = resource_status;
             let link = Box::new(move |record: &mut signalbox::store::InstallationRecord| {

@@ -48,19 +48,26 @@ macro_rules! store_suite {
 
 mod census;
 mod claims;
+mod connections;
 mod dead_letters;
 mod deliveries;
 mod destinations;
 mod durability;
 mod events;
+mod flows;
 mod installations;
 mod keys;
 mod log;
+mod migrations;
 mod nodes;
 mod plans;
 mod quarantine;
 mod retention;
+mod runs;
+mod sealed;
 mod sqlite_file;
+mod teardowns;
+mod tokens;
 mod writer;
 
 const GITHUB: ProviderSlug = ProviderSlug("github");

@@ -4,11 +4,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use signalbox::{
-    model::{clock::EpochMs, delivery::DeliveryStatus, event::EventOutcome, ids::EventId},
+    model::{
+        clock::EpochMs,
+        delivery::DeliveryStatus,
+        event::EventOutcome,
+        heal_run::{HealRun, HealStatus},
+        ids::EventId,
+        oauth_flow::OAuthFlow,
+    },
     store::{Deleted, QuarantineBounds, Quarantined, RetentionCutoffs},
 };
 
-use crate::{GITHUB, START, TestStore};
+use crate::{GITHUB, START, TestStore, fixtures::page};
 
 const NEVER: EpochMs = EpochMs(0);
 
@@ -43,9 +50,9 @@ store_suite! {
         let young = store.accept_one("young").await;
 
         let cutoffs =
-            RetentionCutoffs { events: store.now(), dead_letters: NEVER, quarantine: NEVER, log: NEVER };
+            RetentionCutoffs { events: store.now(), dead_letters: NEVER, quarantine: NEVER, log: NEVER, flows: NEVER };
         let deleted = store.delete_expired(&cutoffs, 100).await.expect("deleted");
-        assert_eq!(deleted, Deleted { events: 2, quarantined: 0, log_entries: 0 });
+        assert_eq!(deleted, Deleted { events: 2, ..Deleted::default() });
         for (event, stays) in [
             (&delivered.event, false), (&ignored.event.id, false), (&dead.event, true), (&open.event, true),
             (&young.event, true),
@@ -69,7 +76,7 @@ store_suite! {
         store.let_everything_die().await;
         store.clock.advance(Duration::from_secs(10));
         store.let_everything_die().await;
-        let cutoffs = |dead_letters| RetentionCutoffs { events: NEVER, dead_letters, quarantine: NEVER, log: NEVER };
+        let cutoffs = |dead_letters| RetentionCutoffs { events: NEVER, dead_letters, quarantine: NEVER, log: NEVER, flows: NEVER };
         let between = EpochMs(START.0 + 5_000);
         assert_eq!(store.delete_expired(&cutoffs(between), 100).await.expect("deleted").events, 0);
         let after = EpochMs(START.0 + 20_000);
@@ -95,13 +102,21 @@ store_suite! {
             };
             let bounds = QuarantineBounds { max_count: 10, max_bytes: 10 };
             store.quarantine(&webhook, bounds).await.expect("kept");
+            store.insert_flow(&OAuthFlow { expires_at: store.now(), ..store.flow(number) }).await.expect("inserted");
+            let run = store.heal_run("node-a");
+            assert!(store.begin_heal_run(&run, START).await.expect("answered"));
+            store.save_heal_run(&HealRun { status: HealStatus::Completed, ..run }).await.expect("saved");
         }
         store.clock.advance(Duration::from_secs(1));
         let now = store.now();
-        let cutoffs = RetentionCutoffs { events: now, dead_letters: now, quarantine: now, log: now };
+        let cutoffs = RetentionCutoffs { events: now, dead_letters: now, quarantine: now, log: now, flows: now };
+        let running = store.heal_run("node-a");
+        assert!(store.begin_heal_run(&running, START).await.expect("answered"));
         for left in [2, 2, 1, 0] {
             let deleted = store.delete_expired(&cutoffs, 2).await.expect("deleted");
-            assert_eq!(deleted, Deleted { events: left, quarantined: left, log_entries: left });
+            assert_eq!(deleted, Deleted { events: left, quarantined: left, log_entries: left, flows: left, runs: left });
         }
+        let kept = store.list_heal_runs(None, page(10)).await.expect("read").items;
+        assert_eq!(kept, [running], "it has not ended");
     }
 }

@@ -7,22 +7,38 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorContext, ActorFuture, ActorFutureExt, AsyncContext, AtomicResponse, Context, Handler, WrapFuture,
+    Actor, ActorContext, ActorFuture, ActorFutureExt, AsyncContext, AtomicResponse, Context, Handler, ResponseFuture,
+    WrapFuture,
 };
+use tokio::sync::oneshot;
 
 use super::{
-    InstallationError, SupervisorDeps, SupervisorSnapshot,
-    messages::{Decide, Drain, EditRecord, GetRoutes, GetSnapshot, Reload},
+    InstallationError, InstallationHandle, ProviderState, SupervisorDeps, SupervisorSnapshot, TokenSnapshot,
+    messages::{Decide, Drain, EditRecord, GetRoutes, GetSnapshot, GetToken, NoteProvider, Reload, ResumeTeardown},
     state,
+    teardown_run::TeardownRun,
+    token_search::{Search, SearchEnd},
+    token_slot::{Found, StartSearch, TokenSlot, Verdict},
 };
 use crate::{
-    actors::runtime::isolate,
-    model::{ids::InstallationId, installation::InstallationStatus, routes::RouteTable},
-    store::InstallationRecord,
+    actors::{
+        runtime::isolate,
+        tokens::{AccessToken, TokenError},
+    },
+    model::{
+        clock::EpochMs, ids::InstallationId, installation::InstallationStatus, routes::RouteTable,
+        teardown::TeardownStatus,
+    },
+    store::{InstallationRecord, StoreResult},
 };
 
 /// How long a supervisor that nobody asks stays in memory.
 const IDLE_LIMIT: Duration = Duration::from_mins(10);
+/// How long what was read or written of the provider's health is taken for what the row says.
+const HEALTH_MEMORY: Duration = Duration::from_mins(1);
+
+/// Somebody who waits for a token.
+type TokenWaiter = oneshot::Sender<Result<AccessToken, TokenError>>;
 
 /// One per installation that was asked for lately.
 pub(super) struct InstallationSupervisor {
@@ -32,6 +48,11 @@ pub(super) struct InstallationSupervisor {
     asked_at: Instant,
     loads: u64,
     edits: u64,
+    slot: TokenSlot<TokenWaiter>,
+    found: Option<Found>,
+    eased_until: Option<EpochMs>,
+    tears_down: bool,
+    provider: Option<(ProviderState, Instant)>,
 }
 
 /// What the rows said, and when the read of them began: they are at least that fresh.
@@ -42,7 +63,88 @@ struct Kept {
 
 impl InstallationSupervisor {
     pub(super) fn new(id: InstallationId, deps: SupervisorDeps) -> Self {
-        Self { id, deps, kept: None, asked_at: Instant::now(), loads: 0, edits: 0 }
+        Self {
+            id,
+            deps,
+            kept: None,
+            asked_at: Instant::now(),
+            loads: 0,
+            edits: 0,
+            slot: TokenSlot::default(),
+            found: None,
+            eased_until: None,
+            tears_down: false,
+            provider: None,
+        }
+    }
+
+    /// This supervisor as its own futures reach it.
+    fn handle(ctx: &Context<Self>) -> InstallationHandle {
+        InstallationHandle { address: ctx.address() }
+    }
+
+    /// Begins a search for a token. Whatever becomes of it, everybody who waits for it is answered.
+    fn search(&mut self, step: StartSearch, ctx: &mut Context<Self>) {
+        let search = Search {
+            deps: self.deps.clone(),
+            id: self.id.clone(),
+            supervisor: Self::handle(ctx),
+            rejected: step.rejected,
+            known: self.found.clone(),
+            eased_until: self.eased_until,
+        };
+        let searching = isolate(search.run()).into_actor(self);
+        ctx.spawn(searching.map(|ended, actor, ctx| {
+            let outcome = match ended {
+                Ok(SearchEnd { outcome, eased_until }) => {
+                    actor.eased_until = eased_until;
+                    outcome
+                }
+                Err(_panicked) => Err(TokenError::Crashed),
+            };
+            actor.answer_waiting(outcome, ctx);
+        }));
+    }
+
+    fn answer_waiting(&mut self, outcome: Result<Found, TokenError>, ctx: &mut Context<Self>) {
+        let generation = outcome.as_ref().ok().map(|found| found.token.generation);
+        match &outcome {
+            Ok(found) => self.found = Some(found.clone()),
+            // Whatever was opened is of no use to an installation that has no token any more.
+            Err(TokenError::NotFound | TokenError::NoToken | TokenError::NotActive(_) | TokenError::Expired) => {
+                self.found = None;
+            }
+            Err(_) => {}
+        }
+        let (answered, next) = self.slot.ended(generation);
+        for (waiter, verdict) in answered {
+            let answer = match verdict {
+                Verdict::AsFound => outcome.clone().map(|found| found.token),
+                Verdict::NoOther => Err(TokenError::ProviderUnavailable("it gave the same token again".into())),
+            };
+            if waiter.send(answer).is_err() {
+                tracing::debug!(installation.id = %self.id, "whoever asked for a token went away");
+            }
+        }
+        if let Some(step) = next {
+            self.search(step, ctx);
+        }
+    }
+
+    /// Goes on with the teardown, unless that is under way.
+    fn tear_down(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.tears_down, true) {
+            return;
+        }
+        let run = TeardownRun { deps: self.deps.clone(), id: self.id.clone(), supervisor: Self::handle(ctx) };
+        let running = isolate(run.run()).into_actor(self);
+        ctx.spawn(running.map(|ended, actor, _ctx| {
+            actor.tears_down = false;
+            actor.asked_at = Instant::now();
+            if ended.is_err() {
+                tracing::error!(installation.id = %actor.id, "a teardown panicked; it goes on when its lease ends");
+            }
+        }));
     }
 
     /// Keeps what routers read of a record just read or written, and publishes it. `began` is when the read began.
@@ -131,12 +233,18 @@ impl<T: Send + 'static> Handler<EditRecord<T>> for InstallationSupervisor {
         self.edits += 1;
         let began = Instant::now();
         let work = isolate(edit(self.deps.clone(), self.id.clone(), message.decide));
-        AtomicResponse::new(Box::pin(work.into_actor(self).map(move |outcome, actor, _ctx| match outcome {
+        AtomicResponse::new(Box::pin(work.into_actor(self).map(move |outcome, actor, ctx| match outcome {
             Ok((decided, record)) => {
+                // What a search found before this edit may be of before it.
+                actor.slot.outdate();
+                let is_ending = record.as_ref().is_some_and(has_running_teardown);
                 if record.is_some() {
                     actor.keep(record, began);
                 } else {
                     actor.forget();
+                }
+                if is_ending {
+                    actor.tear_down(ctx);
                 }
                 decided
             }
@@ -145,6 +253,62 @@ impl<T: Send + 'static> Handler<EditRecord<T>> for InstallationSupervisor {
                 Err(InstallationError::Crashed)
             }
         })))
+    }
+}
+
+fn has_running_teardown(record: &InstallationRecord) -> bool {
+    record.teardown.as_ref().is_some_and(|teardown| teardown.status == TeardownStatus::Running)
+}
+
+impl Handler<GetToken> for InstallationSupervisor {
+    type Result = ResponseFuture<Result<AccessToken, TokenError>>;
+
+    fn handle(&mut self, message: GetToken, ctx: &mut Self::Context) -> Self::Result {
+        self.asked_at = Instant::now();
+        let (waiter, answer) = oneshot::channel();
+        if let Some(step) = self.slot.ask(message.rejected, waiter) {
+            self.search(step, ctx);
+        }
+        Box::pin(async move { answer.await.unwrap_or(Err(TokenError::Crashed)) })
+    }
+}
+
+impl Handler<ResumeTeardown> for InstallationSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, _message: ResumeTeardown, ctx: &mut Self::Context) -> Self::Result {
+        self.asked_at = Instant::now();
+        self.tear_down(ctx);
+    }
+}
+
+/// Writes the provider's health if the row says something else.
+async fn keep_health(deps: SupervisorDeps, id: InstallationId, state: ProviderState) -> StoreResult<()> {
+    let kept = deps.store.find_provider_health(&id).await?;
+    match state.to_keep(kept.as_ref(), deps.clock.now()) {
+        Some(health) => deps.store.save_provider_health(&id, Some(&health)).await,
+        None => Ok(()),
+    }
+}
+
+impl Handler<NoteProvider> for InstallationSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, message: NoteProvider, ctx: &mut Self::Context) -> Self::Result {
+        let is_known = |(state, at): &(ProviderState, Instant)| *state == message.state && at.elapsed() < HEALTH_MEMORY;
+        if self.provider.as_ref().is_some_and(is_known) {
+            return;
+        }
+        self.provider = Some((message.state, Instant::now()));
+        let keeping = isolate(keep_health(self.deps.clone(), self.id.clone(), message.state)).into_actor(self);
+        ctx.spawn(keeping.map(|kept, actor, _ctx| {
+            if let Ok(Err(error)) = &kept {
+                tracing::warn!(installation.id = %actor.id, %error, "the provider's health was not written");
+            }
+            if !matches!(kept, Ok(Ok(()))) {
+                actor.provider = None;
+            }
+        }));
     }
 }
 
@@ -197,6 +361,17 @@ impl Handler<GetSnapshot> for InstallationSupervisor {
             integrations: table.map_or(0, |t| t.resources.values().map(|resource| resource.integrations.len()).sum()),
             loads: self.loads,
             edits: self.edits,
+            token: TokenSnapshot {
+                state: match (self.slot.is_searching(), &self.found) {
+                    (true, _) => "searching",
+                    (false, Some(_)) => "held",
+                    (false, None) => "unknown",
+                },
+                generation: self.found.as_ref().map(|found| found.token.generation),
+                expires_at: self.found.as_ref().and_then(|found| found.token.expires_at),
+                waiting: self.slot.waiting(),
+            },
+            tearing_down: self.tears_down,
             idle_ms: u64::try_from(self.asked_at.elapsed().as_millis()).unwrap_or(u64::MAX),
         })
     }

@@ -1,8 +1,12 @@
 //! Control events: what providers say about installations and resources, applied to the rows. Any order, any number
 //! of times: a change older than what is known, or already made, does nothing.
 
-use super::state::{Edit, facts_of, merge, remove_resource, revoke, set_integration_status};
+use super::{
+    state::{Edit, facts_of, merge, remove_resource, set_integration_status},
+    teardown,
+};
 use crate::{
+    actors::tokens::GrantVerdict,
     model::{
         clock::EpochMs, ids::ResourceId, installation::InstallationStatus, integration::IntegrationStatus,
         provider::ProviderResourceId, resource::ResourceStatus,
@@ -130,14 +134,10 @@ fn change_installation(record: &mut InstallationRecord, change: &ControlChange, 
                 set_status(record, InstallationStatus::Active, Some("confirmed"), edit);
             }
         }
-        ControlChange::InstallationRevoked => revoke(record, "provider_revoked", edit),
-        ControlChange::InstallationSuspended => {
-            if record.installation.status == InstallationStatus::NeedsReauth {
-                record.installation.metadata.insert(ACCESS_LOST.into(), true.into());
-            }
-            set_status(record, InstallationStatus::Suspended, Some("provider_suspended"), edit);
-            move_integrations(record, IntegrationStatus::Active, IntegrationStatus::Suspended, edit);
+        ControlChange::InstallationRevoked => {
+            teardown::begin(record, teardown::PROVIDER_REVOKED, edit);
         }
+        ControlChange::InstallationSuspended => suspend(record, edit),
         ControlChange::InstallationResumed => {
             if record.installation.status == InstallationStatus::Suspended {
                 // A dead token does not come alive because the provider lets the installation go on.
@@ -147,15 +147,7 @@ fn change_installation(record: &mut InstallationRecord, change: &ControlChange, 
                 move_integrations(record, IntegrationStatus::Suspended, IntegrationStatus::Active, edit);
             }
         }
-        ControlChange::InstallationNeedsReauth { .. } => match record.installation.status {
-            InstallationStatus::Active => {
-                set_status(record, InstallationStatus::NeedsReauth, Some("access_lost"), edit);
-            }
-            InstallationStatus::Suspended => {
-                record.installation.metadata.insert(ACCESS_LOST.into(), true.into());
-            }
-            _ => {}
-        },
+        ControlChange::InstallationNeedsReauth { .. } => lose_access(record, "access_lost", edit),
         ControlChange::InstallationMoved { to } => {
             if record.installation.external_id != *to {
                 let mut entry = edit.entry(record, "installation.moved", None);
@@ -169,6 +161,38 @@ fn change_installation(record: &mut InstallationRecord, change: &ControlChange, 
         ControlChange::ResourcesRemoved { .. }
         | ControlChange::ResourcesAdded { .. }
         | ControlChange::ResourceChanged { .. } => {}
+    }
+}
+
+/// What the provider said about the grant while it was used is as good as a control event.
+pub fn judge(record: &mut InstallationRecord, verdict: GrantVerdict, edit: &Edit<'_>) {
+    if record.installation.status == InstallationStatus::Revoked {
+        return;
+    }
+    match verdict {
+        GrantVerdict::Dead => lose_access(record, "token_rejected", edit),
+        GrantVerdict::Suspended => suspend(record, edit),
+        GrantVerdict::Gone => {
+            teardown::begin(record, teardown::PROVIDER_REVOKED, edit);
+        }
+    }
+}
+
+fn suspend(record: &mut InstallationRecord, edit: &Edit<'_>) {
+    if record.installation.status == InstallationStatus::NeedsReauth {
+        record.installation.metadata.insert(ACCESS_LOST.into(), true.into());
+    }
+    set_status(record, InstallationStatus::Suspended, Some("provider_suspended"), edit);
+    move_integrations(record, IntegrationStatus::Active, IntegrationStatus::Suspended, edit);
+}
+
+fn lose_access(record: &mut InstallationRecord, reason: &str, edit: &Edit<'_>) {
+    match record.installation.status {
+        InstallationStatus::Active => set_status(record, InstallationStatus::NeedsReauth, Some(reason), edit),
+        InstallationStatus::Suspended => {
+            record.installation.metadata.insert(ACCESS_LOST.into(), true.into());
+        }
+        _ => {}
     }
 }
 
@@ -201,7 +225,20 @@ pub(super) fn set_status(
     record.log.push(entry);
 }
 
-fn move_integrations(record: &mut InstallationRecord, from: IntegrationStatus, to: IntegrationStatus, edit: &Edit<'_>) {
+/// Puts the installation into the state that a fresh grant gives it; whatever was lost before is not lost any more. The
+/// caller logs it.
+pub(super) fn settle(record: &mut InstallationRecord, status: InstallationStatus, reason: Option<&str>) {
+    record.installation.status = status;
+    record.installation.status_reason = reason.map(str::to_owned);
+    record.installation.metadata.remove(ACCESS_LOST);
+}
+
+pub(super) fn move_integrations(
+    record: &mut InstallationRecord,
+    from: IntegrationStatus,
+    to: IntegrationStatus,
+    edit: &Edit<'_>,
+) {
     let affected: Vec<_> = record.integrations.iter().filter(|i| i.status == from).map(|i| i.id.clone()).collect();
     for integration in affected {
         set_integration_status(record, &integration, to, None, edit);

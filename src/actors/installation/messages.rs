@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Instant};
 
 use actix::Message;
 
-use super::{InstallationError, SupervisorSnapshot};
+use super::{InstallationError, ProviderState, SupervisorSnapshot};
 use crate::{
+    actors::tokens::{AccessToken, TokenError},
     model::{ids::OrgId, routes::RouteTable},
     store::InstallationRecord,
 };
@@ -35,6 +36,27 @@ pub(super) struct GetRoutes {
 pub(super) struct Reload {
     /// Only if the installation is this org's.
     pub only_of: Option<OrgId>,
+}
+
+/// Give a token that lives, and not the one refused.
+#[derive(Message)]
+#[rtype(result = "Result<AccessToken, TokenError>")]
+pub(super) struct GetToken {
+    /// The generation that the provider did not accept.
+    pub rejected: Option<u64>,
+}
+
+/// Go on with the teardown, if there is one and it is due.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct ResumeTeardown;
+
+/// A call showed how the provider's side is.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct NoteProvider {
+    /// How.
+    pub state: ProviderState,
 }
 
 /// Say what you know.

@@ -1,16 +1,24 @@
 //! The installation supervisor: one actor per installation, the only writer of its installation's rows on this node.
 //!
-//! **Owns** the newest route table of its installation and its publishing. **Invariants**: edits happen one
+//! **Owns** the newest route table of its installation and its publishing, its opened token, and its ending. **Invariants**: edits happen one
 //! at a time, each a decision from `state.rs` inside one store transaction; what routers read is published before the
-//! editor gets its answer, so the very next webhook sees it; nobody outside this folder holds an `Addr`. Tokens will live
-//! here too (they come with the connections). **Must not know** HTTP, SQL or a provider's payloads.
+//! editor gets its answer, so the very next webhook sees it; nobody outside this folder holds an `Addr`. One search for a
+//! token at a time, shared by all who ask, and one runner of the teardown. **Must not know** HTTP, SQL or a provider's
+//! payloads.
 
 mod actor;
+pub(crate) mod binding;
 pub(crate) mod control;
+mod health;
 mod messages;
+mod renewal;
 pub(crate) mod state;
+pub(crate) mod teardown;
+mod teardown_run;
 #[cfg(test)]
 mod tests;
+mod token_search;
+mod token_slot;
 
 use std::{
     sync::Arc,
@@ -20,25 +28,41 @@ use std::{
 use actix::{Actor, Addr, ArbiterHandle, Context};
 use serde::Serialize;
 
+pub use self::health::{ProviderState, connection_health};
+pub use self::teardown::DISCONNECTED;
+pub(crate) use self::token_slot::LONGEST_MARGIN;
 use self::{
     actor::InstallationSupervisor,
-    messages::{Decide, Drain, EditRecord, GetRoutes, GetSnapshot, Reload},
+    messages::{Decide, Drain, EditRecord, GetRoutes, GetSnapshot, GetToken, NoteProvider, Reload, ResumeTeardown},
+    state::Edit,
 };
-use super::{AskError, runtime::ask};
+use super::{
+    AskError,
+    backfill::BackfillHook,
+    runtime::ask,
+    tokens::{AccessToken, TokenError},
+};
 use crate::{
     cache::RouteCache,
     model::{
+        clock::{Clock, EpochMs, Ids},
         error_kind::ErrorKind,
         ids::{DestinationId, InstallationId, OrgId, ResourceId},
         installation::InstallationStatus,
+        log_entry::Actor as ActingFor,
         provider::ProviderSlug,
         routes::RouteTable,
     },
-    store::{SharedStore, StoreError},
+    providers::{Provider, Registry},
+    store::{InstallationRecord, SharedStore, StoreError},
+    telemetry::metrics::Metrics,
+    vault::Vault,
 };
 
 /// The longest an asker waits.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
+/// The longest somebody waits for a token: another node's renewal, then one of our own.
+const TOKEN_LIMIT: Duration = Duration::from_secs(45);
 
 /// Why a supervisor refused.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +122,46 @@ pub(crate) struct SupervisorDeps {
     pub store: SharedStore,
     pub routes: RouteCache,
     pub fallback_destination: Option<DestinationId>,
+    pub registry: Arc<Registry>,
+    pub vault: Arc<Vault>,
+    pub metrics: Arc<Metrics>,
+    pub clock: Arc<dyn Clock>,
+    pub ids: Ids,
+    /// This node's name in claims and leases.
+    pub node: String,
+    pub backfill: Option<BackfillHook>,
+    /// Ends the process after the commit of this step; for tests.
+    pub crash_after: Option<String>,
+}
+
+impl SupervisorDeps {
+    /// A decision to be made by the supervisor, with what edits need.
+    pub fn decision<T>(
+        &self,
+        actor: ActingFor,
+        decide: impl FnOnce(&mut InstallationRecord, &Edit<'_>) -> Result<T, InstallationError> + Send + 'static,
+    ) -> Decide<T> {
+        let (registry, ids, now) = (self.registry.clone(), self.ids.clone(), self.clock.now());
+        Box::new(move |record: &mut InstallationRecord| {
+            let provider = registry.find(record.installation.provider.as_str()).ok_or(InstallationError::NotFound)?;
+            let provider: &dyn Provider = provider.as_ref();
+            decide(record, &Edit { now, ids: &ids, actor: &actor, provider })
+        })
+    }
+}
+
+/// What a supervisor knows of its installation's token, for people.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenSnapshot {
+    /// `unknown` until somebody asks, `held`, or `searching`.
+    pub state: &'static str,
+    /// Which token of its installation the last one given was.
+    pub generation: Option<u64>,
+    /// When that one ends by itself.
+    pub expires_at: Option<EpochMs>,
+    /// How many wait for one.
+    pub waiting: usize,
 }
 
 /// A supervisor's state, for people.
@@ -118,6 +182,10 @@ pub struct SupervisorSnapshot {
     pub loads: u64,
     /// How often it was asked to write them.
     pub edits: u64,
+    /// Its token, without the token.
+    pub token: TokenSnapshot,
+    /// Whether it is ending the installation right now.
+    pub tearing_down: bool,
     /// How long nobody has asked it, milliseconds.
     pub idle_ms: u64,
 }
@@ -151,6 +219,25 @@ impl InstallationHandle {
     /// Makes a decision about the installation's rows.
     pub(crate) async fn edit<T: Send + 'static>(&self, decide: Decide<T>) -> Result<T, AskError<InstallationError>> {
         ask(&self.address, EditRecord { decide }, ASK_LIMIT).await
+    }
+
+    /// A token that lives; not the one of generation `rejected`.
+    pub(crate) async fn token(&self, rejected: Option<u64>) -> Result<AccessToken, AskError<TokenError>> {
+        ask(&self.address, GetToken { rejected }, TOKEN_LIMIT).await
+    }
+
+    /// Makes it go on with the teardown. One that does not hear it is asked again.
+    pub(crate) fn resume_teardown(&self) {
+        if let Err(error) = self.address.try_send(ResumeTeardown) {
+            tracing::debug!(%error, "a supervisor is busy; its teardown goes on later");
+        }
+    }
+
+    /// Tells it how the provider's side is. If it does not hear it, the next call tells.
+    pub(crate) fn note_provider(&self, state: ProviderState) {
+        if let Err(error) = self.address.try_send(NoteProvider { state }) {
+            tracing::debug!(%error, "a supervisor is busy; the provider's health is told later");
+        }
     }
 
     /// Reads the rows again and publishes them.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use super::{InstallationError, control};
+use super::InstallationError;
 use crate::{
     actors::directory::{IntegrationPatch, LinkResource, SubscribeWorkspace, Subscribed},
     model::{
@@ -308,19 +308,10 @@ pub fn end_integration(
     Ok(record.integrations[position].clone())
 }
 
-/// Ends an installation: it stops routing at once, and for good.
-pub fn revoke(record: &mut InstallationRecord, reason: &str, edit: &Edit<'_>) {
-    if record.installation.status == InstallationStatus::Revoked {
-        return;
-    }
-    control::set_status(record, InstallationStatus::Revoked, Some(reason), edit);
-    let resources: Vec<_> =
-        record.resources.iter().filter(|r| r.status == ResourceStatus::Active).map(|r| r.id.clone()).collect();
-    for resource in resources {
-        remove_resource(record, &resource, reason, IntegrationStatus::Revoked, edit);
-    }
-    let rest: Vec<_> = record.integrations.iter().filter(|i| lives(i.status)).map(|i| i.id.clone()).collect();
-    for integration in rest {
+/// Ends every integration that still lives.
+pub(super) fn end_integrations(record: &mut InstallationRecord, reason: &str, edit: &Edit<'_>) {
+    let living: Vec<_> = record.integrations.iter().filter(|i| lives(i.status)).map(|i| i.id.clone()).collect();
+    for integration in living {
         set_integration_status(record, &integration, IntegrationStatus::Revoked, Some(reason), edit);
     }
 }

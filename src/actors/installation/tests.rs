@@ -9,9 +9,13 @@ use serde_json::{Map, Value, json};
 use super::{
     InstallationError, control,
     state::{self, Edit},
+    teardown::{self, Tried},
 };
 use crate::{
-    actors::directory::{IntegrationPatch, LinkResource, SubscribeWorkspace, sole_owner},
+    actors::{
+        directory::{IntegrationPatch, LinkResource, SubscribeWorkspace, sole_owner},
+        tokens::GrantVerdict,
+    },
     delivery::plan::{MatchedBy, Question, VerifiedBy, plan},
     model::{
         clock::{EpochMs, Ids, ManualClock},
@@ -22,6 +26,7 @@ use crate::{
         log_entry::Actor,
         provider::{ExternalId, ProviderDeliveryId, ProviderResourceId, ProviderSlug},
         resource::ResourceStatus,
+        teardown::{StepStatus, TeardownStatus, TeardownStep},
         token::TokenEdit,
         webhook::Headers,
     },
@@ -278,6 +283,8 @@ fn control_changes_are_idempotent_and_older_ones_do_not_undo_newer_ones() {
     assert_eq!(record.installation.status, InstallationStatus::Active);
     assert_eq!(record.integrations[0].status, IntegrationStatus::Active);
     control::apply(&mut record, &[ControlChange::InstallationRevoked], Some(EpochMs(40)), &world.edit());
+    assert_eq!(record.installation.status, InstallationStatus::Revoked);
+    finish_teardown(&mut record, &world);
     assert_eq!(record.resources[0].status, ResourceStatus::Removed);
     assert_eq!(record.integrations[0].status, IntegrationStatus::Revoked);
     control::apply(&mut record, &[ControlChange::InstallationResumed], Some(EpochMs(50)), &world.edit());
@@ -309,6 +316,113 @@ fn a_deleted_resource_ends_its_integrations_as_deleted() {
     control::apply(&mut record, &[deleted], None, &world.edit());
     assert_eq!(record.integrations[0].status, IntegrationStatus::Deleted);
     assert!(deliver(&[record], Some("1"), "r").is_empty());
+}
+
+/// Settles every step that is left, as the node that has the lease.
+fn finish_teardown(record: &mut InstallationRecord, world: &World) {
+    while let Some(step) = record.teardown.as_ref().and_then(teardown::next_step) {
+        lease(record);
+        assert!(teardown::settle(record, step, Tried::Done(None), "node-1", &world.edit()));
+    }
+}
+
+fn lease(record: &mut InstallationRecord) {
+    record.teardown.as_mut().expect("a teardown").lease_owner = Some("node-1".into());
+}
+
+#[test]
+fn a_teardown_closes_the_gate_first_and_its_last_step_makes_it_the_receipt() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    state::subscribe(&mut record, &subscription("ws", "r"), &world.edit()).expect("subscribed");
+    let begun = teardown::begin(&mut record, teardown::DISCONNECTED, &world.edit());
+    assert_eq!(record.installation.status, InstallationStatus::Revoked);
+    assert_eq!(record.installation.status_reason.as_deref(), Some("disconnected"));
+    assert!(deliver(std::slice::from_ref(&record), Some("1"), "r").is_empty());
+    assert_eq!(begun.steps[0].status, StepStatus::Done);
+    assert!(begun.steps[1..].iter().all(|step| step.status == StepStatus::Pending));
+    assert_eq!(record.integrations[0].status, IntegrationStatus::Active, "not its turn yet");
+    // Whoever asks again, and whoever comes without the lease, changes nothing.
+    assert_eq!(teardown::begin(&mut record, "another", &world.edit()), begun);
+    assert!(!teardown::settle(&mut record, TeardownStep::CancelBackfill, Tried::Done(None), "node-1", &world.edit()));
+    lease(&mut record);
+    assert!(!teardown::settle(&mut record, TeardownStep::DeleteToken, Tried::Done(None), "node-1", &world.edit()));
+    assert_eq!(record.token, TokenEdit::Keep);
+    finish_teardown(&mut record, &world);
+    let receipt = record.teardown.clone().expect("the receipt");
+    assert_eq!((receipt.status, receipt.finished_at), (TeardownStatus::Completed, Some(EpochMs(2_000))));
+    assert_eq!((record.token.clone(), record.resources[0].status), (TokenEdit::Delete, ResourceStatus::Removed));
+    assert_eq!(record.integrations[0].status, IntegrationStatus::Revoked);
+    let told: Vec<_> = record.log.iter().filter(|entry| entry.action == "teardown.completed").collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!(teardown::begin(&mut record, "another", &world.edit()), receipt, "an ended one is answered as it is");
+}
+
+#[test]
+fn nothing_is_revoked_at_a_provider_that_ended_the_grant_itself() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    control::apply(&mut record, &[ControlChange::InstallationRevoked], None, &world.edit());
+    let teardown = record.teardown.expect("a teardown");
+    let revoke = teardown.steps.iter().find(|step| step.step == TeardownStep::RevokeToken).expect("the step");
+    assert_eq!((revoke.status, revoke.detail.as_deref()), (StepStatus::Skipped, Some("provider_revoked")));
+}
+
+#[test]
+fn a_step_that_others_have_to_help_with_is_given_up_after_about_two_minutes() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    let mut teardown = teardown::begin(&mut record, teardown::DISCONNECTED, &world.edit());
+    let (mut now, mut pauses_s) = (teardown.started_at, Vec::new());
+    loop {
+        teardown.lease_owner = Some("node-1".into());
+        assert!(teardown::record_try(&mut teardown, TeardownStep::CancelBackfill, Tried::Failed("no"), "node-1", now));
+        assert_eq!(teardown.lease_owner, None);
+        if teardown.steps[1].status == StepStatus::GaveUp {
+            break;
+        }
+        pauses_s.push(teardown.due_at.since(now).as_secs());
+        now = teardown.due_at;
+    }
+    assert_eq!(pauses_s, [2, 5, 10, 20, 40, 45]);
+    assert_eq!((teardown.steps[1].attempts, teardown.steps[1].detail.as_deref()), (7, Some("no")));
+    assert_eq!(teardown::next_step(&teardown), Some(TeardownStep::RevokeToken), "the others are not given up with it");
+}
+
+#[test]
+fn connecting_again_ends_a_teardown_and_its_runner_settles_nothing_more() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    teardown::begin(&mut record, teardown::DISCONNECTED, &world.edit());
+    lease(&mut record);
+    let ended = record.teardown.as_mut().expect("a teardown");
+    teardown::supersede(ended, EpochMs(9));
+    assert_eq!((ended.status, ended.finished_at), (TeardownStatus::Completed, Some(EpochMs(9))));
+    assert!(ended.steps[1..].iter().all(|step| step.detail.as_deref() == Some("reconnected")));
+    let receipt = ended.clone();
+    teardown::supersede(ended, EpochMs(10));
+    assert_eq!(*ended, receipt, "once");
+    assert!(!teardown::settle(&mut record, TeardownStep::CancelBackfill, Tried::Done(None), "node-1", &world.edit()));
+}
+
+#[test]
+fn a_verdict_about_the_grant_moves_the_installation_and_says_why() {
+    for (verdict, status, reason) in [
+        (GrantVerdict::Dead, InstallationStatus::NeedsReauth, "token_rejected"),
+        (GrantVerdict::Suspended, InstallationStatus::Suspended, "provider_suspended"),
+        (GrantVerdict::Gone, InstallationStatus::Revoked, "provider_revoked"),
+    ] {
+        let world = World::new();
+        let mut record = world.record("org_a", "1");
+        for _again in 0..2 {
+            control::judge(&mut record, verdict, &world.edit());
+        }
+        assert_eq!(record.installation.status, status);
+        assert_eq!(record.installation.status_reason.as_deref(), Some(reason));
+        let told: Vec<_> = record.log.iter().filter(|entry| entry.to_state.is_some()).collect();
+        assert_eq!(told.len(), 1, "once in the log");
+        assert_eq!(record.teardown.is_some(), verdict == GrantVerdict::Gone);
+    }
 }
 
 #[derive(Debug, Clone)]

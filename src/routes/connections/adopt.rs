@@ -14,11 +14,12 @@ use super::{
     connection_json,
 };
 use crate::{
-    actors::directory::AdoptInstallation,
+    actors::binding::{AdoptInstallation, Bound},
     model::{ids::OrgId, provider::ExternalId},
 };
 
-/// `POST /admin/connections`: adopts an installation that exists at the provider. 201 for a new connection, 200 if the same org has it already.
+/// `POST /admin/connections`: adopts an installation that exists at the provider. 201 for a new connection, 200 if the same
+/// org has it, or had it: then it lives again.
 ///
 /// # Errors
 /// `invalid_json`, `missing_required_fields`, `invalid_fields`, `unknown_provider`, `invalid_org_id`, `forbidden`,
@@ -27,7 +28,7 @@ use crate::{
     post, path = "/admin/connections",
     request_body = schemas::AdoptedInstallation,
     responses(
-        (status = 200, description = "The org has it already", body = schemas::Connection),
+        (status = 200, description = "The org has it, or had it", body = schemas::Connection),
         (status = 201, body = schemas::Connection),
     ),
 )]
@@ -59,11 +60,11 @@ pub async fn adopt(ServiceWriter(caller): ServiceWriter, body: ApiBody, gateway:
         account_login,
         actor: caller.actor(),
     };
-    let adopted = gateway.directory.adopt(request).await?;
-    let record = gateway.store.load_installation(&adopted.installation.id).await?;
+    let (installation, bound) = gateway.connecting.adopt(request).await?;
+    let record = gateway.store.load_installation(&installation.id).await?;
     let resources = record.map(|record| record.resources).unwrap_or_default();
-    let status = if adopted.created { StatusCode::CREATED } else { StatusCode::OK };
-    let mut shown = connection_json(&adopted.installation, &resources);
+    let status = if bound == Bound::New { StatusCode::CREATED } else { StatusCode::OK };
+    let mut shown = connection_json(&installation, &resources);
     // The word under which every other route takes it.
     shown["connectionId"] = shown["id"].clone();
     Ok(HttpResponse::build(status).json(shown))

@@ -2,6 +2,7 @@
 //!
 //! **Must not know** how the gateway reads it.
 
+pub mod site;
 mod story;
 
 use serde_json::Value;
@@ -81,11 +82,11 @@ pub static PROVIDER: SimulatedProvider = SimulatedProvider {
     },
     secret: SECRET,
     settings: &[
-        ("app_slug", "signalbox-sim"),
+        ("app_slug", site::APP_SLUG),
         ("app_id", "1180442"),
-        ("client_id", "Iv23liSimulated00001"),
-        ("client_secret", "sim-github-client-secret-0001"),
-        ("private_key", "simulated: no token is minted yet"),
+        ("client_id", site::CLIENT_ID),
+        ("client_secret", site::CLIENT_SECRET),
+        ("private_key", site::APP_PRIVATE_KEY),
         ("webhook_secrets", SECRET),
     ],
     write,

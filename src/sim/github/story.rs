@@ -313,7 +313,7 @@ impl<'a> Story<'a> {
         let account = json!({"id": 99_120_387, "login": self.facts.account, "type": "Organization",
             "avatar_url": "https://avatars.example/u/99120387"});
         let installation = json!({"id": numeric_id(&self.facts.external_id), "account": account, "repository_selection": "selected",
-            "app_id": APP_ID, "app_slug": "signalbox-dev", "client_id": "Iv23liQe7Nn0example", "target_id": 99_120_387,
+            "app_id": APP_ID, "app_slug": super::site::APP_SLUG, "client_id": super::site::CLIENT_ID, "target_id": 99_120_387,
             "target_type": "Organization", "events": ["discussion", "issues", "pull_request", "push", "release", "repository"],
             "permissions": {"metadata": "read", "contents": "read", "issues": "read", "pull_requests": "read"},
             "created_at": "2026-01-01T10:00:00Z", "updated_at": at, "single_file_name": null,

@@ -12,6 +12,7 @@ use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde_json::Value;
 use sqlx::{
     ConnectOptions as _, Connection as _, Executor as _, PgPool, Row as _, Transaction,
     migrate::Migrator,
@@ -22,9 +23,9 @@ use tokio::sync::Mutex;
 
 use self::{listener::Listener, presence::Presence};
 use super::{
-    Accepted, ApiKey, AttemptRecord, BatchObserver, Census, Change, ChangeFn, ClaimRequest, ClaimedDelivery,
+    Accepted, ApiKey, AttemptRecord, BatchObserver, Census, Change, ChangeFn, ClaimRequest, ClaimedDelivery, ConnectionStore,
     DeadLetter, Deleted, DestinationHealth, DueDestination, EventDetail, EventFilter, InstallationRecord, NewEvent,
-    OpenOptions, Page, PageRequest, QuarantineBounds, Quarantined, Rerouting, RetentionCutoffs, Store, StoreError,
+    OpenOptions, Page, PageRequest, QuarantineBounds, Quarantined, Rerouting, RetentionCutoffs, Rhythm, SealedCursor, SealedValue, Store, StoreError,
     StoreResult, UnroutedFilter,
     backend::{CENSUS_TIME, Home, in_time, patience},
     changes,
@@ -32,16 +33,21 @@ use super::{
     writer::{Batch, Committer, Writer},
 };
 use crate::model::{
+    backfill_run::BackfillRun,
     clock::EpochMs,
     delivery::Delivery,
     destination::{Destination, DestinationScope},
     event::Event,
-    ids::{DeliveryId, DestinationId, EventId, InstallationId, IntegrationId, KeyId, OrgId, QuarantineId, WorkspaceId},
+    heal_run::HealRun,
+    ids::{BackfillRunId, DeliveryId, DestinationId, EventId, InstallationId, IntegrationId, KeyId, OrgId, QuarantineId, WorkspaceId},
     installation::{Installation, InstallationStatus},
     integration::{Integration, IntegrationStatus},
     log_entry::LogEntry,
+    oauth_flow::{FlowOutcome, OAuthFlow, TokenHash},
     provider::{ExternalId, ProviderDeliveryId, ProviderResourceId, ProviderSlug},
     resource::Resource,
+    teardown::Teardown,
+    token::SealedToken,
 };
 
 /// What another node is claiming is not waited for.
@@ -71,8 +77,9 @@ macro_rules! table_exists {
 mod queries;
 
 use queries::{
-    Session, batch, census, claims, dead_letters, deliveries, destinations, events, installations, integrations, keys,
-    leases, log, migrations, quarantine, records, retention,
+    Session, backfill_runs, batch, census, claims, dead_letters, deliveries, destinations, events, flows, heal_runs,
+    installations, integrations, keys, leases, log, migrations, quarantine, records, retention, sealed, teardowns,
+    tokens,
 };
 
 type Db = sqlx::Postgres;
@@ -200,6 +207,7 @@ impl PostgresStore {
 }
 
 impl_store!(PostgresStore, "postgres");
+impl_connection_store!(PostgresStore);
 
 fn pool_options(options: &OpenOptions, connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()

@@ -6,7 +6,7 @@ use super::{Fields, Session, count, query, unhurried};
 use crate::store::{Census, StoreResult};
 
 /// What must not be, as `(a sentence's subject, the rows)`. Each query answers how many there are and one of them.
-const CONTRADICTIONS: [(&str, &str); 12] = [
+const CONTRADICTIONS: [(&str, &str); 14] = [
     (
         "routed events without a delivery",
         "SELECT COUNT(*), MIN(e.id) FROM gw_events e WHERE e.outcome = 'routed' \
@@ -63,6 +63,18 @@ const CONTRADICTIONS: [(&str, &str); 12] = [
     (
         "deliveries whose due time is for first tries though they were tried",
         "SELECT COUNT(*), MIN(d.id) FROM gw_deliveries d WHERE d.is_retry <> (d.attempts > 0)",
+    ),
+    // An installation that was connected again keeps the receipt of its earlier teardown.
+    (
+        "tokens of installations that were torn down",
+        "SELECT COUNT(*), MIN(i.id) FROM gw_tokens t JOIN gw_installations i ON i.id = t.installation_id \
+         JOIN gw_teardowns w ON w.installation_id = i.id WHERE i.status = 'revoked' AND w.status = 'completed'",
+    ),
+    (
+        "active resources of installations that were torn down",
+        "SELECT COUNT(*), MIN(r.id) FROM gw_resources r JOIN gw_installations i ON i.id = r.installation_id \
+         JOIN gw_teardowns w ON w.installation_id = i.id \
+         WHERE r.status = 'active' AND i.status = 'revoked' AND w.status = 'completed'",
     ),
 ];
 

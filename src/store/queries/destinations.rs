@@ -79,17 +79,6 @@ pub(crate) async fn note_health(
     Ok(true)
 }
 
-pub(crate) async fn list_sealed(db: &mut Session<'_>) -> StoreResult<Vec<(DestinationId, String)>> {
-    const LIST_SEALED: &str = "SELECT id, secret_sealed FROM gw_destinations ORDER BY id";
-    let rows = query(LIST_SEALED).fetch_all(&mut *db.conn).await?;
-    rows.iter()
-        .map(|row| {
-            let mut fields = Fields::new(row);
-            Ok((DestinationId::from_raw(fields.get::<&str>()?), fields.get()?))
-        })
-        .collect()
-}
-
 pub(crate) async fn delete(db: &mut Session<'_>, id: &DestinationId, entry: &LogEntry) -> StoreResult<bool> {
     const DELETE: &str = "DELETE FROM gw_destinations WHERE id = $1 RETURNING org_id";
     let Some(row) = query(DELETE).bind(&*text(id.as_str())).fetch_optional(&mut *db.conn).await? else {

@@ -1,5 +1,7 @@
 //! Events: found, listed, released, rerouted. They are inserted by `batch.rs`.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
 use super::{Builder, Fields, Session, deliveries, id_floor, list, page, query, rows_wanted, text};
@@ -11,7 +13,8 @@ use crate::{
         provider::{ProviderDeliveryId, ProviderSlug},
     },
     store::{
-        EventDetail, EventFilter, Page, PageRequest, Rerouting, StoreResult, UnroutedFilter, payload::StoredPayload,
+        EventDetail, EventFilter, Page, PageRequest, Rerouting, Rhythm, StoreResult, UnroutedFilter,
+        payload::StoredPayload,
     },
 };
 
@@ -40,6 +43,41 @@ const LIST_UNROUTED: &str = concat!(
 );
 
 pub(super) const LIST_HELD: &str = "SELECT id FROM gw_events WHERE installation_id = $1 AND held ORDER BY id LIMIT $2";
+
+/// Ids are made in the order of arrival.
+pub(super) const FIND_RHYTHM: &str = "SELECT COUNT(*), MIN(received_at), MAX(received_at) FROM \
+     (SELECT received_at FROM gw_events WHERE installation_id = $1 ORDER BY id DESC LIMIT $2) newest";
+
+pub(super) const LIST_RECEIVED: &str = concat!(
+    "SELECT provider_delivery_id FROM gw_events WHERE provider_delivery_id",
+    in_list!("$2"),
+    " AND provider = $1"
+);
+
+pub(crate) async fn find_rhythm(
+    db: &mut Session<'_>,
+    installation: &InstallationId,
+    limit: u32,
+) -> StoreResult<Option<Rhythm>> {
+    let found = query(FIND_RHYTHM).bind(&*text(installation.as_str())).bind(i64::from(limit));
+    let row = found.fetch_one(&mut *db.conn).await?;
+    let mut fields = Fields::new(&row);
+    let (events, oldest, newest) = (fields.number("received_at")?, fields.maybe_time()?, fields.maybe_time()?);
+    Ok(oldest.zip(newest).filter(|_| events >= 2).map(|(oldest, newest)| Rhythm { events, oldest, newest }))
+}
+
+pub(crate) async fn list_received(
+    db: &mut Session<'_>,
+    provider: ProviderSlug,
+    ids: &[ProviderDeliveryId],
+) -> StoreResult<Vec<ProviderDeliveryId>> {
+    let wanted: Vec<_> = ids.iter().map(|id| text(id.as_str())).collect();
+    let found = query(LIST_RECEIVED).bind(provider.as_str()).bind(list(wanted.iter().map(|id| &**id)));
+    let rows = found.fetch_all(&mut *db.conn).await?;
+    let received: HashSet<String> = rows.iter().map(|row| Fields::new(row).get()).collect::<StoreResult<_>>()?;
+    // As they were asked for: the stored text may differ from the id by what no text can hold.
+    Ok(ids.iter().zip(&wanted).filter(|(_, stored)| received.contains(&***stored)).map(|(id, _)| id.clone()).collect())
+}
 
 pub(crate) async fn list_page(
     db: &mut Session<'_>,

@@ -1,6 +1,8 @@
 //! Installations, one row at a time. Whole records are in `records.rs`.
 
-use super::{Builder, Fields, Session, log, notify, page, query, rows_wanted, text};
+use serde_json::Value;
+
+use super::{Builder, Fields, Session, list as id_list, log, notify, page, query, rows_wanted, text, tokens};
 use crate::{
     model::{
         clock::EpochMs,
@@ -8,6 +10,7 @@ use crate::{
         installation::{Installation, InstallationStatus},
         log_entry::LogEntry,
         provider::{ExternalId, ProviderResourceId, ProviderSlug},
+        token::SealedToken,
     },
     store::{Change, Page, PageRequest, StoreResult},
 };
@@ -35,8 +38,23 @@ pub(super) const FIND_BY_RESOURCE: &str = concat!(
      AND i.status IN ('active', 'needs_reauth') ORDER BY i.id"
 );
 
-pub(crate) async fn insert(db: &mut Session<'_>, installation: &Installation, entry: &LogEntry) -> StoreResult<()> {
+pub(super) const FIND_ENDED: &str = concat!(
+    "SELECT ",
+    installation_columns!(),
+    " FROM gw_installations i WHERE i.provider = $1 AND i.external_id = $2 AND i.org_id = $3 AND i.status = 'revoked' \
+     ORDER BY i.id DESC LIMIT 1"
+);
+
+pub(crate) async fn insert(
+    db: &mut Session<'_>,
+    installation: &Installation,
+    token: Option<&SealedToken>,
+    entry: &LogEntry,
+) -> StoreResult<()> {
     save(db, installation, "").await?;
+    if let Some(token) = token {
+        tokens::put(db, &installation.id, token).await?;
+    }
     log::append(db, std::slice::from_ref(entry)).await?;
     notify(db.conn, &Change::Installation(installation.id.clone())).await
 }
@@ -96,6 +114,67 @@ pub(crate) async fn find_live(
         }
     }
     Ok(None)
+}
+
+pub(crate) async fn find_ended(
+    db: &mut Session<'_>,
+    provider: ProviderSlug,
+    external_id: &ExternalId,
+    org: &OrgId,
+) -> StoreResult<Option<Installation>> {
+    let found =
+        query(FIND_ENDED).bind(provider.as_str()).bind(&*text(external_id.as_str())).bind(&*text(org.as_str()));
+    let row = found.fetch_optional(&mut *db.conn).await?;
+    row.map(|row| Fields::new(&row).installation(db.known)).transpose()
+}
+
+pub(crate) async fn save_visible(
+    db: &mut Session<'_>,
+    id: &InstallationId,
+    resources: &[ProviderResourceId],
+    at: EpochMs,
+) -> StoreResult<()> {
+    const SAVE: &str = "UPDATE gw_installations SET visible_resources = $2, visible_at = $3 WHERE id = $1";
+    let visible = id_list(resources.iter().map(ProviderResourceId::as_str));
+    query(SAVE).bind(&*text(id.as_str())).bind(visible).bind(at.0).execute(&mut *db.conn).await?;
+    Ok(())
+}
+
+pub(crate) async fn find_visible(
+    db: &mut Session<'_>,
+    id: &InstallationId,
+) -> StoreResult<Option<Vec<ProviderResourceId>>> {
+    const FIND_VISIBLE: &str = "SELECT id, visible_resources FROM gw_installations WHERE id = $1";
+    read_json(db, FIND_VISIBLE, id, "visible_resources").await
+}
+
+pub(crate) async fn save_health(
+    db: &mut Session<'_>,
+    id: &InstallationId,
+    health: Option<&Value>,
+) -> StoreResult<()> {
+    const SAVE: &str = "UPDATE gw_installations SET provider_health = $2 WHERE id = $1";
+    query(SAVE).bind(&*text(id.as_str())).bind(health.map(Value::to_string)).execute(&mut *db.conn).await?;
+    Ok(())
+}
+
+pub(crate) async fn find_health(db: &mut Session<'_>, id: &InstallationId) -> StoreResult<Option<Value>> {
+    const FIND_HEALTH: &str = "SELECT id, provider_health FROM gw_installations WHERE id = $1";
+    read_json(db, FIND_HEALTH, id, "provider_health").await
+}
+
+async fn read_json<T: serde::de::DeserializeOwned>(
+    db: &mut Session<'_>,
+    sql: &'static str,
+    id: &InstallationId,
+    column: &'static str,
+) -> StoreResult<Option<T>> {
+    let Some(row) = query(sql).bind(&*text(id.as_str())).fetch_optional(&mut *db.conn).await? else {
+        return Ok(None);
+    };
+    let mut fields = Fields::new(&row);
+    fields.begin("gw_installations")?;
+    fields.maybe_json(column)
 }
 
 pub(crate) async fn find_by_resource(

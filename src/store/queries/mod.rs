@@ -18,6 +18,7 @@ use crate::model::clock::EpochMs;
 
 #[macro_use]
 mod columns;
+pub(super) mod backfill_runs;
 pub(super) mod batch;
 pub(super) mod census;
 pub(super) mod claims;
@@ -25,6 +26,8 @@ pub(super) mod dead_letters;
 pub(super) mod deliveries;
 pub(super) mod destinations;
 pub(super) mod events;
+pub(super) mod flows;
+pub(super) mod heal_runs;
 pub(super) mod installations;
 pub(super) mod integrations;
 pub(super) mod keys;
@@ -35,6 +38,9 @@ pub(super) mod quarantine;
 pub(super) mod records;
 pub(super) mod retention;
 mod rows;
+pub(super) mod sealed;
+pub(super) mod teardowns;
+pub(super) mod tokens;
 
 pub(super) type Conn = <Db as Database>::Connection;
 type Row = <Db as Database>::Row;
@@ -155,6 +161,12 @@ impl<'r> Fields<'r> {
         serde_json::from_str(json).map_err(|_| self.inconsistent(column))
     }
 
+    /// A JSON text of that shape or nothing, or the row is inconsistent.
+    fn maybe_json<T: serde::de::DeserializeOwned>(&mut self, column: &'static str) -> StoreResult<Option<T>> {
+        let json: Option<&str> = self.get()?;
+        json.map(|json| serde_json::from_str(json).map_err(|_| self.inconsistent(column))).transpose()
+    }
+
     fn inconsistent(&self, column: &'static str) -> StoreError {
         StoreError::Inconsistent { table: self.table, column, row: self.id.clone() }
     }
@@ -181,6 +193,21 @@ pub(super) fn hot_statements() -> Vec<(&'static str, &'static str)> {
         ("find_event_detail: deliveries", deliveries::OF_EVENT),
         ("find_event_detail: attempts", deliveries::ATTEMPTS_OF_EVENT),
         ("find_key", keys::FIND),
+        ("load_installation: teardown", teardowns::FIND),
+        ("find_ended_installation", installations::FIND_ENDED),
+        ("find_rhythm", events::FIND_RHYTHM),
+        ("list_received", events::LIST_RECEIVED),
+        ("find_token", tokens::FIND),
+        ("list_expiring_tokens", tokens::LIST_EXPIRING),
+        ("claim_token_refresh", tokens::CLAIM),
+        ("find_flow", flows::FIND),
+        ("bind_flow", flows::BIND),
+        ("take_flow", flows::TAKE),
+        ("list_due_teardowns", teardowns::LIST_DUE),
+        ("claim_teardown", teardowns::CLAIM),
+        ("cancel_backfill_runs", backfill_runs::CANCEL),
+        ("begin_heal_run: the stale one", heal_runs::FAIL_THE_STALE),
+        ("delete_expired: flows", retention::DELETE_FLOWS),
     ]
 }
 

@@ -1,6 +1,6 @@
 //! Installation records: an installation with its resources, integrations and destinations, loaded and changed as one.
 
-use super::{Builder, Fields, Session, installations, log, notify, query, text};
+use super::{Builder, Fields, Session, installations, log, notify, query, teardowns, text, tokens};
 use crate::{
     model::{
         destination::Destination, ids::InstallationId, installation::Installation, integration::Integration,
@@ -37,12 +37,13 @@ pub(crate) async fn load(db: &mut Session<'_>, id: &InstallationId) -> StoreResu
     let rows = query(INTEGRATIONS).bind(id.as_str()).fetch_all(&mut *db.conn).await?;
     let integrations = rows.iter().map(|row| Fields::new(row).integration(db.known)).collect::<StoreResult<_>>()?;
     let destinations = list_destinations(db, &installation).await?;
+    let teardown = teardowns::find(db, id).await?;
     Ok(Some(InstallationRecord {
         installation,
         resources,
         integrations,
         destinations,
-        teardown: None,
+        teardown,
         token: TokenEdit::Keep,
         log: Vec::new(),
     }))
@@ -62,6 +63,7 @@ pub(crate) async fn change(
 ) -> StoreResult<Option<InstallationRecord>> {
     // The lock first: what is read after it is what nobody else changes until the commit.
     query(LOCK).bind(&*text(id.as_str())).fetch_optional(&mut *db.conn).await?;
+    teardowns::lock(db, id).await?;
     let Some(before) = load(db, id).await? else { return Ok(None) };
     let mut after = before.clone();
     if !change(&mut after) {
@@ -81,6 +83,10 @@ pub(crate) async fn change(
         // A workspace that is new here may have had a destination all along.
         after.destinations = list_destinations(db, &after.installation).await?;
     }
+    if let Some(teardown) = after.teardown.as_ref().filter(|teardown| before.teardown.as_ref() != Some(*teardown)) {
+        teardowns::save(db, teardown).await?;
+    }
+    tokens::edit(db, id, &std::mem::take(&mut after.token)).await?;
     log::append(db, &after.log).await?;
     notify(db.conn, &Change::Installation(id.clone())).await?;
     after.log.clear();

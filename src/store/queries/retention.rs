@@ -5,7 +5,7 @@
 
 use super::{Fields, Session, id_floor, list, query};
 use crate::{
-    model::ids::{DeliveryId, EventId, LogId},
+    model::ids::{BackfillRunId, DeliveryId, EventId, HealRunId, LogId},
     store::{Deleted, RetentionCutoffs, StoreResult},
 };
 
@@ -41,6 +41,14 @@ const DELETE_QUARANTINED: &str = "DELETE FROM gw_quarantine WHERE id IN \
 const DELETE_LOG: &str =
     "DELETE FROM gw_lifecycle_log WHERE id IN (SELECT id FROM gw_lifecycle_log WHERE id < $1 ORDER BY id LIMIT $2)";
 
+/// Asked again after the lock: a flow that ended meanwhile is kept for its result.
+pub(super) const DELETE_FLOWS: &str = "DELETE FROM gw_oauth_states WHERE expires_at < $1 AND state_hash IN \
+     (SELECT state_hash FROM gw_oauth_states WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)";
+const DELETE_BACKFILL_RUNS: &str = "DELETE FROM gw_backfill_runs WHERE id IN (SELECT id FROM gw_backfill_runs \
+     WHERE id < $1 AND status NOT IN ('pending', 'running') ORDER BY id LIMIT $2)";
+const DELETE_HEAL_RUNS: &str = "DELETE FROM gw_heal_runs WHERE id IN (SELECT id FROM gw_heal_runs \
+     WHERE id < $1 AND status <> 'running' ORDER BY id LIMIT $2)";
+
 /// Events that may go. Reads only: skipping what is open or dead may take a while, and the writer is needed elsewhere.
 pub(crate) async fn find_expired(
     db: &mut Session<'_>,
@@ -74,7 +82,14 @@ pub(crate) async fn delete(
     let quarantined = quarantined.execute(&mut *db.conn).await?.rows_affected();
     let log_entries = query(DELETE_LOG).bind(id_floor(LogId::PREFIX, cutoffs.log)).bind(limit);
     let log_entries = log_entries.execute(&mut *db.conn).await?.rows_affected();
-    Ok(Deleted { events, quarantined, log_entries })
+    let flows = query(DELETE_FLOWS).bind(cutoffs.flows.0).bind(limit);
+    let flows = flows.execute(&mut *db.conn).await?.rows_affected();
+    let mut runs = 0;
+    for (sql, prefix) in [(DELETE_BACKFILL_RUNS, BackfillRunId::PREFIX), (DELETE_HEAL_RUNS, HealRunId::PREFIX)] {
+        let ended = query(sql).bind(id_floor(prefix, cutoffs.log)).bind(limit);
+        runs += ended.execute(&mut *db.conn).await?.rows_affected();
+    }
+    Ok(Deleted { events, quarantined, log_entries, flows, runs })
 }
 
 async fn delete_events(db: &mut Session<'_>, expired: &[String]) -> StoreResult<u64> {

@@ -102,10 +102,7 @@ impl Fields<'_> {
             status: self.word("status", InstallationStatus::parse)?,
             status_reason: self.get()?,
             metadata: self.json("metadata")?,
-            provider_account_info: match self.get::<Option<&str>>()? {
-                Some(json) => Some(serde_json::from_str(json).map_err(|_| self.inconsistent("provider_account_info"))?),
-                None => None,
-            },
+            provider_account_info: self.maybe_json("provider_account_info")?,
             control_at: self.maybe_time()?,
             last_event_at: self.maybe_time()?,
             created_at: self.time()?,

@@ -14,6 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde_json::Value;
 use sqlx::{
     ConnectOptions as _, Connection as _, SqlitePool, Transaction,
     migrate::Migrator,
@@ -23,25 +24,30 @@ use sqlx::{
 
 use self::{checkpointer::Checkpointer, file::ServingLock};
 use super::{
-    Accepted, ApiKey, AttemptRecord, BatchObserver, Census, Change, ChangeFn, ClaimRequest, ClaimedDelivery,
+    Accepted, ApiKey, AttemptRecord, BatchObserver, Census, Change, ChangeFn, ClaimRequest, ClaimedDelivery, ConnectionStore,
     DeadLetter, Deleted, DestinationHealth, DueDestination, EventDetail, EventFilter, InstallationRecord, NewEvent,
-    OpenOptions, Page, PageRequest, QuarantineBounds, Quarantined, Rerouting, RetentionCutoffs, Store, StoreError,
+    OpenOptions, Page, PageRequest, QuarantineBounds, Quarantined, Rerouting, RetentionCutoffs, Rhythm, SealedCursor, SealedValue, Store, StoreError,
     StoreResult, UnroutedFilter,
     backend::{CENSUS_TIME, Home, patience},
     known::KnownProviders,
     writer::{Batch, Committer, Writer},
 };
 use crate::model::{
+    backfill_run::BackfillRun,
     clock::EpochMs,
     delivery::Delivery,
     destination::{Destination, DestinationScope},
     event::Event,
-    ids::{DeliveryId, DestinationId, EventId, InstallationId, IntegrationId, KeyId, OrgId, QuarantineId, WorkspaceId},
+    heal_run::HealRun,
+    ids::{BackfillRunId, DeliveryId, DestinationId, EventId, InstallationId, IntegrationId, KeyId, OrgId, QuarantineId, WorkspaceId},
     installation::{Installation, InstallationStatus},
     integration::{Integration, IntegrationStatus},
     log_entry::LogEntry,
+    oauth_flow::{FlowOutcome, OAuthFlow, TokenHash},
     provider::{ExternalId, ProviderDeliveryId, ProviderResourceId, ProviderSlug},
     resource::Resource,
+    teardown::Teardown,
+    token::SealedToken,
 };
 
 /// One writer at a time: rows need no locks of their own.
@@ -71,8 +77,9 @@ macro_rules! table_exists {
 mod queries;
 
 use queries::{
-    Session, batch, census, claims, dead_letters, deliveries, destinations, events, installations, integrations, keys,
-    leases, log, migrations, quarantine, records, retention,
+    Session, backfill_runs, batch, census, claims, dead_letters, deliveries, destinations, events, flows, heal_runs,
+    installations, integrations, keys, leases, log, migrations, quarantine, records, retention, sealed, teardowns,
+    tokens,
 };
 
 type Db = sqlx::Sqlite;
@@ -207,6 +214,7 @@ impl SqliteStore {
 }
 
 impl_store!(SqliteStore, "sqlite");
+impl_connection_store!(SqliteStore);
 
 /// Only one process serves from the file, so that whoever else holds leases is gone.
 async fn release_leases_of_the_gone(db: &mut Session<'_>, owner: &str, now: EpochMs) -> StoreResult<u64> {

@@ -1,0 +1,107 @@
+//! What a proved grant does to the rows of an installation that exists: pure edits of its record.
+//!
+//! **Invariants**: the row keeps its id and its org; another org's row is refused, never moved; the token arrives in the
+//! same change as the state that makes use of it. Whether a revoked row may live again beside others is decided by the
+//! store's unique index, not here.
+
+use super::{
+    InstallationError, control,
+    state::{Edit, merge},
+    teardown,
+};
+use crate::{
+    model::{
+        clock::EpochMs,
+        ids::OrgId,
+        installation::{Installation, InstallationStatus},
+        integration::IntegrationStatus,
+        provider::ExternalId,
+        token::{SealedToken, TokenEdit},
+    },
+    providers::connector::Account,
+    store::InstallationRecord,
+};
+
+/// A grant whose place is known: an org's, with its token sealed for the row it goes to.
+#[derive(Debug, Clone)]
+pub struct ProvedGrant {
+    /// For which org.
+    pub org: OrgId,
+    /// The second id some payloads name.
+    pub alternate_external_id: Option<ExternalId>,
+    /// The account behind it.
+    pub account: Account,
+    /// `Active`, or `Pending` if the provider has yet to confirm it.
+    pub status: InstallationStatus,
+    /// Its token, sealed for this installation.
+    pub token: Option<SealedToken>,
+    /// Who connected it.
+    pub connected_by: String,
+    /// What the log calls it.
+    pub action: &'static str,
+}
+
+impl ProvedGrant {
+    /// The state it puts an installation into, and why.
+    pub fn state(&self) -> (InstallationStatus, Option<&'static str>) {
+        if self.account.suspended {
+            (InstallationStatus::Suspended, Some("provider_suspended"))
+        } else {
+            (self.status, None)
+        }
+    }
+}
+
+/// Puts a grant into the row it belongs to.
+///
+/// # Errors
+/// [`InstallationError::AlreadyBound`] if the row is another org's.
+pub fn reconnect(
+    record: &mut InstallationRecord,
+    grant: ProvedGrant,
+    edit: &Edit<'_>,
+) -> Result<Installation, InstallationError> {
+    if record.installation.org != grant.org {
+        return Err(InstallationError::AlreadyBound);
+    }
+    let before = record.installation.status;
+    let was_revoked = before == InstallationStatus::Revoked;
+    if was_revoked {
+        // The provider may tell late of the ending that is over now.
+        record.installation.control_at = record.installation.control_at.max(Some(edit.now));
+        if let Some(running) = &mut record.teardown {
+            teardown::supersede(running, edit.now);
+        }
+    }
+    let (status, reason) = grant.state();
+    take_over_facts(&mut record.installation, &grant, edit.now);
+    control::settle(record, status, reason);
+    if status == InstallationStatus::Active {
+        control::move_integrations(record, IntegrationStatus::Suspended, IntegrationStatus::Active, edit);
+    } else if status == InstallationStatus::Suspended {
+        control::move_integrations(record, IntegrationStatus::Active, IntegrationStatus::Suspended, edit);
+    }
+    if let Some(token) = grant.token {
+        record.token = TokenEdit::Put(Box::new(token));
+    }
+    let mut entry = edit.entry(record, grant.action, Some(record.installation.external_id.to_string()));
+    entry.from_state = Some(before.to_string());
+    entry.to_state = Some(status.to_string());
+    record.log.push(entry);
+    Ok(record.installation.clone())
+}
+
+fn take_over_facts(installation: &mut Installation, grant: &ProvedGrant, now: EpochMs) {
+    if grant.alternate_external_id.is_some() {
+        installation.alternate_external_id.clone_from(&grant.alternate_external_id);
+    }
+    if grant.account.login.is_some() {
+        installation.account_login.clone_from(&grant.account.login);
+    }
+    merge(&mut installation.metadata, &grant.account.metadata);
+    if !grant.account.info.is_null() {
+        installation.provider_account_info = Some(grant.account.info.clone());
+    }
+    installation.connected_by.clone_from(&grant.connected_by);
+    installation.updated_at = now;
+}

@@ -1,0 +1,237 @@
+//! `signalbox import`: takes connections over from another system. The only one so far is Lightfast, whose gateway
+//! Signalbox grew from.
+//!
+//! **Invariants**: the other system's database is only read; a second run changes nothing that the first wrote, and
+//! carries over what has been added since; a dry run writes nothing; whatever is not carried over is reported with its
+//! reason; opened tokens exist only between the two ciphers.
+
+mod convert;
+mod report;
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use clap::Subcommand;
+
+use self::{
+    convert::{INSTALLATIONS, INTEGRATIONS, Imported, ImportedToken, RESOURCES, TOKENS, convert},
+    report::Report,
+};
+use crate::{
+    app::{open_vault, registry_of},
+    config::Config,
+    crypto::lightfast::LightfastKey,
+    model::{
+        clock::{Clock, EpochMs, Ids, SystemClock},
+        ids::InstallationId,
+        installation::InstallationStatus,
+        log_entry::{Actor, LogEntry},
+        token::{SealedToken, TokenEdit},
+    },
+    store::{InstallationRecord, SharedStore, lightfast},
+    vault::{SealedAt, Vault},
+};
+
+/// From which system.
+#[derive(Debug, Subcommand)]
+pub(super) enum ImportCommand {
+    /// Copy connections, tokens, resources and integrations from a Lightfast database.
+    Lightfast {
+        /// Its PostgreSQL database; only read.
+        #[arg(long, value_name = "URL")]
+        from: String,
+        /// The key its tokens are encrypted with: 64 hex digits.
+        #[arg(long, value_name = "HEX", env = "SIGNALBOX_IMPORT_ENCRYPTION_KEY", hide_env_values = true)]
+        encryption_key: String,
+        /// Report what would be done and write nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Print the report as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Imports, and prints the report. Fails if anything was left out, so that a script notices.
+pub(super) async fn run(config: &Config, command: ImportCommand) -> anyhow::Result<ExitCode> {
+    let ImportCommand::Lightfast { from, encryption_key, dry_run, json } = command;
+    let key = LightfastKey::from_hex(&encryption_key).context("--encryption-key is not 64 hex digits (32 bytes)")?;
+    let rows = lightfast::read(&from).await.context("the Lightfast database (--from)")?;
+    let registry = registry_of(config)?;
+    let store = super::open_migrated_store(config).await?;
+    let clock = Arc::new(SystemClock);
+    let mut import = Import {
+        vault: open_vault(config)?,
+        store,
+        key,
+        now: clock.now(),
+        ids: Ids::new(clock),
+        report: Report { dry_run, legacy_sources: rows.legacy_sources, ..Report::default() },
+    };
+    let plan = convert(&rows, &registry, import.now, &mut import.report);
+    for imported in plan {
+        import.carry_over(imported).await?;
+    }
+    import.store.close().await;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&import.report)?);
+    } else {
+        print!("{}", import.report);
+    }
+    Ok(if import.report.left_out.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+struct Import {
+    store: SharedStore,
+    vault: Vault,
+    key: LightfastKey,
+    now: EpochMs,
+    ids: Ids,
+    report: Report,
+}
+
+impl Import {
+    /// Carries one connection over: its row first, then what belongs to it, each in a transaction. An import that was
+    /// cut off between the two goes on there.
+    async fn carry_over(&mut self, imported: Imported) -> anyhow::Result<()> {
+        let Imported { installation, token, resources, integrations } = imported;
+        let id = installation.id.clone();
+        let known = self.store.load_installation(&id).await?;
+        if let Some(record) = &known {
+            if record.installation.provider != installation.provider || record.installation.org != installation.org {
+                let why = "a connection of another org or provider has its id here";
+                self.report.leave_out("lightfast_gw_installations", id.as_str(), "id_taken", why);
+                return Ok(());
+            }
+            self.report.of(INSTALLATIONS).already_here += 1;
+        } else if installation.status != InstallationStatus::Revoked
+            && let Some(live) =
+                self.store.find_live_installation(installation.provider, &installation.external_id).await?
+        {
+            let why = format!("its account is connected here already, as {}", live.id);
+            self.report.leave_out("lightfast_gw_installations", id.as_str(), "installation_already_bound", why);
+            return Ok(());
+        } else {
+            self.report.of(INSTALLATIONS).carried += 1;
+        }
+        let has_ended = known.as_ref().is_some_and(|known| known.installation.status == InstallationStatus::Revoked);
+        let token = match token {
+            Some(token) if self.store.find_token(&id).await?.is_some() || has_ended => {
+                self.report.of(TOKENS).already_here += 1;
+                drop(token);
+                None
+            }
+            Some(token) => self.seal(&id, &token)?,
+            None => None,
+        };
+        let there = |record: Option<&InstallationRecord>| {
+            let resources = record.map_or(&[][..], |record| &record.resources);
+            let integrations = record.map_or(&[][..], |record| &record.integrations);
+            (resources.to_vec(), integrations.to_vec())
+        };
+        let (here_resources, here_integrations) = there(known.as_ref());
+        let is_here = |resource: &_| here_resources.iter().any(|here| same_resource(here, resource));
+        let new_resources: Vec<_> = resources.iter().filter(|resource| !is_here(resource)).cloned().collect();
+        let mut new_integrations = Vec::new();
+        for mut integration in integrations.iter().cloned() {
+            // A resource may have a row of ours already: linked here before this run.
+            if let Some(wanted) = resources.iter().find(|resource| resource.id == integration.resource)
+                && let Some(here) = here_resources.iter().find(|here| same_resource(here, wanted))
+            {
+                integration.resource = here.id.clone();
+            }
+            let same = |here: &crate::model::integration::Integration| {
+                here.id == integration.id
+                    || (here.workspace == integration.workspace && here.resource == integration.resource)
+            };
+            if !here_integrations.iter().any(same) {
+                new_integrations.push(integration);
+            }
+        }
+        let counts = [
+            (RESOURCES, resources.len(), new_resources.len()),
+            (INTEGRATIONS, integrations.len(), new_integrations.len()),
+        ];
+        for (kind, all, new) in counts {
+            let counts = self.report.of(kind);
+            counts.carried += new;
+            counts.already_here += all - new;
+        }
+        if token.is_some() {
+            self.report.of(TOKENS).carried += 1;
+        }
+        if self.report.dry_run {
+            return Ok(());
+        }
+        let mut token = token;
+        if known.is_none() {
+            let entry = self.entry(&installation.org, &id, installation.status);
+            self.store.insert_connection(&installation, token.take().as_ref(), &entry).await?;
+        }
+        if token.is_some() || !new_resources.is_empty() || !new_integrations.is_empty() {
+            let change = move |record: &mut InstallationRecord| {
+                record.resources.extend(new_resources);
+                record.integrations.extend(new_integrations);
+                if let Some(token) = token {
+                    record.token = TokenEdit::Put(Box::new(token));
+                }
+                true
+            };
+            self.store.change_installation(&id, Box::new(change)).await?;
+        }
+        Ok(())
+    }
+
+    /// Opens a token with the old cipher and seals it with ours.
+    fn seal(&mut self, installation: &InstallationId, token: &ImportedToken) -> anyhow::Result<Option<SealedToken>> {
+        let mut sealed = |column: &'static str, encrypted: &str| -> anyhow::Result<Option<String>> {
+            let Ok(opened) = self.key.open(encrypted) else {
+                let why = format!("its {column} does not open with that key");
+                self.report.leave_out("lightfast_gw_tokens", &token.row, "does_not_open", why);
+                return Ok(None);
+            };
+            let at = SealedAt { table: "gw_tokens", row: installation.as_str(), column };
+            Ok(Some(self.vault.seal(at, &opened)?))
+        };
+        let Some(access) = sealed("access_token", &token.access)? else { return Ok(None) };
+        let refresh = match &token.refresh {
+            Some(encrypted) => match sealed("refresh_token", encrypted)? {
+                Some(refresh) => Some(refresh),
+                None => return Ok(None),
+            },
+            None => None,
+        };
+        Ok(Some(SealedToken {
+            installation: installation.clone(),
+            access,
+            refresh,
+            token_type: token.token_type.clone(),
+            scope: token.scope.clone(),
+            expires_at: token.expires_at,
+            refresh_expires_at: None,
+            generation: 1,
+            claim: None,
+            created_at: token.issued_at,
+            updated_at: token.issued_at,
+        }))
+    }
+
+    fn entry(&self, org: &crate::model::ids::OrgId, id: &InstallationId, status: InstallationStatus) -> LogEntry {
+        LogEntry {
+            id: self.ids.log(),
+            org: Some(org.clone()),
+            installation: Some(id.clone()),
+            subject: None,
+            action: "installation.imported".into(),
+            from_state: None,
+            to_state: Some(status.to_string()),
+            reason: Some("lightfast".into()),
+            actor: Actor { who: "cli".into(), user: None, from: None },
+            at: self.now,
+        }
+    }
+}
+
+fn same_resource(here: &crate::model::resource::Resource, wanted: &crate::model::resource::Resource) -> bool {
+    here.id == wanted.id || here.provider_resource_id == wanted.provider_resource_id
+}

@@ -1,0 +1,44 @@
+//! `GET /connections/{provider}/authorize[?redirect_to=]`: begin to connect.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::json;
+
+use super::super::{
+    auth::Writer,
+    gateway::Gateway,
+    problem::{Answer, Problem},
+    query::Query,
+    request_frame::note,
+};
+use crate::actors::connecting::{BeginFlow, ConnectingError};
+
+/// `GET /connections/{provider}/authorize`: an address for one person's browser, and the state that names the flow.
+///
+/// # Errors
+/// `missing_org_id`, `unknown_provider`, `connecting_not_configured`, `invalid_redirect_to`.
+pub async fn authorize(
+    Writer(caller): Writer,
+    request: HttpRequest,
+    provider: web::Path<String>,
+    query: Query,
+    gateway: web::Data<Gateway>,
+) -> Answer {
+    let org = caller.require_org()?.clone();
+    let Some((known, _)) = gateway.registry.find_enabled(&provider) else {
+        return Err(Problem::from(ConnectingError::UnknownProvider).member("provider", shortened(&provider)));
+    };
+    note(&request, |notes| notes.provider = Some(known.slug().as_str()));
+    let request = BeginFlow {
+        provider: provider.into_inner(),
+        org,
+        redirect_to: query.get("redirect_to").map(str::to_owned),
+        actor: caller.actor(),
+    };
+    let begun = gateway.connecting.begin(request).await?;
+    Ok(HttpResponse::Ok().json(json!({"url": begun.url, "state": begun.state.expose_str()})))
+}
+
+/// What is echoed of a name that nobody knows.
+fn shortened(name: &str) -> String {
+    name.chars().take(64).collect()
+}

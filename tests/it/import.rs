@@ -1,0 +1,176 @@
+//! `signalbox import lightfast`: what an existing system holds arrives, once, and works.
+
+use std::path::Path;
+
+use aes_gcm::{
+    Aes256Gcm, Nonce,
+    aead::{Aead as _, KeyInit as _},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+use signalbox::sim;
+
+use crate::support::{App, Backend, Connected, Options, on_both};
+
+/// The key of the other system: 32 bytes of 7.
+const KEY: [u8; 32] = [7; 32];
+
+/// Encrypts as the other system does: base64 of nonce, ciphertext, tag.
+fn encrypt(token: &str, nonce: u8) -> String {
+    let nonce = [nonce; 12];
+    let cipher = Aes256Gcm::new_from_slice(&KEY).expect("32 bytes");
+    let sealed = cipher.encrypt(&Nonce::from(nonce), token.as_bytes()).expect("encrypts");
+    STANDARD.encode([&nonce[..], &sealed].concat())
+}
+
+const TABLES: &str = "
+    CREATE TABLE lightfast_gw_installations (id varchar(191) PRIMARY KEY, provider varchar(50) NOT NULL,
+        external_id varchar(191) NOT NULL, account_login varchar(191), connected_by varchar(191) NOT NULL,
+        org_id varchar(191) NOT NULL, status varchar(50) NOT NULL, webhook_secret text, metadata jsonb,
+        provider_account_info jsonb, created_at timestamptz NOT NULL DEFAULT now(), updated_at timestamptz);
+    CREATE TABLE lightfast_gw_tokens (id varchar(191) PRIMARY KEY, installation_id varchar(191) NOT NULL,
+        access_token text NOT NULL, refresh_token text, expires_at timestamptz, token_type varchar(50), scope text,
+        created_at timestamptz NOT NULL DEFAULT now(), updated_at timestamptz);
+    CREATE TABLE lightfast_gw_resources (id varchar(191) PRIMARY KEY, installation_id varchar(191) NOT NULL,
+        provider_resource_id varchar(191) NOT NULL, resource_name varchar(500), status varchar(50) NOT NULL,
+        created_at timestamptz NOT NULL DEFAULT now(), updated_at timestamptz);
+    CREATE TABLE lightfast_workspace_integrations (id varchar(191) PRIMARY KEY, workspace_id varchar(191) NOT NULL,
+        installation_id varchar(191), connected_by varchar(191), provider varchar(50), source_config jsonb NOT NULL,
+        provider_resource_id varchar(191), is_active boolean NOT NULL DEFAULT true,
+        created_at timestamp NOT NULL DEFAULT now(), updated_at timestamp);";
+
+/// The age before: a table and two columns more.
+const LEGACY: &str = "
+    CREATE TABLE lightfast_user_sources (id varchar(191) PRIMARY KEY, user_id varchar(191));
+    INSERT INTO lightfast_user_sources VALUES ('src_1', 'user_1');
+    ALTER TABLE lightfast_workspace_integrations ADD COLUMN user_source_id varchar(191);
+    ALTER TABLE lightfast_workspace_integrations ADD COLUMN gateway_installation_id varchar(191);
+    INSERT INTO lightfast_workspace_integrations (id, workspace_id, source_config, provider_resource_id, user_source_id)
+        VALUES ('wi_lost', 'ws', '{}', '1', 'src_1');
+    INSERT INTO lightfast_workspace_integrations
+        (id, workspace_id, source_config, provider_resource_id, user_source_id, gateway_installation_id)
+        VALUES ('wi_named_twice', 'ws_old', '{\"sync\":{\"events\":[\"github:push\"],\"autoSync\":true}}', '771204001',
+            'src_1', 'ghInst01');";
+
+/// Rows of two orgs: GitHub with a category key, Linear with tokens, Vercel with its ids in the wrong places, and some
+/// that cannot be carried over.
+async fn fill(source: &Backend) {
+    let linear = sim::find("linear").expect("simulated").facts(1, 0, signalbox::model::clock::EpochMs(0));
+    let rows = format!(
+        "INSERT INTO lightfast_gw_installations (id, provider, external_id, account_login, connected_by, org_id, status,
+            provider_account_info, created_at) VALUES
+            ('ghInst01', 'github', '58214001', 'harborworks-1', 'user_1', 'org_a', 'active',
+                '{{\"version\":1,\"sourceType\":\"github\",\"installations\":[{{\"accountLogin\":\"unknown\"}}]}}',
+                '2026-02-01T10:00:00Z'),
+            ('linInst1', 'linear', 'accidental', NULL, 'user_1', 'org_a', 'active',
+                '{{\"version\":1,\"sourceType\":\"linear\",\"organization\":{{\"id\":\"{linear}\",\"urlKey\":\"harborworks\"}}}}',
+                '2026-02-02T10:00:00Z'),
+            ('verInst1', 'vercel', 'icfg_4Wc0', NULL, 'user_2', 'org_b', 'error',
+                '{{\"version\":1,\"sourceType\":\"vercel\",\"teamId\":\"team_Zr5\",\"configurationId\":\"team_Zr5\"}}',
+                '2026-02-03T10:00:00Z'),
+            ('oldInst1', 'github', '58214009', NULL, 'user_1', 'org_a', 'revoked', NULL, '2026-01-01T10:00:00Z'),
+            ('unkInst1', 'gitlab', '1', NULL, 'user_1', 'org_a', 'active', NULL, '2026-01-01T10:00:00Z');
+        INSERT INTO lightfast_gw_tokens (id, installation_id, access_token, refresh_token, expires_at, token_type, scope)
+            VALUES ('tok_1', 'linInst1', '{access}', '{refresh}', now() + interval '20 hours', 'Bearer', 'read write'),
+            ('tok_2', 'verInst1', 'bm90IG9uZSBvZiB0aGVpcnMgYXQgYWxsLCByZWFsbHk=', NULL, NULL, NULL, NULL);
+        INSERT INTO lightfast_gw_resources (id, installation_id, provider_resource_id, resource_name, status) VALUES
+            ('resOne', 'ghInst01', '771204001', 'harborworks-1/tide-clock', 'active'),
+            ('resOneOld', 'ghInst01', '771204001', 'harborworks-1/tide-clock', 'removed'),
+            ('resTwo', 'verInst1', 'prj_1', 'shop', 'active');
+        INSERT INTO lightfast_workspace_integrations
+            (id, workspace_id, installation_id, provider, source_config, provider_resource_id, is_active) VALUES
+            ('wiPush', 'ws', 'ghInst01', 'github', '{{\"version\":1,\"sourceType\":\"github\",\"type\":\"repository\",
+                \"repoId\":\"771204001\",\"sync\":{{\"events\":[\"push\"],\"autoSync\":true}}}}', NULL, true),
+            ('wiOff', 'ws_2', 'ghInst01', 'github', '{{\"sync\":{{\"events\":[\"github:push\"]}}}}', '771204001', false),
+            ('wiTeam', 'ws', 'linInst1', 'linear', '{{\"provider\":\"linear\",\"type\":\"team\",\"teamName\":\"Eng\",
+                \"sync\":{{\"events\":[\"linear:issue.created\"],\"autoSync\":true}}}}', 'team-1', true);",
+        linear = linear.external_id,
+        access = encrypt("lin_imported_access", 1),
+        refresh = encrypt("lin_imported_refresh", 2),
+    );
+    source.execute(Path::new("/"), TABLES).await;
+    source.execute(Path::new("/"), &rows).await;
+}
+
+fn import(app: &App, source: &Backend, more: &[&str]) -> (bool, Value) {
+    let (url, key) = (source.url(Path::new("/")), hex::encode(KEY));
+    let words = ["import", "lightfast", "--from", &url, "--encryption-key", &key, "--json"];
+    let said = app.cli(&[&words, more].concat());
+    let error = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(!error.contains(&key) && !error.contains("lin_imported"), "a secret is shown: {error}");
+    let out = String::from_utf8(said.stdout).expect("text");
+    (said.status.success(), serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{error}")))
+}
+
+fn codes(report: &Value, list: &str) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let mut codes: Vec<_> =
+        report[list].as_array().expect("a list").iter().map(|c| (text(&c["id"]), text(&c["code"]))).collect();
+    codes.sort();
+    codes
+}
+
+on_both! {
+    async fn connections_are_taken_over_once_and_what_cannot_be_is_named_with_its_reason(backend) {
+        let Some(source) = Backend::postgres().await else { return };
+        fill(&source).await;
+        let app = App::start(backend, Options::default()).await;
+
+        let (_, dry) = import(&app, &source, &["--dry-run"]);
+        let none = app.operator("org_a").ask("GET", "/connections", None).await.expect("a list");
+        assert_eq!(none["items"], json!([]), "a dry run writes nothing");
+
+        let (carried_all, report) = import(&app, &source, &[]);
+        assert!(!carried_all, "something was left out");
+        assert_eq!(report["counts"], dry["counts"], "a dry run says what would be done");
+        assert_eq!(report["counts"]["installations"], json!({"found": 5, "carried": 4, "alreadyHere": 0}));
+        assert_eq!(report["counts"]["tokens"], json!({"found": 2, "carried": 1, "alreadyHere": 0}));
+        assert_eq!(report["counts"]["integrations"], json!({"found": 3, "carried": 3, "alreadyHere": 0}));
+        let left_out = [("resOneOld", "second_row"), ("tok_2", "does_not_open"), ("unkInst1", "unknown_provider")];
+        assert_eq!(codes(&report, "leftOut"), left_out.map(|(id, code)| (id.to_owned(), code.to_owned())));
+
+        let mut operator = app.operator("org_a");
+        let github = operator.ask("GET", "/connections/ghInst01", None).await.expect("imported");
+        assert_eq!((&github["externalId"], &github["status"]), (&json!("58214001"), &json!("active")));
+        assert_eq!(github["resources"], json!([{"id": "resOne", "providerResourceId": "771204001",
+            "resourceName": "harborworks-1/tide-clock"}]));
+        let linear = operator.ask("GET", "/connections/linInst1", None).await.expect("imported");
+        let organization = sim::find("linear").expect("simulated").facts(1, 0, signalbox::model::clock::EpochMs(0));
+        assert_eq!(linear["externalId"], json!(organization.external_id));
+        assert_eq!((&linear["hasToken"], &linear["accountLogin"]), (&json!(true), &json!("harborworks")));
+        let vercel = app.operator("org_b").ask("GET", "/connections/verInst1", None).await.expect("imported");
+        assert_eq!((&vercel["externalId"], &vercel["status"]), (&json!("team_Zr5"), &json!("needs_reauth")));
+
+        // The token was opened and sealed again: it is the one it was.
+        let token = operator.ask("GET", "/connections/linInst1/token", None).await.expect("a token");
+        assert_eq!(token["accessToken"], json!("lin_imported_access"));
+
+        // A category key filters as it did.
+        let to = Connected { provider: sim::find("github").expect("simulated"), account: 1, connection: "ghInst01".into() };
+        let (_, pushed) = app.post_event(&to, "github:push", 1).await;
+        assert_eq!(pushed.json()["outcome"], json!("routed"), "{}", pushed.json());
+        let (_, opened) = app.post_event(&to, "github:issue.opened", 2).await;
+        assert_eq!(opened.json()["outcome"], json!("filtered"));
+
+        let (_, again) = import(&app, &source, &[]);
+        for kind in ["installations", "tokens", "resources", "integrations"] {
+            assert_eq!(again["counts"][kind]["carried"], json!(0), "a second run writes nothing: {again:#}");
+        }
+        app.finish().await;
+        source.remove().await;
+    }
+
+    async fn rows_of_the_legacy_age_are_carried_over_where_they_name_a_connection_and_reported_where_not(backend) {
+        let Some(source) = Backend::postgres().await else { return };
+        fill(&source).await;
+        source.execute(Path::new("/"), LEGACY).await;
+        let app = App::start(backend, Options::default()).await;
+        let (_, report) = import(&app, &source, &[]);
+        assert_eq!(report["legacySources"], json!(1));
+        assert!(codes(&report, "leftOut").contains(&("wi_lost".into(), "legacy_source".into())), "{report:#}");
+        let list = app.operator("org_a").ask("GET", "/workspaces/ws_old/integrations", None).await.expect("a list");
+        assert_eq!(list["list"][0]["id"], json!("wi_named_twice"));
+        app.finish().await;
+        source.remove().await;
+    }
+}

@@ -105,7 +105,8 @@ pub async fn list(
 ///
 /// # Errors
 /// `missing_org_id`, `invalid_workspace_id`, `invalid_json`, `missing_required_fields`, `invalid_fields`,
-/// `invalid_resources`, `not_found`, `unknown_event_key`, `resource_not_accessible`, `installation_not_active`.
+/// `invalid_resources`, `not_found`, `unknown_event_key`, `resource_not_accessible`, `installation_not_active`, `connection_expired`,
+/// `provider_unavailable`.
 #[utoipa::path(
     post, path = "/workspaces/{id}/integrations",
     request_body = schemas::Subscription,
@@ -124,13 +125,12 @@ pub async fn create(
     let resources = read_resources(&mut members);
     let events = members.texts("events");
     members.finish()?;
-    let resources = resources?;
+    let mut resources = resources?;
 
     let record = load_visible(&gateway, &caller, &connection).await?;
     let events = checked_events(&gateway.registry, record.installation.provider, events)?;
-    for link in &resources {
-        check_linkable(&caller, &record, link)?;
-    }
+    // All of them in one go: the provider is asked once, not once for each.
+    check_linkable(&gateway, &caller, &record, &mut resources).await?;
     let request = SubscribeWorkspace { workspace, resources, events };
     let done = gateway.directory.subscribe(&record.installation.id, request, caller.actor()).await?;
     let integrations: Vec<_> =

@@ -17,6 +17,7 @@ pub mod error_codes;
 mod events;
 mod explain;
 mod gateway;
+mod heal;
 mod health;
 mod ingest;
 mod integrations;
@@ -86,7 +87,15 @@ table! {
         "/assets/connected.js"                           { GET => connecting::assets::module }
         "/assets/connected.css"                          { GET => connecting::assets::styles }
 
-        "/connections/{id}"                              { GET => connections::get::get }
+        "/connections/{id}"                              { GET => connections::get::get, DELETE => connections::delete::delete }
+        "/connections/{id}/token"                        { GET => connections::token::read }
+        "/connections/{id}/teardown"                     { GET => connections::teardown::get }
+        "/connections/{id}/validate"                     { POST => connections::validate::validate }
+        "/connections/{id}/available-resources"          { GET => connections::available_resources::list }
+        "/connections/{id}/config"                       { GET => connections::config::get }
+        "/connections/{id}/proxy/endpoints"              { GET => connections::proxy::endpoints }
+        "/connections/{id}/proxy/execute"                { POST => connections::proxy::execute }
+        "/connections/{id}/backfill-runs"                { GET => connections::backfill_runs::list, POST => connections::backfill_runs::save }
         "/connections/{id}/resources"                    { POST => connections::link_resource::link }
         "/connections/{id}/resources/{resource}"         { DELETE => connections::unlink_resource::unlink }
         "/connections/{id}/log"                          { GET => connections::log::list }
@@ -122,6 +131,10 @@ table! {
         "/admin/cache/rebuild"                           { POST => admin::rebuild_cache }
         "/admin/actors"                                  { GET => admin::actors }
         "/admin/audit"                                   { GET => admin::audit }
+        "/admin/heal"                                    { GET => heal::list, POST => heal::heal }
+
+        // The last of all: it has the shape of every `/connections/{id}/{something}`, and the first that fits is taken.
+        "/connections/{provider}/{id}"                   { DELETE => connections::delete::delete_of_provider }
 }
 
 /// Every annotated handler, in the table's order.

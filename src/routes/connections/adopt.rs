@@ -11,7 +11,7 @@ use super::{
         request_body::ApiBody,
         schemas,
     },
-    connection_json,
+    show,
 };
 use crate::{
     actors::binding::{AdoptInstallation, Bound},
@@ -64,7 +64,7 @@ pub async fn adopt(ServiceWriter(caller): ServiceWriter, body: ApiBody, gateway:
     let record = gateway.store.load_installation(&installation.id).await?;
     let resources = record.map(|record| record.resources).unwrap_or_default();
     let status = if bound == Bound::New { StatusCode::CREATED } else { StatusCode::OK };
-    let mut shown = connection_json(&installation, &resources);
+    let mut shown = show(&gateway, &installation, &resources).await?;
     // The word under which every other route takes it.
     shown["connectionId"] = shown["id"].clone();
     Ok(HttpResponse::build(status).json(shown))

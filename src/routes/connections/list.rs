@@ -2,17 +2,11 @@
 
 use actix_web::{HttpResponse, web};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
-    super::{
-        auth::Reader,
-        gateway::Gateway,
-        problem::{Answer, Problem},
-        query::Query,
-        schemas,
-    },
-    connection_json,
+    super::{auth::Reader, gateway::Gateway, problem::Answer, query::Query, schemas},
+    show,
 };
 use crate::model::{ids::InstallationId, installation::InstallationStatus};
 
@@ -36,11 +30,11 @@ pub async fn list(Reader(caller): Reader, query: Query, gateway: web::Data<Gatew
         .list_installations(Some(org), query.get("provider"), status, query.page(InstallationId::PREFIX)?)
         .await?;
     let gateway = &gateway;
-    let items: Vec<_> = stream::iter(&page.items)
+    let items: Vec<Value> = stream::iter(&page.items)
         .map(|installation| async move {
             let record = gateway.store.load_installation(&installation.id).await?;
             let resources = record.map(|record| record.resources).unwrap_or_default();
-            Ok::<_, Problem>(connection_json(installation, &resources))
+            show(gateway, installation, &resources).await
         })
         .buffered(READ_AT_ONCE)
         .try_collect()

@@ -9,7 +9,7 @@ use signalbox::sim::{
     world::{Fault, FaultRule, Loss},
 };
 
-use crate::support::{Backend, Options, Stage, on_both};
+use crate::support::{App, Backend, Options, Stage, on_both};
 
 const SOON: Duration = Duration::from_mins(2);
 const ATTEMPTS: &str = "POST /app/hook/deliveries/*/attempts";
@@ -103,7 +103,7 @@ on_both! {
         stage.world.github.fail(FaultRule::once("GET /app/hook/deliveries", Fault::Delay { ms: 1_000 }));
         stage.app.restart().await;
         stage.tell_where();
-        sink.wait_until(|received| received.len() >= 8, SOON).await.expect("the outage is made good");
+        sink.wait_for(8, SOON).await.expect("the outage is made good");
         let healed = stage.until("org", "/admin/heal?limit=100", |list| {
             let items = list["items"].as_array().expect("items");
             items.iter().map(|run| run["healed"].as_u64().unwrap_or(0)).sum::<u64>() == 5
@@ -144,10 +144,9 @@ on_both! {
             assert_eq!(stage.refused("org", "POST", "/admin/heal", Some(body)).await, (400, expected.into()));
         }
         stage.world.github.fail(FaultRule::always("GET /app/hook/deliveries", Fault::Delay { ms: 2_000 }));
-        let (one, other) = tokio::join!(
-            stage.app.send("POST", "/admin/heal", &[("x-api-key", crate::support::App::service_key())], r#"{"provider":"github"}"#),
-            stage.app.send("POST", "/admin/heal", &[("x-api-key", crate::support::App::service_key())], r#"{"provider":"github"}"#),
-        );
+        let headers = [("x-api-key", App::service_key())];
+        let ask = || stage.app.send("POST", "/admin/heal", &headers, r#"{"provider":"github"}"#);
+        let (one, other) = tokio::join!(ask(), ask());
         let mut statuses = [one.status, other.status];
         statuses.sort_unstable();
         assert_eq!(statuses, [200, 409]);

@@ -16,6 +16,8 @@ mod secrets;
 mod simulators;
 mod stopping;
 mod support;
+mod teardown;
+mod tokens;
 mod traces;
 mod two_nodes;
 mod webhooks;

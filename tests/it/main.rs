@@ -1,11 +1,15 @@
 //! The whole gateway: the real binary as a child process, real HTTP on both sides, both databases.
 
+mod access;
 mod api;
 mod belonging;
+mod conformance;
+mod connecting;
 mod crash;
 mod deliveries;
 mod demo;
 mod event_keys;
+mod healing;
 mod hostile;
 mod import;
 mod outage;
@@ -17,7 +21,10 @@ mod simulators;
 mod stopping;
 mod support;
 mod teardown;
+mod teardown_routes;
+mod tenants;
 mod tokens;
 mod traces;
 mod two_nodes;
+mod vault;
 mod webhooks;

@@ -86,6 +86,15 @@ impl Problem {
         if self.code.members.contains(&"provider") { self.member("provider", provider.as_str()) } else { self }
     }
 
+    /// Says what keeps a provider from being asked: a text that begins with the setting's name, where it is one.
+    fn about_setting(self, why: String) -> Self {
+        let setting = why.split(' ').next().filter(|word| word.starts_with("providers.")).map(str::to_owned);
+        match setting {
+            Some(setting) => self.member("setting", setting).detail(why),
+            None => self.detail(why),
+        }
+    }
+
     /// Names the endpoint of the proxy, where that is what the problem is about.
     #[must_use]
     pub fn about_endpoint(self, endpoint: &str) -> Self {
@@ -231,7 +240,7 @@ impl From<ProviderCallError> for Problem {
         let problem = Self::of(error.kind(), error.code(), &error);
         match error {
             ProviderCallError::NotActive(status) => problem.member("connectionStatus", status.as_str()),
-            ProviderCallError::NotConfigured(why) => problem.detail(why),
+            ProviderCallError::NotConfigured(why) => problem.about_setting(why),
             _ => problem,
         }
     }
@@ -272,7 +281,7 @@ impl From<HealError> for Problem {
     fn from(error: HealError) -> Self {
         let problem = Self::of(error.kind(), error.code(), &error);
         match error {
-            HealError::NotConfigured(why) => problem.detail(why),
+            HealError::NotConfigured(why) => problem.about_setting(why),
             _ => problem,
         }
     }

@@ -2,6 +2,9 @@
 //!
 //! **Must not know** how the gateway reads it.
 
+mod graphql;
+pub mod site;
+
 use serde_json::{Value, json};
 
 use super::{Dice, Draft, EpochMs, Facts, Signing, SimulatedProvider};
@@ -66,11 +69,7 @@ pub static PROVIDER: SimulatedProvider = SimulatedProvider {
         json_content_type: "application/json; charset=utf-8",
     },
     secret: SECRET,
-    settings: &[
-        ("client_id", "simulated-linear-client"),
-        ("client_secret", "sim-linear-client-secret-0001"),
-        ("webhook_secrets", SECRET),
-    ],
+    settings: &[("client_id", site::CLIENT_ID), ("client_secret", site::CLIENT_SECRET), ("webhook_secrets", SECRET)],
     write,
     facts,
 };

@@ -2,6 +2,8 @@
 //!
 //! **Must not know** how the gateway reads it.
 
+pub mod site;
+
 use serde_json::{Value, json};
 
 use super::{Dice, Draft, EpochMs, Facts, Signing, SimulatedProvider, numeric_id};

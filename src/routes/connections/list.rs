@@ -5,7 +5,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
 use super::{
-    super::{auth::Reader, gateway::Gateway, problem::Answer, query::Query},
+    super::{auth::Reader, gateway::Gateway, problem::Answer, query::Query, schemas},
     show,
 };
 use crate::model::{ids::InstallationId, installation::InstallationStatus};
@@ -13,10 +13,15 @@ use crate::model::{ids::InstallationId, installation::InstallationStatus};
 /// Connections whose resources are read at the same time.
 const READ_AT_ONCE: usize = 4;
 
-/// `GET /connections`
+/// `GET /connections`: the org's connections, newest first.
 ///
 /// # Errors
 /// `missing_org_id`, `invalid_parameter`.
+#[utoipa::path(
+    get, path = "/connections",
+    params(("provider" = Option<String>, Query), ("status" = Option<schemas::ConnectionStatus>, Query), schemas::Paging),
+    responses((status = 200, body = schemas::Page<schemas::Connection>)),
+)]
 pub async fn list(Reader(caller): Reader, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let org = caller.require_org()?;
     let status = query.read("status", InstallationStatus::parse)?;

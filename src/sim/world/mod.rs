@@ -43,7 +43,7 @@ pub use self::{
     site::{Ambient, Loss, Sent},
     visit::{Choice, Visit},
 };
-use super::github::site::GitHub;
+use super::{github::site::GitHub, linear::site::Linear, sentry::site::Sentry, vercel::site::Vercel};
 use crate::model::clock::{Clock, SystemClock};
 
 /// How a world begins.
@@ -71,6 +71,12 @@ impl Default for Options {
 pub struct Simulators {
     /// GitHub.
     pub github: Simulator<GitHub>,
+    /// Vercel.
+    pub vercel: Simulator<Vercel>,
+    /// Linear.
+    pub linear: Simulator<Linear>,
+    /// Sentry.
+    pub sentry: Simulator<Sentry>,
 }
 
 impl Simulators {
@@ -79,12 +85,20 @@ impl Simulators {
     /// # Errors
     /// If a port cannot be bound.
     pub async fn start(options: &Options) -> io::Result<Self> {
-        Ok(Self { github: Simulator::start(options).await? })
+        Ok(Self {
+            github: Simulator::start(options).await?,
+            vercel: Simulator::start(options).await?,
+            linear: Simulator::start(options).await?,
+            sentry: Simulator::start(options).await?,
+        })
     }
 
     /// Tells every provider where the gateway is (`http://127.0.0.1:4110`).
     pub fn gateway_is_at(&self, url: &str) {
         self.github.gateway_is_at(url);
+        self.vercel.gateway_is_at(url);
+        self.linear.gateway_is_at(url);
+        self.sentry.gateway_is_at(url);
     }
 
     /// The settings that send a gateway here; beside them it needs [`super::gateway_settings`].
@@ -92,6 +106,12 @@ impl Simulators {
         vec![
             ("SIGNALBOX_PROVIDERS__GITHUB__WEB_URL", self.github.web_url()),
             ("SIGNALBOX_PROVIDERS__GITHUB__API_URL", self.github.api_url()),
+            ("SIGNALBOX_PROVIDERS__VERCEL__WEB_URL", self.vercel.web_url()),
+            ("SIGNALBOX_PROVIDERS__VERCEL__API_URL", self.vercel.api_url()),
+            ("SIGNALBOX_PROVIDERS__LINEAR__WEB_URL", self.linear.web_url()),
+            ("SIGNALBOX_PROVIDERS__LINEAR__API_URL", self.linear.api_url()),
+            ("SIGNALBOX_PROVIDERS__SENTRY__WEB_URL", self.sentry.web_url()),
+            ("SIGNALBOX_PROVIDERS__SENTRY__API_URL", self.sentry.api_url()),
         ]
     }
 
@@ -103,7 +123,7 @@ impl Simulators {
 
     /// Every secret issued so far by any provider.
     pub fn issued(&self) -> Vec<String> {
-        self.github.issued()
+        [self.github.issued(), self.vercel.issued(), self.linear.issued(), self.sentry.issued()].concat()
     }
 }
 

@@ -199,7 +199,7 @@ fn drip(body: Bytes, pause: Duration) -> Body {
 /// Sends a webhook; how its first try ended, `None` if the provider sends nothing of the kind now. Later tries go on by
 /// themselves.
 pub(super) async fn post<S: Site>(shared: &Arc<Shared<S>>, posting: Posting) -> Option<Sent> {
-    if !shared.lock().site.sends(&posting.facts) && posting.verbatim.is_none() {
+    if !shared.lock().site.sends(&posting.kind, &posting.facts) && posting.verbatim.is_none() {
         return None;
     }
     let request = match &posting.verbatim {

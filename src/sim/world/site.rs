@@ -56,7 +56,7 @@ pub trait Site: Send + Sized + 'static {
     /// Learns how a webhook was answered.
     fn sent(&mut self, _sent: &Sent, _request: &SignedRequest, _scene: &mut Scene<'_>) {}
     /// Whether webhooks about this flow now.
-    fn sends(&self, _facts: &Facts) -> bool {
+    fn sends(&self, _kind: &str, _facts: &Facts) -> bool {
         true
     }
 }

@@ -53,10 +53,7 @@ pub(super) fn refusal(reply: &Reply, reset_header: &str, now: EpochMs) -> Connec
 }
 
 /// The error of a 429 or 5xx; of a 429 without `Retry-After`, what another header tells.
-pub(super) fn unavailable(
-    reply: &Reply,
-    until_reset: impl FnOnce() -> Option<Duration>,
-) -> Option<ConnectorError> {
+pub(super) fn unavailable(reply: &Reply, until_reset: impl FnOnce() -> Option<Duration>) -> Option<ConnectorError> {
     match reply.unavailable()? {
         ConnectorError::Unavailable { why, retry_after: None } if reply.status == 429 => {
             Some(ConnectorError::Unavailable { why, retry_after: until_reset() })

@@ -121,12 +121,8 @@ pub trait ConnectionStore: Send + Sync + 'static {
 
     /// Active installations whose token has a refresh token and expires before `before`, soonest first; those with a
     /// live claim are left out.
-    async fn list_expiring_tokens(
-        &self,
-        before: EpochMs,
-        now: EpochMs,
-        limit: u32,
-    ) -> StoreResult<Vec<InstallationId>>;
+    async fn list_expiring_tokens(&self, before: EpochMs, now: EpochMs, limit: u32)
+    -> StoreResult<Vec<InstallationId>>;
 
     // --- OAuth flows ------------------------------------------------------------------------------------------------
 

@@ -138,7 +138,11 @@ impl Stage {
 
     /// The calls since `from`, without the pages people visit.
     fn calls(&self) -> Vec<String> {
-        self.github.call_lines().into_iter().filter(|line| !line.starts_with("GET /apps") && !line.contains("authorize")).collect()
+        self.github
+            .call_lines()
+            .into_iter()
+            .filter(|line| !line.starts_with("GET /apps") && !line.contains("authorize"))
+            .collect()
     }
 }
 
@@ -259,7 +263,9 @@ async fn a_request_for_approval_binds_nothing_and_asks_nothing() {
     let completion = stage.complete(&parameters, None).await.expect("understood");
     assert!(matches!(completion, Completion::AwaitsApproval { setup_action: "request" }), "{completion:?}");
     // Even with an id and a code: whoever requests has not installed.
-    let more = parameters.into_iter().chain([("installation_id".to_owned(), "1".to_owned()), ("code".to_owned(), "c".to_owned())]);
+    let more = parameters
+        .into_iter()
+        .chain([("installation_id".to_owned(), "1".to_owned()), ("code".to_owned(), "c".to_owned())]);
     let completion = stage.complete(&more.collect(), None).await.expect("understood");
     assert!(matches!(completion, Completion::AwaitsApproval { .. }), "{completion:?}");
     assert_eq!(stage.calls(), [""; 0]);
@@ -280,7 +286,8 @@ async fn a_person_who_declines_ends_the_flow() {
 #[tokio::test]
 async fn an_incomplete_callback_is_refused_by_what_is_missing() {
     let stage = Stage::set().await;
-    let outcome = |pairs, context| async move { refused(Stage::set().await.complete(&parameters(pairs), context).await) };
+    let outcome =
+        |pairs, context| async move { refused(Stage::set().await.complete(&parameters(pairs), context).await) };
     assert_eq!(outcome(&[("state", "s")], None).await, "missing_installation_id");
     assert_eq!(outcome(&[("code", "c")], None).await, "missing_installation_id");
     assert_eq!(outcome(&[("installation_id", ""), ("code", "c")], None).await, "missing_installation_id");
@@ -354,7 +361,9 @@ async fn a_failing_github_fails_a_flow_without_blaming_the_person() {
     assert!(matches!(stage.connect(&visit).await.err(), Some(ConnectorError::Malformed(_))));
     stage.github.fail(FaultRule::once("GET /user/installations", Fault::status(401)));
     assert_eq!(stage.connect(&visit).await.err(), Some(ConnectorError::Refused("installation_not_verified")));
-    let odd = Fault::With { members: serde_json::Map::from_iter([("error".to_owned(), json!("incorrect_client_credentials"))]) };
+    let odd = Fault::With {
+        members: serde_json::Map::from_iter([("error".to_owned(), json!("incorrect_client_credentials"))]),
+    };
     stage.github.fail(FaultRule::once(EXCHANGE, odd));
     assert_eq!(stage.connect(&visit).await.err(), Some(ConnectorError::Refused("provider_error")));
 }
@@ -385,7 +394,9 @@ async fn tokens_are_minted_for_an_hour_and_kept_nowhere() {
     assert_eq!(stage.calls().len(), 2, "minting is one call");
     stage.github.tune(|knobs| knobs.stateless_tokens = true);
     assert!(stage.token(&grant).await.expect("minted").access.expose().len() > 400);
-    stage.github.fail(FaultRule::once(MINT, Fault::Without { members: vec!["expires_at".into(), "permissions".into()] }));
+    stage
+        .github
+        .fail(FaultRule::once(MINT, Fault::Without { members: vec!["expires_at".into(), "permissions".into()] }));
     assert_eq!(stage.token(&grant).await.expect("minted").expires_at, Some(grant.now.plus(Duration::from_hours(1))));
 }
 
@@ -434,8 +445,11 @@ async fn a_mint_is_never_repeated_by_itself_and_says_when_to_come_back() {
     }
     stage.github.fail(FaultRule::once(MINT, Fault::too_many_requests(17)));
     assert_eq!(retry_after(stage.token(&grant).await.err()), Some(Duration::from_secs(17)));
-    let secondary =
-        Fault::Status { status: 403, headers: vec![("retry-after".into(), "60".into())], body: json!({"message": "slow"}) };
+    let secondary = Fault::Status {
+        status: 403,
+        headers: vec![("retry-after".into(), "60".into())],
+        body: json!({"message": "slow"}),
+    };
     stage.github.fail(FaultRule::once(MINT, secondary));
     assert_eq!(retry_after(stage.token(&grant).await.err()), Some(Duration::from_secs(60)));
     stage.github.tune(|knobs| (knobs.rate_remaining, knobs.rate_reset_s) = (Some(0), 300));
@@ -462,7 +476,10 @@ async fn nobody_there_is_unavailable() {
 async fn the_account_is_read_as_it_is_now() {
     let (stage, grant) = Stage::installed().await;
     let token = secret("unused");
-    assert_eq!(stage.connector.read_account(&grant, &token).await.expect("read").login.as_deref(), Some("harborworks-1"));
+    assert_eq!(
+        stage.connector.read_account(&grant, &token).await.expect("read").login.as_deref(),
+        Some("harborworks-1")
+    );
     stage.github.act("rename_account", 1, &json!({"login": "tidewrights"})).await.expect("renamed");
     stage.github.act("suspend", 1, &json!({})).await.expect("suspended");
     let account = stage.connector.read_account(&grant, &token).await.expect("read");
@@ -518,7 +535,10 @@ async fn every_repository_is_listed_over_all_pages() {
     assert_eq!((seen.len(), pages), (250, 3));
     let second = seen.iter().find(|resource| resource.name == "harbor-001").expect("listed");
     assert_eq!(second.full_name.as_deref(), Some("harborworks-1/harbor-001"));
-    assert_eq!((second.private, second.archived, second.default_branch.as_deref()), (Some(true), Some(false), Some("main")));
+    assert_eq!(
+        (second.private, second.archived, second.default_branch.as_deref()),
+        (Some(true), Some(false), Some("main"))
+    );
     assert_eq!(second.attrs["repoFullName"], "harborworks-1/harbor-001");
     assert_eq!(second.attrs["isPrivate"], true);
     for nonsense in ["0", "-1", "x", "1&page=2"] {
@@ -605,10 +625,9 @@ async fn a_large_file_is_read_raw_and_a_huge_one_not_at_all() {
     assert_eq!(read.content.as_deref(), Some(content.as_bytes()));
     assert_eq!(find(1 << 20).await.expect("asked").expect("there").content, None);
     let body = json!({"message": "too large", "errors": [{"resource": "Blob", "field": "data", "code": "too_large"}]});
-    stage.github.fail(FaultRule::once(
-        "GET /repos/*/*/contents/**",
-        Fault::Status { status: 403, headers: Vec::new(), body },
-    ));
+    stage
+        .github
+        .fail(FaultRule::once("GET /repos/*/*/contents/**", Fault::Status { status: 403, headers: Vec::new(), body }));
     let huge = find(2 << 20).await.expect("asked").expect("there");
     assert_eq!((huge.size >= 100 << 20, huge.content), (true, None));
 }
@@ -634,12 +653,17 @@ async fn a_redirect_is_followed_on_the_same_host_only() {
     let other = Simulator::<GitHub>::start(&Options::default()).await.expect("a port");
     for target in [format!("{}/repositories/1", other.api_url()), "//elsewhere.invalid/".to_owned()] {
         let headers = vec![("location".to_owned(), target)];
-        stage.github.fail(FaultRule::once("GET /repos/*/*/contents/**", Fault::Status { status: 301, headers, body: Value::Null }));
+        stage.github.fail(FaultRule::once(
+            "GET /repos/*/*/contents/**",
+            Fault::Status { status: 301, headers, body: Value::Null },
+        ));
         assert!(matches!(find().await, Err(ConnectorError::Malformed(_))));
     }
     assert!(other.journal().is_empty(), "the token stays with its host");
     let headers = vec![("location".to_owned(), format!("{}/repositories/1", stage.github.api_url()))];
-    stage.github.fail(FaultRule::always("GET /repositories/*", Fault::Status { status: 301, headers, body: Value::Null }));
+    stage
+        .github
+        .fail(FaultRule::always("GET /repositories/*", Fault::Status { status: 301, headers, body: Value::Null }));
     assert!(matches!(find().await, Err(ConnectorError::Malformed(_))), "a circle ends");
 }
 
@@ -676,7 +700,9 @@ async fn the_proxy_calls_what_is_allowed_and_shows_every_answer_but_a_dead_token
     stage.github.fail(FaultRule::once("GET /repos/**", Fault::status(503)));
     assert_eq!(call("repos.get", &repository).await.expect("answered").status, 503);
     let cookies = vec![("set-cookie".to_owned(), "a=b".to_owned())];
-    stage.github.fail(FaultRule::once("GET /repos/**", Fault::Status { status: 418, headers: cookies, body: json!({}) }));
+    stage
+        .github
+        .fail(FaultRule::once("GET /repos/**", Fault::Status { status: 418, headers: cookies, body: json!({}) }));
     let teapot = call("repos.get", &repository).await.expect("answered");
     assert!(teapot.status == 418 && !teapot.headers.contains_key("set-cookie"));
     stage.github.fail(FaultRule::once("GET /repos/**", Fault::status(401)));
@@ -722,7 +748,8 @@ async fn the_delivery_log_is_walked_from_the_newest_over_all_pages() {
     let mut story = stage.github.with(|github| github.log());
     story.reverse();
     let expected: Vec<_> = story.iter().map(|entry| (entry.id.to_string(), entry.guid.clone())).collect();
-    let listed: Vec<_> = seen.iter().map(|entry| (entry.log_id.clone(), entry.delivery_id.as_str().to_owned())).collect();
+    let listed: Vec<_> =
+        seen.iter().map(|entry| (entry.log_id.clone(), entry.delivery_id.as_str().to_owned())).collect();
     assert_eq!(listed, expected);
     assert!(seen.iter().all(|entry| !entry.succeeded));
     assert!(seen.is_sorted_by(|newer, older| newer.at >= older.at));

@@ -268,7 +268,9 @@ impl TestStore {
     pub async fn insert_connected(&self, external_id: &str) -> SealedToken {
         let installation = self.installation(external_id);
         let token = self.token(&installation.id);
-        self.insert_connection(&installation, Some(&token), &self.entry("installation.created")).await.expect("inserted");
+        self.insert_connection(&installation, Some(&token), &self.entry("installation.created"))
+            .await
+            .expect("inserted");
         token
     }
 

@@ -16,7 +16,8 @@ async fn no_hot_statement_scans_a_table_on_sqlite() {
             let uses_indexes = steps.iter().any(|step| step.starts_with("SEARCH"));
             // Small things made by the statement itself are scanned: lists of ids, and what a recursion found.
             let scans_a_table = steps.iter().any(|step| {
-                step.starts_with("SCAN") && !["json_each", "waiting", "newest", "CONSTANT ROW"].iter().any(|ok| step.contains(ok))
+                step.starts_with("SCAN")
+                    && !["json_each", "waiting", "newest", "CONSTANT ROW"].iter().any(|ok| step.contains(ok))
             });
             assert!(uses_indexes && !scans_a_table, "{name}: {steps:#?}");
         }

@@ -19,8 +19,7 @@ use super::Sentry;
 use crate::{
     model::{clock::EpochMs, provider::ExternalId, secret::Secret},
     providers::{
-        Connector, ConnectorError, ConnectorSettingError, ConnectorSettings, HttpClient,
-        answers,
+        Connector, ConnectorError, ConnectorSettingError, ConnectorSettings, HttpClient, answers,
         api_url::{ApiUrl, encode_segment},
         connector::{
             Account, Callback, Completion, Connected, Ended, FreshToken, Grant, HeldToken, Leg, ProxyAnswer, ProxyCall,
@@ -155,8 +154,8 @@ impl Connector for SentryConnector {
 
     async fn complete(&self, callback: &Callback<'_>) -> Result<Completion, ConnectorError> {
         let code = callback_code(callback)?;
-        let claimed = filled(callback.parameters, "installationId")
-            .ok_or(ConnectorError::Refused("missing_installation_id"))?;
+        let claimed =
+            filled(callback.parameters, "installationId").ok_or(ConnectorError::Refused("missing_installation_id"))?;
         // One spelling: another one of the same uuid must not pass for another installation.
         let external_id = Uuid::parse_str(claimed)
             .map(|uuid| ExternalId::new(uuid.hyphenated().to_string()))
@@ -170,7 +169,8 @@ impl Connector for SentryConnector {
         let token = answer.into_fresh(callback.now).ok_or(ConnectorError::Malformed("an empty access token"))?;
         let installed = self.confirm_installation(&external_id, &token.access, callback.now).await?;
         let scopes = token.scope.clone();
-        let account = self.describe(&external_id, &installed, scopes.as_deref(), token.expires_at, callback.now, &token.access);
+        let account =
+            self.describe(&external_id, &installed, scopes.as_deref(), token.expires_at, callback.now, &token.access);
         let account = account.await;
         Ok(Completion::Connected(Box::new(Connected {
             external_id,
@@ -263,11 +263,15 @@ mod tests {
     fn a_token_answer_dies_when_it_says_or_after_eight_hours() {
         let now = EpochMs(1_771_980_000_000);
         let fresh = |text: &str| serde_json::from_str::<TokenAnswer>(text).expect("an answer").into_fresh(now);
-        let told = fresh(r#"{"token":"t","refreshToken":"r","expiresAt":"2026-02-25T01:00:00.123456Z","scopes":["org:read","event:read"]}"#);
+        let told = fresh(
+            r#"{"token":"t","refreshToken":"r","expiresAt":"2026-02-25T01:00:00.123456Z","scopes":["org:read","event:read"]}"#,
+        );
         let told = told.expect("a token");
         assert_eq!(told.expires_at, EpochMs::parse_rfc3339("2026-02-25T01:00:00.123Z"));
         assert_eq!(told.scope.as_deref(), Some("org:read event:read"));
-        for silent in [r#"{"token":"t","expiresAt":null,"id":7,"application":null}"#, r#"{"token":"t","expiresAt":"soon"}"#] {
+        for silent in
+            [r#"{"token":"t","expiresAt":null,"id":7,"application":null}"#, r#"{"token":"t","expiresAt":"soon"}"#]
+        {
             let silent = fresh(silent).expect("a token");
             assert_eq!(silent.expires_at, Some(now.plus(DOCUMENTED_LIFETIME)));
             assert!(silent.refresh.is_none() && silent.scope.is_none());

@@ -106,10 +106,7 @@ fn visible(project: Project) -> Option<VisibleResource> {
         name: project.name.or_else(|| project.slug.clone()).unwrap_or_else(|| id.clone()),
         id: ProviderResourceId::new(id),
         full_name: None,
-        attrs: facts([
-            ("projectSlug", facts::text(project.slug.clone())),
-            ("platform", facts::text(project.platform)),
-        ]),
+        attrs: facts([("projectSlug", facts::text(project.slug.clone())), ("platform", facts::text(project.platform))]),
         slug: project.slug,
         private: None,
         archived: None,

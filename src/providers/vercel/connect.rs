@@ -15,15 +15,9 @@ use url::Url;
 
 use super::Vercel;
 use crate::{
-    model::{
-        clock::EpochMs,
-        installation::InstallationStatus,
-        provider::ExternalId,
-        secret::Secret,
-    },
+    model::{clock::EpochMs, installation::InstallationStatus, provider::ExternalId, secret::Secret},
     providers::{
-        Connector, ConnectorError, ConnectorSettingError, ConnectorSettings, HttpClient,
-        answers,
+        Connector, ConnectorError, ConnectorSettingError, ConnectorSettings, HttpClient, answers,
         api_url::{ApiUrl, encode_segment},
         connector::{
             Account, Callback, Completion, Connected, Ended, FreshToken, Grant, HeldToken, Leg, ProxyAnswer, ProxyCall,

@@ -60,11 +60,8 @@ pub(crate) async fn list(
     installation: &InstallationId,
     request: PageRequest<'_>,
 ) -> StoreResult<Page<BackfillRun>> {
-    let mut sql = Builder::new(concat!(
-        "SELECT ",
-        backfill_run_columns!(),
-        " FROM gw_backfill_runs WHERE installation_id = "
-    ));
+    let mut sql =
+        Builder::new(concat!("SELECT ", backfill_run_columns!(), " FROM gw_backfill_runs WHERE installation_id = "));
     sql.push_bind(&*text(installation.as_str()));
     if let Some(cursor) = request.cursor {
         sql.push(" AND id < ").push_bind(&*text(cursor));

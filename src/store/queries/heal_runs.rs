@@ -71,8 +71,7 @@ pub(crate) async fn list(
     provider: Option<&str>,
     request: PageRequest<'_>,
 ) -> StoreResult<Page<HealRun>> {
-    let mut sql =
-        Builder::new(concat!("SELECT ", heal_run_columns!(), " FROM gw_heal_runs WHERE id IS NOT NULL"));
+    let mut sql = Builder::new(concat!("SELECT ", heal_run_columns!(), " FROM gw_heal_runs WHERE id IS NOT NULL"));
     if let Some(provider) = provider {
         sql.push(" AND provider = ").push_bind(&*text(provider));
     }

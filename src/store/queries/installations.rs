@@ -122,8 +122,7 @@ pub(crate) async fn find_ended(
     external_id: &ExternalId,
     org: &OrgId,
 ) -> StoreResult<Option<Installation>> {
-    let found =
-        query(FIND_ENDED).bind(provider.as_str()).bind(&*text(external_id.as_str())).bind(&*text(org.as_str()));
+    let found = query(FIND_ENDED).bind(provider.as_str()).bind(&*text(external_id.as_str())).bind(&*text(org.as_str()));
     let row = found.fetch_optional(&mut *db.conn).await?;
     row.map(|row| Fields::new(&row).installation(db.known)).transpose()
 }
@@ -148,11 +147,7 @@ pub(crate) async fn find_visible(
     read_json(db, FIND_VISIBLE, id, "visible_resources").await
 }
 
-pub(crate) async fn save_health(
-    db: &mut Session<'_>,
-    id: &InstallationId,
-    health: Option<&Value>,
-) -> StoreResult<()> {
+pub(crate) async fn save_health(db: &mut Session<'_>, id: &InstallationId, health: Option<&Value>) -> StoreResult<()> {
     const SAVE: &str = "UPDATE gw_installations SET provider_health = $2 WHERE id = $1";
     query(SAVE).bind(&*text(id.as_str())).bind(health.map(Value::to_string)).execute(&mut *db.conn).await?;
     Ok(())

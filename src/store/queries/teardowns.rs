@@ -16,8 +16,7 @@ macro_rules! teardown_columns {
     };
 }
 
-pub(super) const FIND: &str =
-    concat!("SELECT ", teardown_columns!(), " FROM gw_teardowns WHERE installation_id = $1");
+pub(super) const FIND: &str = concat!("SELECT ", teardown_columns!(), " FROM gw_teardowns WHERE installation_id = $1");
 
 pub(super) const LIST_DUE: &str = "SELECT installation_id FROM gw_teardowns WHERE status = 'running' \
      AND due_at <= $1 ORDER BY due_at LIMIT $2";

@@ -50,11 +50,7 @@ fn token(row: &Row) -> StoreResult<SealedToken> {
 }
 
 /// Does to an installation's token what an edit of the installation says.
-pub(super) async fn edit(
-    db: &mut Session<'_>,
-    installation: &InstallationId,
-    edit: &TokenEdit,
-) -> StoreResult<()> {
+pub(super) async fn edit(db: &mut Session<'_>, installation: &InstallationId, edit: &TokenEdit) -> StoreResult<()> {
     const DELETE: &str = "DELETE FROM gw_tokens WHERE installation_id = $1";
     match edit {
         TokenEdit::Keep => {}
@@ -67,11 +63,7 @@ pub(super) async fn edit(
 }
 
 /// Writes a token whatever was there, one generation above it.
-pub(super) async fn put(
-    db: &mut Session<'_>,
-    installation: &InstallationId,
-    token: &SealedToken,
-) -> StoreResult<()> {
+pub(super) async fn put(db: &mut Session<'_>, installation: &InstallationId, token: &SealedToken) -> StoreResult<()> {
     let mut sql = Builder::new(
         "INSERT INTO gw_tokens (installation_id, access_token_sealed, refresh_token_sealed, token_type, scope, \
          expires_at, refresh_expires_at, generation, created_at, updated_at) ",

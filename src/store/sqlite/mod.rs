@@ -24,10 +24,10 @@ use sqlx::{
 
 use self::{checkpointer::Checkpointer, file::ServingLock};
 use super::{
-    Accepted, ApiKey, AttemptRecord, BatchObserver, Census, Change, ChangeFn, ClaimRequest, ClaimedDelivery, ConnectionStore,
-    DeadLetter, Deleted, DestinationHealth, DueDestination, EventDetail, EventFilter, InstallationRecord, NewEvent,
-    OpenOptions, Page, PageRequest, QuarantineBounds, Quarantined, Rerouting, RetentionCutoffs, Rhythm, SealedCursor, SealedValue, Store, StoreError,
-    StoreResult, UnroutedFilter,
+    Accepted, ApiKey, AttemptRecord, BatchObserver, Census, Change, ChangeFn, ClaimRequest, ClaimedDelivery,
+    ConnectionStore, DeadLetter, Deleted, DestinationHealth, DueDestination, EventDetail, EventFilter,
+    InstallationRecord, NewEvent, OpenOptions, Page, PageRequest, QuarantineBounds, Quarantined, Rerouting,
+    RetentionCutoffs, Rhythm, SealedCursor, SealedValue, Store, StoreError, StoreResult, UnroutedFilter,
     backend::{CENSUS_TIME, Home, patience},
     known::KnownProviders,
     writer::{Batch, Committer, Writer},
@@ -39,7 +39,10 @@ use crate::model::{
     destination::{Destination, DestinationScope},
     event::Event,
     heal_run::HealRun,
-    ids::{BackfillRunId, DeliveryId, DestinationId, EventId, InstallationId, IntegrationId, KeyId, OrgId, QuarantineId, WorkspaceId},
+    ids::{
+        BackfillRunId, DeliveryId, DestinationId, EventId, InstallationId, IntegrationId, KeyId, OrgId, QuarantineId,
+        WorkspaceId,
+    },
     installation::{Installation, InstallationStatus},
     integration::{Integration, IntegrationStatus},
     log_entry::LogEntry,

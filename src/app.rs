@@ -23,6 +23,7 @@ use crate::{
         destinations::{DestinationsDeps, DestinationsHandle},
         directory::{Directory, DirectoryDeps},
         dispatcher::{DispatcherDeps, DispatcherHandle},
+        healing::{HealingDeps, HealingHandle},
         janitor::{JanitorDeps, JanitorHandle},
         webhook_router::{RouterDeps, RouterPool},
     },
@@ -72,6 +73,7 @@ pub struct Running {
     dispatcher: DispatcherHandle,
     directory: Directory,
     janitor: JanitorHandle,
+    healing: HealingHandle,
     store: SharedStore,
     traces: Traces,
     deadline: Duration,
@@ -151,6 +153,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         registry: registry.clone(),
         dispatcher: dispatcher.clone(),
         fallback_destination: fallback_destination.clone(),
+        config_files: config.config_files.candidates.clone(),
         clock: clock.clone(),
         ids: ids.clone(),
         vault: vault.clone(),
@@ -171,12 +174,22 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         ids: ids.clone(),
         ingest: config.ingest.clone(),
     });
+    let healing = HealingHandle::new(HealingDeps {
+        store: store.clone(),
+        registry: registry.clone(),
+        config: config.healing.clone(),
+        clock: clock.clone(),
+        ids: ids.clone(),
+        node: node.clone(),
+    });
     let janitor = JanitorHandle::start(
         JanitorDeps {
             store: store.clone(),
             directory: directory.clone(),
             dispatcher: dispatcher.clone(),
             mending: routers.mending(),
+            healing: healing.clone(),
+            relist: config.resources.relist,
             retention: config.retention.clone(),
             ingest: config.ingest.clone(),
             fallback_destination,
@@ -199,6 +212,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         routers: routers.clone(),
         connecting,
         brake: Brake::default(),
+        healing: healing.clone(),
         metrics,
         ids: ids.clone(),
         keys: key_ring(&store, &clock, &config),
@@ -220,6 +234,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         dispatcher,
         directory,
         janitor,
+        healing,
         store,
         traces,
         deadline: config.server.shutdown_deadline,
@@ -331,6 +346,7 @@ impl Running {
         if let Err(error) = self.janitor.drain().await {
             tracing::warn!(%error, "the janitor did not stop in order");
         }
+        self.healing.drain().await;
         self.directory.drain(left().max(Duration::from_millis(500))).await;
         if tokio::time::timeout(left().max(Duration::from_millis(500)), self.store.close()).await.is_err() {
             tracing::warn!("the database did not let go of its connections in time");

@@ -41,6 +41,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("oauth2", &["providers"]),
     ("hmac", &["crypto"]),
     ("aes_gcm", &["crypto"]),
+    ("jsonwebtoken", &["crypto"]),
+    ("ring", &["crypto", "sim"]),
     ("dashmap", &["actors"]),
     ("reqwest", &["providers/http.rs", "delivery/client.rs"]),
     ("prometheus_client", &["telemetry"]),

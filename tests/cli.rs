@@ -160,6 +160,7 @@ fn the_doctor_reports_every_mistake_together_and_fails() {
         "MISTAKE  database: the folder missing/folder does not exist",
         "MISTAKE  providers.github: private_key: it is not PEM",
         "WARNING  providers.github: a webhook secret has fewer than 16 characters",
+        "WARNING  providers.github: webhooks are received, but nobody can connect: providers.github.client_id is missing",
     ] {
         assert!(said.out.contains(finding), "{finding} is not in\n{}", said.out);
     }

@@ -1,12 +1,12 @@
 //! The directory: finds the supervisor of an installation, starts it on demand, starts it anew after a panic, forgets it
 //! when idle. Every write to an installation's rows goes through here.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use actix::Arbiter;
 use dashmap::DashMap;
-use serde_json::Value;
-use tokio::sync::mpsc;
+use serde_json::{Map, Value};
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     actors::{
@@ -17,6 +17,7 @@ use crate::{
             InstallationError, InstallationHandle, SupervisorDeps, control,
             state::{self, Edit},
         },
+        runtime::isolate,
     },
     cache::RouteCache,
     delivery::plan::MatchedBy,
@@ -47,8 +48,13 @@ struct Shared {
     deps: SupervisorDeps,
     dispatcher: DispatcherHandle,
     seen: LastSeen,
+    config_files: Arc<[String]>,
+    background: Semaphore,
     linked: mpsc::UnboundedSender<InstallationId>,
 }
+
+/// Things done at the same time beside what anybody waits for.
+const IN_BACKGROUND: usize = 4;
 
 /// What the directory needs of the other rooms.
 pub struct DirectoryDeps {
@@ -62,6 +68,8 @@ pub struct DirectoryDeps {
     pub dispatcher: DispatcherHandle,
     /// The configured default destination, if there is one.
     pub fallback_destination: Option<DestinationId>,
+    /// Where a repository's config file is looked for.
+    pub config_files: Vec<String>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// New ids.
@@ -155,6 +163,8 @@ impl Directory {
                 },
                 dispatcher: deps.dispatcher,
                 seen: LastSeen::default(),
+                config_files: deps.config_files.into(),
+                background: Semaphore::new(IN_BACKGROUND),
                 linked: deps.linked,
             }),
         }
@@ -170,6 +180,24 @@ impl Directory {
 
     pub(super) fn now(&self) -> EpochMs {
         self.shared.deps.clock.now()
+    }
+
+    pub(super) fn config_candidates(&self) -> Arc<[String]> {
+        Arc::clone(&self.shared.config_files)
+    }
+
+    /// Does something beside what anybody waits for, a few at a time. What is left of it when the process stops is lost.
+    pub(super) fn in_background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let shared = Arc::clone(&self.shared);
+        let started = self.shared.arbiter.spawn(async move {
+            let Ok(_turn) = shared.background.acquire().await else { return };
+            if isolate(work).await.is_err() {
+                tracing::error!("something in the background panicked");
+            }
+        });
+        if !started {
+            tracing::debug!("the directory has stopped; nothing more is done in the background");
+        }
     }
 
     /// The supervisor of an installation, alive: one that died of a panic is replaced.
@@ -253,6 +281,7 @@ impl Directory {
     ) -> Result<Resource, AskError<InstallationError>> {
         let linked = self.edit(id, actor, move |record, edit| state::link_resource(record, &resource, edit)).await?;
         self.announce_link(id);
+        self.detect_configs(id, vec![(linked.id.clone(), linked.provider_resource_id.clone())]);
         Ok(linked)
     }
 
@@ -276,6 +305,8 @@ impl Directory {
     ) -> Result<Subscribed, AskError<InstallationError>> {
         let done = self.edit(id, actor, move |record, edit| state::subscribe(record, &request, edit)).await?;
         self.announce_link(id);
+        let resources = done.integrations.iter().map(|(_, row)| (row.id.clone(), row.provider_resource_id.clone()));
+        self.detect_configs(id, resources.collect());
         Ok(done)
     }
 
@@ -311,8 +342,23 @@ impl Directory {
         at: Option<EpochMs>,
         provider: ProviderSlug,
     ) -> Result<bool, AskError<InstallationError>> {
-        self.edit(id, Actor::provider(provider), move |record, edit| Ok(control::apply(record, &changes, at, edit)))
-            .await
+        let (changed, aftermath) = self
+            .edit(id, Actor::provider(provider), move |record, edit| {
+                let before = (record.installation.metadata.clone(), record.resources.clone());
+                let changed = control::apply(record, &changes, at, edit);
+                Ok((changed, Aftermath::of(before, record)))
+            })
+            .await?;
+        self.detect_configs(id, aftermath.branches_moved);
+        if aftermath.grant_changed {
+            let (directory, id) = (self.clone(), id.clone());
+            self.in_background(async move {
+                if let Err(error) = directory.look_again(&id, Actor::system()).await {
+                    tracing::debug!(installation.id = %id, %error, "could not look at the provider");
+                }
+            });
+        }
+        Ok(changed)
     }
 
     /// Lets the installation's supervisor make a decision about its rows.
@@ -448,6 +494,36 @@ impl Directory {
             tracing::warn!("supervisors were still busy at the deadline");
         }
         self.shared.arbiter.stop();
+    }
+}
+
+/// What a control event leaves to be looked at, at the provider.
+struct Aftermath {
+    /// Repositories with another default branch: their config file may be another one.
+    branches_moved: Vec<(ResourceId, ProviderResourceId)>,
+    /// Whether the grant covers other resources now, so that what the provider lists has changed.
+    grant_changed: bool,
+}
+
+impl Aftermath {
+    fn of((metadata, resources): (Map<String, Value>, Vec<Resource>), record: &InstallationRecord) -> Self {
+        let branch = |row: &Resource| row.attrs.get("defaultBranch").cloned();
+        let moved = |row: &&Resource| {
+            resources.iter().any(|before| before.id == row.id && branch(before).is_some_and(|b| Some(b) != branch(row)))
+        };
+        let selection = |metadata: &Map<String, Value>| {
+            [metadata.get("repositorySelection").cloned(), metadata.get("projectSelection").cloned()]
+        };
+        Self {
+            branches_moved: record
+                .resources
+                .iter()
+                .filter(moved)
+                .map(|row| (row.id.clone(), row.provider_resource_id.clone()))
+                .collect(),
+            grant_changed: record.installation.status.routes()
+                && selection(&metadata) != selection(&record.installation.metadata),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
     backfill::BackfillHook,
     directory::Directory,
     dispatcher::DispatcherHandle,
+    healing::HealingHandle,
     runtime::{ask, isolate},
     webhook_router::MendingHandle,
 };
@@ -30,6 +31,8 @@ use crate::{
 const LEASES_EVERY: Duration = Duration::from_secs(2);
 const LAST_SEEN_EVERY: Duration = Duration::from_secs(1);
 const READDRESS_EVERY: Duration = Duration::from_secs(30);
+/// How long after a start providers are asked for the first time what they list.
+const RELIST_DELAY: Duration = Duration::from_mins(10);
 const TEARDOWNS_EVERY: Duration = Duration::from_secs(2);
 const RENEWALS_EVERY: Duration = Duration::from_secs(15);
 const RETENTION_EVERY: Duration = Duration::from_mins(1);
@@ -52,6 +55,10 @@ pub struct JanitorDeps {
     pub dispatcher: DispatcherHandle,
     /// Who routes late.
     pub mending: MendingHandle,
+    /// Who compares providers' logs.
+    pub healing: HealingHandle,
+    /// How long between two looks at what providers list; zero never looks.
+    pub relist: Duration,
     /// `[retention]`
     pub retention: RetentionConfig,
     /// `[ingest]`
@@ -119,6 +126,15 @@ impl Actor for Janitor {
         self.every(ctx, TEARDOWNS_EVERY, "teardowns", |deps| async move { deps.directory.resume_teardowns().await });
         self.every(ctx, RENEWALS_EVERY, "tokens", |deps| async move { deps.directory.renew_expiring_tokens().await });
         self.every(ctx, RETENTION_EVERY, "retention", |deps| async move { retain(&deps).await });
+        if let Some(pause) = self.deps.healing.pause() {
+            self.every(ctx, pause, "healing", |deps| async move { deps.healing.look().await });
+        }
+        if !self.deps.relist.is_zero() {
+            // Not at once: a start has better things to do, and one that starts again and again would ask each time.
+            self.later(ctx, self.deps.relist.min(RELIST_DELAY), self.deps.relist, "relist", |deps| async move {
+                deps.directory.look_at_all().await
+            });
+        }
         let deps = self.deps.clone();
         ctx.spawn(async move { follow_changes(deps).await }.into_actor(self));
         if let Some(linked) = self.linked.take() {
@@ -135,8 +151,18 @@ impl Janitor {
         W: Fn(JanitorDeps) -> F + 'static,
         F: Future<Output = Result<(), StoreError>> + 'static,
     {
+        self.later(ctx, Duration::ZERO, pause, name, work);
+    }
+
+    /// Runs a job again and again: after `first`, and `pause` after it ended.
+    fn later<F, W>(&self, ctx: &mut Context<Self>, first: Duration, pause: Duration, name: &'static str, work: W)
+    where
+        W: Fn(JanitorDeps) -> F + 'static,
+        F: Future<Output = Result<(), StoreError>> + 'static,
+    {
         let deps = self.deps.clone();
         let turns = async move {
+            tokio::time::sleep(first).await;
             loop {
                 match isolate(work(deps.clone())).await {
                     Ok(Ok(())) => {}

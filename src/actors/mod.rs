@@ -2,13 +2,17 @@
 
 pub mod backfill;
 pub mod binding;
+pub mod config_files;
 pub mod connecting;
 pub mod destinations;
 pub mod directory;
 pub mod dispatcher;
+pub mod healing;
 pub mod installation;
 pub mod janitor;
 pub mod provider_calls;
+pub mod proxy;
+pub mod resources;
 pub mod runtime;
 pub mod tokens;
 pub mod webhook_router;

@@ -41,6 +41,9 @@ pub enum ProviderCallError {
     /// The provider has no such thing.
     #[error("this provider has no such thing")]
     NotSupported,
+    /// A cursor (or another parameter) that no former answer gave.
+    #[error("a parameter cannot be read")]
+    InvalidParameter,
     /// The provider could not be asked, or answered nonsense. A short text of ours.
     #[error("the provider could not be asked: {0}")]
     ProviderUnavailable(String),
@@ -65,6 +68,7 @@ impl ProviderCallError {
             Self::ConnectionExpired => "connection_expired",
             Self::NotAccessible => "resource_not_accessible",
             Self::NotSupported => "not_supported",
+            Self::InvalidParameter => "invalid_parameter",
             Self::ProviderUnavailable(_) => "provider_unavailable",
             Self::NotConfigured(_) => "connecting_not_configured",
             Self::Store(error) => error.code(),
@@ -76,7 +80,9 @@ impl ProviderCallError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound | Self::NoToken | Self::NotAccessible => ErrorKind::NotFound,
-            Self::NotActive(_) | Self::NotSupported | Self::NotConfigured(_) => ErrorKind::BadRequest,
+            Self::NotActive(_) | Self::NotSupported | Self::InvalidParameter | Self::NotConfigured(_) => {
+                ErrorKind::BadRequest
+            }
             Self::ConnectionExpired => ErrorKind::Unauthorized,
             Self::ProviderUnavailable(_) => ErrorKind::Upstream,
             Self::Store(error) => error.kind(),
@@ -154,6 +160,8 @@ impl Directory {
             }
             ConnectorError::NotAccessible => (None, ProviderCallError::NotAccessible),
             ConnectorError::NotSupported => (None, ProviderCallError::NotSupported),
+            // Nothing was asked: the caller's word could not be.
+            ConnectorError::Refused("invalid_parameter") => (None, ProviderCallError::InvalidParameter),
             ConnectorError::AnswerLost
             | ConnectorError::Unavailable { .. }
             | ConnectorError::Malformed(_)

@@ -11,8 +11,10 @@ use std::{
 };
 
 use crate::{
+    app::registry_of,
     config::{Config, Mistake, ProviderConfig, process_environment},
     crypto::private_key::unwrap_private_key,
+    providers::Registry,
     vault::Vault,
 };
 
@@ -42,6 +44,7 @@ pub(super) async fn run(path: Option<&Path>) -> anyhow::Result<ExitCode> {
             check_public_url(config, &mut report);
         }
         check_timing(config, &mut report);
+        check_connecting(config, &mut report);
         for spec in &specs {
             match config.providers.get(spec.slug.as_str()) {
                 Some(provider) => check_provider(provider, &examination.mistakes, &mut report),
@@ -217,6 +220,20 @@ fn check_provider(provider: &ProviderConfig, mistakes: &[Mistake], report: &mut 
     }
     if sound {
         report.fine(&section, format!("{} live webhook secret(s)", provider.webhook_secrets.len()));
+    }
+}
+
+/// A provider that lacks a setting receives webhooks all the same, so this is no mistake.
+fn check_connecting(config: &Config, report: &mut Report) {
+    let registry = match registry_of(config) {
+        Ok(registry) => registry,
+        Err(error) => return report.mistake("providers", format!("{error:#}")),
+    };
+    for registered in Registry::built_in() {
+        if let Some(Err(missing)) = registry.find_connector(registered.spec.slug) {
+            let section = format!("providers.{}", registered.spec.slug);
+            report.warning(section, format!("webhooks are received, but nobody can connect: {missing}"));
+        }
     }
 }
 

@@ -51,6 +51,12 @@ pub struct Config {
     pub retention: RetentionConfig,
     /// `[telemetry]`
     pub telemetry: TelemetryConfig,
+    /// `[resources]`
+    pub resources: ResourcesConfig,
+    /// `[config_files]`
+    pub config_files: ConfigFilesConfig,
+    /// `[healing]`
+    pub healing: HealingConfig,
     /// `[backfill]`: the backfill service to notify, when there is one.
     pub backfill: Option<BackfillConfig>,
     /// `[providers.*]`: one for each section present.
@@ -221,6 +227,33 @@ pub struct TelemetryConfig {
     pub otlp_endpoint: Option<Url>,
 }
 
+/// `[resources]`
+#[derive(Debug, Clone)]
+pub struct ResourcesConfig {
+    /// How long between two looks at what each connection's provider lists for it; zero never looks by itself.
+    pub relist: Duration,
+}
+
+/// `[config_files]`
+#[derive(Debug, Clone)]
+pub struct ConfigFilesConfig {
+    /// Paths at which a repository's config file is looked for, in this order.
+    pub candidates: Vec<String>,
+}
+
+/// `[healing]`
+#[derive(Debug, Clone)]
+pub struct HealingConfig {
+    /// Whether gaps are looked for at start and from time to time. On demand they are looked for in any case.
+    pub enabled: bool,
+    /// How long between two looks.
+    pub interval: Duration,
+    /// How far a look reaches back over the end of the one before: a provider's log lags.
+    pub lag: Duration,
+    /// Redeliveries asked for in a second at the most.
+    pub max_per_second: u32,
+}
+
 /// `[backfill]`
 #[derive(Debug, Clone)]
 pub struct BackfillConfig {
@@ -294,6 +327,9 @@ impl Config {
         let ingest = IngestConfig::read(&mut reader);
         let retention = RetentionConfig::read(&mut reader);
         let telemetry = TelemetryConfig::read(&mut reader);
+        let resources = ResourcesConfig::read(&mut reader);
+        let config_files = ConfigFilesConfig::read(&mut reader);
+        let healing = HealingConfig::read(&mut reader);
         let backfill = BackfillConfig::read(&mut reader);
         let providers_read = providers
             .iter()
@@ -310,6 +346,9 @@ impl Config {
             ingest,
             retention,
             telemetry,
+            resources,
+            config_files,
+            healing,
             backfill,
             providers: providers_read,
         });

@@ -162,6 +162,16 @@ impl Section<'_> {
         read.unwrap_or_else(|| default.iter().map(|seconds| Duration::from_secs(u64::from(*seconds))).collect())
     }
 
+    /// A list of texts.
+    pub fn texts(&mut self, key: &str, default: &[&str]) -> Vec<String> {
+        let shown = default.iter().map(|text| Value::String((*text).to_owned())).collect();
+        let read = self.read(key, Some(Value::Array(shown)), |given| {
+            let text = |item: &Value| item.as_str().map(|text| text.trim().to_owned());
+            list_of(given)?.iter().map(|item| text(item).ok_or_else(|| "must be a list of texts".to_owned())).collect()
+        });
+        read.unwrap_or_else(|| default.iter().map(|text| (*text).to_owned()).collect())
+    }
+
     /// An age in whole days.
     pub fn days(&mut self, key: &str, default: u32, at_least: u32) -> Duration {
         let days = self.count(key, u64::from(default), u64::from(at_least)..=36_500);

@@ -9,8 +9,9 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::{
-    AuthConfig, BackfillConfig, ConsoleConfig, DatabaseConfig, DeliveryConfig, IngestConfig, LateBinding, LogFormat,
-    ReplayPolicy, RetentionConfig, ServerConfig, TelemetryConfig, VaultConfig, VaultKey,
+    AuthConfig, BackfillConfig, ConfigFilesConfig, ConsoleConfig, DatabaseConfig, DeliveryConfig, HealingConfig,
+    IngestConfig, LateBinding, LogFormat, ReplayPolicy, ResourcesConfig, RetentionConfig, ServerConfig,
+    TelemetryConfig, VaultConfig, VaultKey,
     section::{Reader, Section, http_url},
 };
 use crate::model::secret::Secret;
@@ -21,6 +22,10 @@ const SERVICE_KEY_MIN_CHARS: usize = 32;
 const DEDUP_MIN_DAYS: u32 = 7;
 /// Where on the console a connect flow ends unless configured otherwise.
 const CONNECTED_PATH: &str = "/{provider}/connected";
+/// Where a repository's config file is looked for.
+const CONFIG_FILES: [&str; 4] = ["lightfast.yml", ".lightfast.yml", "lightfast.yaml", ".lightfast.yaml"];
+/// Each candidate costs a call of the provider's API.
+const MAX_CONFIG_FILES: usize = 16;
 const MIB: u32 = 1024 * 1024;
 
 impl ServerConfig {
@@ -250,6 +255,46 @@ impl TelemetryConfig {
                 })
                 .unwrap_or_else(|| "info".to_owned()),
             otlp_endpoint: section.url("otlp_endpoint"),
+        })
+    }
+}
+
+impl ResourcesConfig {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        reader.section("resources", |section| Self { relist: section.seconds("relist_s", 6 * 3600) })
+    }
+}
+
+impl ConfigFilesConfig {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        reader.section("config_files", |section| {
+            let candidates = section.texts("candidates", &CONFIG_FILES);
+            if let Some(problem) = problem_of_candidates(&candidates) {
+                section.mistake("candidates", problem);
+            }
+            Self { candidates }
+        })
+    }
+}
+
+fn problem_of_candidates(candidates: &[String]) -> Option<String> {
+    if !(1..=MAX_CONFIG_FILES).contains(&candidates.len()) {
+        return Some(format!("must name 1 to {MAX_CONFIG_FILES} files"));
+    }
+    let is_path = |path: &str| {
+        path.len() <= 255 && path.split('/').all(|part| !matches!(part, "" | "." | "..")) && !path.contains('\\')
+    };
+    let bad = candidates.iter().find(|path| !is_path(path) || path.chars().any(char::is_control))?;
+    Some(format!("`{bad}` is not a path within a repository"))
+}
+
+impl HealingConfig {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        reader.section("healing", |section| Self {
+            enabled: section.flag("enabled", true),
+            interval: section.seconds("interval_s", 900),
+            lag: section.seconds("lag_s", 600),
+            max_per_second: u32::try_from(section.count("max_per_second", 10, 1..=1000)).unwrap_or(10),
         })
     }
 }

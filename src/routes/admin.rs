@@ -10,17 +10,26 @@ use super::{
     health::is_store_reachable,
     problem::Answer,
     query::{Query, page_json},
+    schemas,
 };
 use crate::{
     model::ids::{InstallationId, LogId},
     telemetry::provider_health::HEALTH_WINDOW,
 };
 
-/// `GET /admin/health[?deep=true]`: 503 while the database does not answer or the counters contradict each other. `deep`
+/// `GET /admin/health[?deep=true]`: whether the gateway is well. 503 while the database does not answer or the counters contradict each other. `deep`
 /// counts every row and looks for contradictions among them: for tests and for doubts, not for probes.
 ///
 /// # Errors
 /// `invalid_parameter`.
+#[utoipa::path(
+    get, path = "/admin/health",
+    params(("deep" = Option<bool>, Query, description = "Count every row and look for contradictions.")),
+    responses(
+        (status = 200, body = schemas::Health),
+        (status = 503, description = "Not well", body = schemas::Health),
+    ),
+)]
 pub async fn health(_caller: ServiceReader, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let deep = query.flag("deep")?.unwrap_or(false);
     let reachable = is_store_reachable(&gateway).await;
@@ -52,6 +61,7 @@ pub async fn health(_caller: ServiceReader, query: Query, gateway: web::Data<Gat
 ///
 /// # Errors
 /// None of its own.
+#[utoipa::path(get, path = "/admin/health/providers", responses((status = 200, body = schemas::ProvidersHealth)))]
 pub async fn provider_health(_caller: ServiceReader, gateway: web::Data<Gateway>) -> Answer {
     let items: Vec<Value> = gateway
         .registry
@@ -72,10 +82,11 @@ pub async fn provider_health(_caller: ServiceReader, gateway: web::Data<Gateway>
     Ok(HttpResponse::Ok().json(json!({"windowSeconds": HEALTH_WINDOW.as_secs(), "items": items})))
 }
 
-/// `POST /admin/cache/rebuild`
+/// `POST /admin/cache/rebuild`: reads the caches anew from the rows.
 ///
 /// # Errors
 /// None of its own.
+#[utoipa::path(post, path = "/admin/cache/rebuild", responses((status = 200, body = schemas::CacheRebuilt)))]
 pub async fn rebuild_cache(_caller: ServiceWriter, gateway: web::Data<Gateway>) -> Answer {
     let count = gateway.directory.rebuild_routes().await?;
     Ok(HttpResponse::Ok().json(json!({"status": "rebuilt", "count": count})))
@@ -85,6 +96,7 @@ pub async fn rebuild_cache(_caller: ServiceWriter, gateway: web::Data<Gateway>) 
 ///
 /// # Errors
 /// None of its own.
+#[utoipa::path(get, path = "/admin/actors", responses((status = 200, body = schemas::Actors)))]
 pub async fn actors(ServiceReader(caller): ServiceReader, gateway: web::Data<Gateway>) -> Answer {
     let mut supervisors = gateway.directory.snapshots().await;
     if caller.org.is_some() {
@@ -109,6 +121,11 @@ pub async fn actors(ServiceReader(caller): ServiceReader, gateway: web::Data<Gat
 ///
 /// # Errors
 /// `invalid_parameter`.
+#[utoipa::path(
+    get, path = "/admin/audit",
+    params(("connection" = Option<String>, Query, description = "A connection's id."), schemas::Paging),
+    responses((status = 200, body = schemas::Page<schemas::LogEntry>)),
+)]
 pub async fn audit(ServiceReader(caller): ServiceReader, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let connection = query.get("connection").map(InstallationId::from_raw);
     let page = gateway.store.list_log(caller.org.as_ref(), connection.as_ref(), query.page(LogId::PREFIX)?).await?;

@@ -8,13 +8,15 @@ use super::{
     error_codes as codes,
     gateway::Gateway,
     problem::{Answer, Problem},
+    schemas,
 };
 use crate::model::ids::DeliveryId;
 
-/// `POST /deliveries/{id}/retry`: due now, its attempts counted anew.
+/// `POST /deliveries/{id}/retry`: makes a delivery due now, its attempts counted anew.
 ///
 /// # Errors
 /// `not_found`, `delivery_not_retryable`.
+#[utoipa::path(post, path = "/deliveries/{id}/retry", responses((status = 200, body = schemas::Retried)))]
 pub async fn retry(Writer(caller): Writer, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
     let found = gateway.store.find_delivery(&DeliveryId::from_raw(id.as_str())).await?;
     let (delivery, event) = found

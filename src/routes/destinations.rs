@@ -16,6 +16,7 @@ use super::{
     integrations::workspace_id,
     problem::{Answer, Problem},
     request_body::{ApiBody, Members},
+    schemas,
 };
 use crate::{
     actors::destinations::{DestinationView, ServedScope},
@@ -114,12 +115,17 @@ async fn test(gateway: &Gateway, of: ServedScope) -> Answer {
 }
 
 macro_rules! handlers {
-    ($of:ident, $noun:literal: $put:ident $get:ident $delete:ident $rotate:ident $test:ident) => {
-        #[doc = concat!("`PUT /", $noun, "/{id}/destination {url, headers?}`: 201 with the secret if it is new.")]
+    ($of:ident, $path:literal: $put:ident $get:ident $delete:ident $rotate:ident $test:ident) => {
+        /// Sets where envelopes go. 201 with the signing secret if it is new.
         ///
         /// # Errors
         /// `missing_org_id`, `not_found`, `invalid_json`, `missing_required_fields`, `invalid_destination_url`,
-        /// `invalid_destination_header`.
+        /// `invalid_destination_header`, `invalid_workspace_id`.
+        #[utoipa::path(
+            put, path = $path,
+            request_body = schemas::NewDestination,
+            responses((status = 200, body = schemas::Destination), (status = 201, body = schemas::Destination)),
+        )]
         pub async fn $put(
             Writer(caller): Writer,
             id: web::Path<String>,
@@ -129,42 +135,52 @@ macro_rules! handlers {
             put(&gateway, &caller, $of(&caller, &id)?, &body).await
         }
 
-        #[doc = concat!("`GET /", $noun, "/{id}/destination`")]
+        /// Where envelopes go.
         ///
         /// # Errors
-        /// `missing_org_id`, `not_found`.
+        /// `missing_org_id`, `not_found`, `invalid_workspace_id`.
+        #[utoipa::path(get, path = $path, responses((status = 200, body = schemas::Destination)))]
         pub async fn $get(Reader(caller): Reader, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
             get(&gateway, $of(&caller, &id)?).await
         }
 
-        #[doc = concat!("`DELETE /", $noun, "/{id}/destination`")]
+        /// Deletes a destination.
         ///
         /// # Errors
-        /// `missing_org_id`, `not_found`.
+        /// `missing_org_id`, `not_found`, `invalid_workspace_id`.
+        #[utoipa::path(delete, path = $path, responses((status = 200, body = schemas::DestinationDeleted)))]
         pub async fn $delete(Writer(caller): Writer, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
             delete(&gateway, &caller, $of(&caller, &id)?).await
         }
 
-        #[doc = concat!("`POST /", $noun, "/{id}/destination/rotate-secret`")]
+        /// Makes a new signing secret and shows it. The one before keeps signing beside it for a day.
         ///
         /// # Errors
-        /// `missing_org_id`, `not_found`.
+        /// `missing_org_id`, `not_found`, `invalid_workspace_id`.
+        #[utoipa::path(
+            post, path = concat!($path, "/rotate-secret"),
+            responses((status = 200, body = schemas::Destination)),
+        )]
         pub async fn $rotate(Writer(caller): Writer, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
             rotate(&gateway, &caller, $of(&caller, &id)?).await
         }
 
-        #[doc = concat!("`POST /", $noun, "/{id}/destination/test`: sends a signed test envelope and shows the answer.")]
+        /// Sends a signed test envelope and shows the answer.
         ///
         /// # Errors
-        /// `missing_org_id`, `not_found`.
+        /// `missing_org_id`, `not_found`, `invalid_workspace_id`.
+        #[utoipa::path(
+            post, path = concat!($path, "/test"),
+            responses((status = 200, body = schemas::DestinationTested)),
+        )]
         pub async fn $test(Writer(caller): Writer, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
             test(&gateway, $of(&caller, &id)?).await
         }
     };
 }
 
-handlers!(of_workspace, "workspaces": put_of_workspace get_of_workspace delete_of_workspace rotate_of_workspace test_of_workspace);
-handlers!(of_org, "orgs": put_of_org get_of_org delete_of_org rotate_of_org test_of_org);
+handlers!(of_workspace, "/workspaces/{id}/destination": put_of_workspace get_of_workspace delete_of_workspace rotate_of_workspace test_of_workspace);
+handlers!(of_org, "/orgs/{id}/destination": put_of_org get_of_org delete_of_org rotate_of_org test_of_org);
 
 #[cfg(test)]
 mod tests {

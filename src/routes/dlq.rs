@@ -11,6 +11,7 @@ use super::{
     problem::{Answer, Problem},
     query::Query,
     request_body::{ApiBody, as_text},
+    schemas,
 };
 use crate::{actors::webhook_router::CatchUp, model::provider::ProviderDeliveryId, store::DeadLetter};
 
@@ -41,10 +42,19 @@ fn dead_letter_json(letter: &DeadLetter) -> Value {
     })
 }
 
-/// `GET /admin/dlq?limit&offset&provider`, oldest first.
+/// `GET /admin/dlq?limit&offset&provider`: dead letters, oldest first.
 ///
 /// # Errors
 /// None of its own.
+#[utoipa::path(
+    get, path = "/admin/dlq",
+    params(
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100),
+        ("offset" = Option<i64>, Query, minimum = 0),
+        ("provider" = Option<String>, Query),
+    ),
+    responses((status = 200, body = schemas::DeadLetters)),
+)]
 pub async fn list(ServiceReader(caller): ServiceReader, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let (limit, offset) = (query.limit(), query.offset());
     let letters = gateway.store.list_dead_letters(caller.org.as_ref(), query.get("provider"), limit, offset).await?;
@@ -52,11 +62,16 @@ pub async fn list(ServiceReader(caller): ServiceReader, query: Query, gateway: w
     Ok(HttpResponse::Ok().json(json!({"items": items, "limit": limit, "offset": offset})))
 }
 
-/// `POST /admin/dlq/replay {"deliveryIds": [{"provider", "deliveryId"}]}`: each id ends in one of `replayed`, `skipped`
+/// `POST /admin/dlq/replay {"deliveryIds": [{"provider", "deliveryId"}]}`: sends dead letters again. Each id ends in one of `replayed`, `skipped`
 /// (nothing of it is dead), `failed` (the store could not).
 ///
 /// # Errors
 /// `invalid_json`, `missing_delivery_ids`, `no_matching_dlq_entries`.
+#[utoipa::path(
+    post, path = "/admin/dlq/replay",
+    request_body = schemas::DeadLetterIds,
+    responses((status = 200, body = schemas::DeadLettersReplayed)),
+)]
 pub async fn replay(ServiceWriter(caller): ServiceWriter, body: ApiBody, gateway: web::Data<Gateway>) -> Answer {
     let requested = body.members()?.take("deliveryIds");
     let pairs = requested.as_ref().and_then(read_pairs).ok_or_else(|| Problem::new(&codes::MISSING_DELIVERY_IDS))?;
@@ -90,10 +105,16 @@ fn read_pairs(requested: &Value) -> Option<Vec<(String, String)>> {
     pairs.filter(|pairs| !pairs.is_empty())
 }
 
-/// `POST /admin/replay/catchup {installationId, batchSize?, provider?, since?, until?}`
+/// `POST /admin/replay/catchup {installationId, batchSize?, provider?, since?, until?}`: sends a batch of a
+/// connection's dead letters again, oldest first.
 ///
 /// # Errors
 /// `invalid_json`, `missing_required_fields`, `invalid_fields`, `not_found`.
+#[utoipa::path(
+    post, path = "/admin/replay/catchup",
+    request_body = schemas::CatchUpRequest,
+    responses((status = 200, body = schemas::CaughtUp)),
+)]
 pub async fn catch_up(ServiceWriter(caller): ServiceWriter, body: ApiBody, gateway: web::Data<Gateway>) -> Answer {
     let mut members = body.members()?;
     let installation = members.required_text("installationId");

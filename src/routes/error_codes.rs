@@ -59,8 +59,8 @@ codes! {
         "A workspace id is 1 to 191 bytes without control characters.";
     UNKNOWN_PROVIDER = "unknown_provider", 400, "The provider is unknown or disabled", ["provider"],
         "No provider of that name is enabled; `GET /providers` lists them.";
-    CONNECTING_NOT_CONFIGURED = "connecting_not_configured", 400, "The provider cannot be connected", ["setting"],
-        "The provider is enabled and its webhooks are received, but a setting is missing that connecting needs; `setting` names it.";
+    CONNECTING_NOT_CONFIGURED = "connecting_not_configured", 400, "The provider cannot be connected", ["provider", "setting"],
+        "The provider is enabled and its webhooks are received, but a setting that its API needs is missing or unusable; `setting` or `detail` names it.";
     INVALID_REDIRECT_TO = "invalid_redirect_to", 400, "redirect_to is refused", [],
         "`redirect_to` may be `inline`, an address with the console's origin, or one of `http://localhost` with any port.";
     INVALID_OR_EXPIRED_STATE = "invalid_or_expired_state", 400, "The state is not valid", [],
@@ -87,6 +87,18 @@ codes! {
         "The URL is not an absolute http(s) URL, or names an address that deliveries are not sent to.";
     INVALID_DESTINATION_HEADER = "invalid_destination_header", 400, "A header of the destination is refused", [],
         "`headers` must map header names to text; names that the gateway sets itself (`host`, `content-length`, `webhook-*`, …) and values with line breaks are refused.";
+    NOT_SUPPORTED = "not_supported", 400, "The provider has nothing of the kind", ["provider"],
+        "The operation makes no sense for this provider: a config file where there are no repositories, healing where there is no delivery log.";
+    CONFIG_TOO_LARGE = "config_too_large", 400, "The config file is too large", ["path", "maxBytes"],
+        "The file at `path` is larger than `maxBytes`.";
+    INVALID_CONFIG = "invalid_config", 400, "The config file is not YAML", ["path"],
+        "The file at `path` is not well-formed YAML in UTF-8.";
+    UNKNOWN_ENDPOINT = "unknown_endpoint", 400, "The proxy has no such endpoint", ["endpointId"],
+        "`endpointId` names none of what `GET /connections/{id}/proxy/endpoints` lists.";
+    MISSING_PATH_PARAMETERS = "missing_path_parameters", 400, "Path parameters are missing", ["parameters"],
+        "The endpoint's path has parameters that `pathParams` does not give; `parameters` names them.";
+    UNKNOWN_PATH_PARAMETERS = "unknown_path_parameters", 400, "Path parameters are unknown", ["parameters"],
+        "`pathParams` gives parameters that the endpoint's path does not have; `parameters` names them.";
     INCOMPLETE_BODY = "incomplete_body", 400, "The body ended early", [],
         "The connection ended before the announced body was complete. Nothing was stored.";
     UNAUTHORIZED = "unauthorized", 401, "No valid API key", [],
@@ -95,6 +107,10 @@ codes! {
         "No live webhook secret of the provider made this signature. The webhook is kept in quarantine, within its bounds, until it can be verified.";
     STALE_TIMESTAMP = "stale_timestamp", 401, "The signed time is outside its window", [],
         "The provider's signed timestamp is too far from the present; check the clock.";
+    TOKEN_EXPIRED = "token_expired", 401, "The grant is dead", [],
+        "The provider does not renew the connection's token any more; the connection is `needs_reauth`. Connect it again.";
+    CONNECTION_EXPIRED = "connection_expired", 401, "The provider does not accept the connection's token", [],
+        "A token that was renewed for the purpose was not accepted either; the connection is `needs_reauth`. Connect it again.";
     FORBIDDEN = "forbidden", 403, "Not allowed for this org", [],
         "The key, or the connection named, belongs to another org.";
     INSUFFICIENT_SCOPE = "insufficient_scope", 403, "The key may only read", [],
@@ -103,8 +119,10 @@ codes! {
         "The operation is not open to keys that are bound to an org.";
     NOT_FOUND = "not_found", 404, "Not found", [],
         "There is no such route, or no such thing among those this key may see.";
+    NO_TOKEN_FOUND = "no_token_found", 404, "The connection has no token", [],
+        "No token is kept for the connection: it was adopted, and never connected through the provider. Connect it.";
     RESOURCE_NOT_ACCESSIBLE = "resource_not_accessible", 404, "The provider does not list this resource for the connection", ["providerResourceId"],
-        "An org key may link only what the provider lists for the connection. Where the gateway cannot ask the provider, only a service key may link.";
+        "An org key may link only what the provider lists for the connection; for a connection without a token, only a service key may link. Elsewhere: the connection does not reach what the request names.";
     NO_MATCHING_DLQ_ENTRIES = "no_matching_dlq_entries", 404, "No dead letter matches", ["requestedIds"],
         "None of the deliveries asked for is dead.";
     METHOD_NOT_ALLOWED = "method_not_allowed", 405, "The method is not allowed here", [],
@@ -117,6 +135,10 @@ codes! {
         "`resourceId` names the resource that is linked.";
     DELIVERY_NOT_RETRYABLE = "delivery_not_retryable", 409, "The delivery cannot be retried", ["deliveryStatus"],
         "It was delivered, or an attempt of it is in flight. To send a delivered event again, replay the event.";
+    INVALID_BACKFILL_TRANSITION = "invalid_backfill_transition", 409, "The run cannot go from its status to that one", ["from", "to"],
+        "A run goes from `pending` to `running` to `completed`, `failed` or `cancelled`, and does not come back from these.";
+    HEAL_ALREADY_RUNNING = "heal_already_running", 409, "The provider's log is being compared already", [],
+        "One comparison of a provider's delivery log runs at a time; `GET /admin/heal` shows it.";
     ALREADY_EXISTS = "already_exists", 409, "It exists already", [],
         "Something with the same key exists.";
     PAYLOAD_TOO_LARGE = "payload_too_large", 413, "The body is too large", ["maxBytes"],
@@ -125,6 +147,12 @@ codes! {
         "Nothing is inflated before it is verified: send the body without `Content-Encoding`.";
     INTERNAL_ERROR = "internal_error", 500, "Something failed inside the gateway", [],
         "The log has the detail under the same request id.";
+    UPSTREAM_FAILED = "upstream_failed", 502, "The provider could not be asked", [],
+        "The provider answered something that makes no sense, or the gateway is not configured to ask it.";
+    TOKEN_GENERATION_FAILED = "token_generation_failed", 502, "The provider gave no token", [],
+        "The provider could not be asked for a token now, and none that still lives is at hand. The connection is as it was; try again.";
+    PROVIDER_UNAVAILABLE = "provider_unavailable", 502, "The provider cannot be asked now", [],
+        "The provider is unreachable, limits its rate or answers with errors. The connection is as it was; try again.";
     TEMPORARILY_UNAVAILABLE = "temporarily_unavailable", 503, "Busy, try again", [],
         "The gateway is at the limit of what it handles at once, or is stopping. Nothing was promised; try again after `Retry-After` seconds.";
     STORE_UNAVAILABLE = "store_unavailable", 503, "The database is unavailable, try again", [],

@@ -18,6 +18,7 @@ use super::{
     problem::{Answer, Problem},
     query::{Query, page_json},
     request_body::ApiBody,
+    schemas,
 };
 use crate::{
     model::{
@@ -93,10 +94,25 @@ pub(super) async fn load_visible(gateway: &Gateway, caller: &Caller, id: &str) -
     found.filter(|detail| caller.sees(detail.event.org.as_ref())).ok_or_else(|| Problem::new(&codes::NOT_FOUND))
 }
 
-/// `GET /events?provider&connection&outcome&eventKey&deliveryId&since&until&held`, newest first.
+/// `GET /events?provider&connection&outcome&eventKey&deliveryId&since&until&held`: events, newest first.
 ///
 /// # Errors
 /// `invalid_parameter`.
+#[utoipa::path(
+    get, path = "/events",
+    params(
+        ("provider" = Option<String>, Query),
+        ("connection" = Option<String>, Query, description = "A connection's id."),
+        ("outcome" = Option<schemas::EventOutcome>, Query),
+        ("eventKey" = Option<String>, Query),
+        ("deliveryId" = Option<String>, Query, description = "The provider's id of a delivery."),
+        ("since" = Option<schemas::Time>, Query),
+        ("until" = Option<schemas::Time>, Query),
+        ("held" = Option<bool>, Query),
+        schemas::Paging,
+    ),
+    responses((status = 200, body = schemas::Page<schemas::Event>)),
+)]
 pub async fn list(Reader(caller): Reader, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let filter = EventFilter {
         org: caller.org.clone(),
@@ -113,10 +129,11 @@ pub async fn list(Reader(caller): Reader, query: Query, gateway: web::Data<Gatew
     Ok(HttpResponse::Ok().json(page_json(&page, event_json)))
 }
 
-/// `GET /events/{id}`: with deliveries and their attempts.
+/// `GET /events/{id}`: an event with its deliveries and their attempts.
 ///
 /// # Errors
 /// `not_found`.
+#[utoipa::path(get, path = "/events/{id}", responses((status = 200, body = schemas::EventDetail)))]
 pub async fn get(Reader(caller): Reader, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
     let detail = load_visible(&gateway, &caller, &id).await?;
     let mut shown = event_json(&detail.event);
@@ -131,6 +148,10 @@ pub async fn get(Reader(caller): Reader, id: web::Path<String>, gateway: web::Da
 ///
 /// # Errors
 /// `not_found`.
+#[utoipa::path(
+    get, path = "/events/{id}/payload",
+    responses((status = 200, description = "The bytes as they came", content_type = "*/*", body = Vec<u8>)),
+)]
 pub async fn payload(Reader(caller): Reader, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
     let event = find_visible(&gateway, &caller, &id).await?;
     let body = gateway.store.find_event_body(&event.id).await?;
@@ -150,6 +171,11 @@ pub async fn payload(Reader(caller): Reader, id: web::Path<String>, gateway: web
 ///
 /// # Errors
 /// `not_found`, `invalid_json`, `invalid_fields`.
+#[utoipa::path(
+    post, path = "/events/{id}/replay",
+    request_body = Option<schemas::ReplayRequest>,
+    responses((status = 200, body = schemas::Replayed)),
+)]
 pub async fn replay(
     Writer(caller): Writer,
     id: web::Path<String>,

@@ -12,13 +12,15 @@ use super::{
     events::{event_json, load_visible},
     gateway::Gateway,
     problem::{Answer, Problem},
+    schemas,
 };
 use crate::{model::delivery::Delivery, store::EventDetail};
 
-/// `GET /events/{id}/explain`
+/// `GET /events/{id}/explain`: the whole decision about an event.
 ///
 /// # Errors
 /// `not_found`.
+#[utoipa::path(get, path = "/events/{id}/explain", responses((status = 200, body = schemas::Explanation)))]
 pub async fn explain(Reader(caller): Reader, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
     let detail = load_visible(&gateway, &caller, &id).await?;
     Ok(HttpResponse::Ok().json(explanation(&detail)?))

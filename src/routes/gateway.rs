@@ -16,6 +16,7 @@ use crate::{
         destinations::DestinationsHandle,
         directory::Directory,
         dispatcher::DispatcherHandle,
+        healing::HealingHandle,
         webhook_router::{MendingHandle, RouterPool},
     },
     config::Config,
@@ -39,6 +40,8 @@ pub struct Gateway {
     pub routers: RouterPool,
     /// For nudges and snapshots.
     pub dispatcher: DispatcherHandle,
+    /// For comparing providers' logs with what was received.
+    pub healing: HealingHandle,
     /// For destinations and their secrets.
     pub destinations: DestinationsHandle,
     /// For connecting, and for adopting.

@@ -11,13 +11,15 @@ use super::{
     error_codes as codes,
     gateway::Gateway,
     problem::{Answer, Problem},
+    schemas,
 };
 use crate::telemetry::metrics::Metrics;
 
 /// How long a probe of the store may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
-/// `GET /`
+/// `GET /`: who answers here.
+#[utoipa::path(method(get, head), path = "/", responses((status = 200, body = schemas::Name)))]
 pub async fn name() -> HttpResponse {
     HttpResponse::Ok().json(json!({
         "service": "signalbox", "version": env!("CARGO_PKG_VERSION"), "status": "ok",
@@ -25,6 +27,7 @@ pub async fn name() -> HttpResponse {
 }
 
 /// `GET /healthz`: the process runs.
+#[utoipa::path(method(get, head), path = "/healthz", responses((status = 200, body = schemas::Status)))]
 pub async fn is_alive() -> HttpResponse {
     HttpResponse::Ok().json(json!({"status": "ok"}))
 }
@@ -32,7 +35,8 @@ pub async fn is_alive() -> HttpResponse {
 /// `GET /readyz`: the process wants requests, the store answers, and its migrations are applied.
 ///
 /// # Errors
-/// `not_ready` with `reason`.
+/// `not_ready` with a reason.
+#[utoipa::path(method(get, head), path = "/readyz", responses((status = 200, body = schemas::Status)))]
 pub async fn is_ready(gateway: web::Data<Gateway>) -> Answer {
     let refuse = |reason: &str| Err(Problem::new(&codes::NOT_READY).member("reason", reason));
     if gateway.readiness.is_draining() {
@@ -62,6 +66,7 @@ pub(super) async fn is_store_reachable(gateway: &Gateway) -> bool {
 }
 
 /// `GET /metrics`: counters by provider, status and error code; no ids, no names.
+#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
 pub async fn metrics(gateway: web::Data<Gateway>) -> HttpResponse {
     HttpResponse::Ok().content_type(Metrics::CONTENT_TYPE).body(gateway.metrics.render())
 }

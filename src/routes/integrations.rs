@@ -17,6 +17,7 @@ use super::{
     problem::{Answer, Problem},
     query::Query,
     request_body::{ApiBody, Members},
+    schemas,
 };
 use crate::{
     actors::{
@@ -68,10 +69,15 @@ fn integration_json(integration: &Integration, resource: &Resource) -> Value {
     })
 }
 
-/// `GET /workspaces/{id}/integrations?status=`: the active ones unless another status, or `all`, is asked for.
+/// `GET /workspaces/{id}/integrations?status=`: the workspace's integrations. The active ones unless another status, or `all`, is asked for.
 ///
 /// # Errors
 /// `missing_org_id`, `invalid_workspace_id`, `invalid_parameter`.
+#[utoipa::path(
+    get, path = "/workspaces/{id}/integrations",
+    params(("status" = Option<String>, Query, description = "A status, or `all`; `active` if absent.")),
+    responses((status = 200, body = schemas::Integrations)),
+)]
 pub async fn list(
     Reader(caller): Reader,
     workspace: web::Path<String>,
@@ -94,11 +100,18 @@ pub async fn list(
     })))
 }
 
-/// `POST /workspaces/{id}/integrations {connectionId, resources: [{providerResourceId, name?, …}], events?}`
+/// `POST /workspaces/{id}/integrations {connectionId, resources: [{providerResourceId, name?, …}], events?}`:
+/// subscribes the workspace to resources, linking them where they are not.
 ///
 /// # Errors
-/// `missing_org_id`, `invalid_workspace_id`, `invalid_json`, `missing_required_fields`, `invalid_resources`,
-/// `not_found`, `unknown_event_key`, `resource_not_accessible`, `installation_not_active`.
+/// `missing_org_id`, `invalid_workspace_id`, `invalid_json`, `missing_required_fields`, `invalid_fields`,
+/// `invalid_resources`, `not_found`, `unknown_event_key`, `resource_not_accessible`, `installation_not_active`, `connection_expired`,
+/// `provider_unavailable`.
+#[utoipa::path(
+    post, path = "/workspaces/{id}/integrations",
+    request_body = schemas::Subscription,
+    responses((status = 200, body = schemas::Subscribed)),
+)]
 pub async fn create(
     Writer(caller): Writer,
     workspace: web::Path<String>,
@@ -112,13 +125,12 @@ pub async fn create(
     let resources = read_resources(&mut members);
     let events = members.texts("events");
     members.finish()?;
-    let resources = resources?;
+    let mut resources = resources?;
 
     let record = load_visible(&gateway, &caller, &connection).await?;
     let events = checked_events(&gateway.registry, record.installation.provider, events)?;
-    for link in &resources {
-        check_linkable(&caller, &record, link)?;
-    }
+    // All of them in one go: the provider is asked once, not once for each.
+    check_linkable(&gateway, &caller, &record, &mut resources).await?;
     let request = SubscribeWorkspace { workspace, resources, events };
     let done = gateway.directory.subscribe(&record.installation.id, request, caller.actor()).await?;
     let integrations: Vec<_> =
@@ -201,21 +213,27 @@ fn served_by(integration: &Integration) -> ServedScope {
     }
 }
 
-/// `GET /integrations/{id}`
+/// `GET /integrations/{id}`: an integration and its own destination.
 ///
 /// # Errors
 /// `not_found`.
+#[utoipa::path(get, path = "/integrations/{id}", responses((status = 200, body = schemas::Integration)))]
 pub async fn get(Reader(caller): Reader, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
     let integration = find_visible(&gateway, &caller, &id).await?;
     Ok(HttpResponse::Ok().json(with_destination(&gateway, &integration).await?))
 }
 
-/// `PATCH /integrations/{id} {events?, autoSync?, destination?}`: `destination` is `{url, headers?}`, or `null` to
+/// `PATCH /integrations/{id} {events?, autoSync?, destination?}`: changes what is named. `destination` is `{url, headers?}`, or `null` to
 /// deliver where the workspace does. A destination that is new answers its secret, once.
 ///
 /// # Errors
-/// `not_found`, `invalid_json`, `invalid_fields`, `unknown_event_key`, `invalid_destination_url`,
-/// `invalid_destination_header`.
+/// `not_found`, `invalid_json`, `missing_required_fields`, `invalid_fields`, `unknown_event_key`,
+/// `invalid_destination_url`, `invalid_destination_header`.
+#[utoipa::path(
+    patch, path = "/integrations/{id}",
+    request_body = schemas::IntegrationChange,
+    responses((status = 200, body = schemas::Integration)),
+)]
 pub async fn patch(
     Writer(caller): Writer,
     id: web::Path<String>,
@@ -258,10 +276,11 @@ pub async fn patch(
     Ok(HttpResponse::Ok().json(shown))
 }
 
-/// `DELETE /integrations/{id}`
+/// `DELETE /integrations/{id}`: ends an integration.
 ///
 /// # Errors
 /// `not_found`.
+#[utoipa::path(delete, path = "/integrations/{id}", responses((status = 200, body = schemas::IntegrationEnded)))]
 pub async fn end(Writer(caller): Writer, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
     let integration = find_visible(&gateway, &caller, &id).await?;
     let ended = gateway

@@ -17,21 +17,25 @@ pub mod error_codes;
 mod events;
 mod explain;
 mod gateway;
+mod heal;
 mod health;
 mod ingest;
 mod integrations;
+pub mod openapi;
 mod problem;
 mod providers;
 mod quarantine;
 mod query;
 mod request_body;
 mod request_frame;
+mod schemas;
 mod stream;
 mod unread_body;
 mod webhooks;
 
 use actix_web::{HttpResponse, http::Method, web};
 
+use self::openapi::Operation;
 pub use self::{
     auth::{Caller, KeyRing, KnownKey, Reader, ServiceReader, ServiceWriter, Writer},
     brake::Brake,
@@ -41,29 +45,36 @@ pub use self::{
     request_frame::{RequestIds, frame},
 };
 
-/// Registers resources; a method that is not in the table is answered 405 with `Allow`.
+/// The URL table: what [`configure`] registers, a method that is not in it answered 405 with `Allow`; and, row by row, what
+/// the OpenAPI document is made of.
 macro_rules! table {
-    ($config:ident; $($path:literal { $($method:ident => $handler:path),+ })*) => {$(
-        $config.service(
-            web::resource($path)
-                $(.route(web::method(Method::$method).to($handler)))+
-                .default_service(web::to(|| async { refuse_method(&[$(stringify!($method)),+]) })),
-        );
-    )*};
+    ($($path:literal { $($method:ident => $handler:path),+ })*) => {
+        /// Registers every route. The app wraps itself in [`frame`] (`actix_web::middleware::from_fn(routes::frame)`) and
+        /// holds `web::Data` of [`Gateway`] and [`Ids`](crate::model::clock::Ids), shared by all workers, and of
+        /// [`RouterHandle`](crate::actors::webhook_router::RouterHandle), each worker's own.
+        pub fn configure(config: &mut web::ServiceConfig) {
+            config.default_service(web::to(no_such_route));
+            $(config.service(
+                web::resource($path)
+                    $(.route(web::method(Method::$method).to($handler)))+
+                    .default_service(web::to(|| async { refuse_method(&[$(stringify!($method)),+]) })),
+            );)*
+        }
+
+        /// The rows, for the document.
+        fn operations() -> Vec<Operation> {
+            vec![$($(Operation::of(stringify!($method), $path, stringify!($handler), $handler)),+),*]
+        }
+    };
 }
 
-/// Registers every route. The app wraps itself in [`frame`] (`actix_web::middleware::from_fn(routes::frame)`) and holds
-/// `web::Data` of [`Gateway`] and [`Ids`](crate::model::clock::Ids), shared by all workers, and of
-/// [`RouterHandle`](crate::actors::webhook_router::RouterHandle), each worker's own.
 #[rustfmt::skip]
-pub fn configure(config: &mut web::ServiceConfig) {
-    config.default_service(web::to(no_such_route));
-
-    table! { config;
+table! {
         "/"                                              { GET => health::name, HEAD => health::name }
         "/healthz"                                       { GET => health::is_alive, HEAD => health::is_alive }
         "/readyz"                                        { GET => health::is_ready, HEAD => health::is_ready }
         "/metrics"                                       { GET => health::metrics }
+        "/openapi.json"                                  { GET => openapi::serve }
 
         "/webhooks/{provider}"                           { POST => webhooks::receive }
         "/providers"                                     { GET => providers::list }
@@ -76,7 +87,15 @@ pub fn configure(config: &mut web::ServiceConfig) {
         "/assets/connected.js"                           { GET => connecting::assets::module }
         "/assets/connected.css"                          { GET => connecting::assets::styles }
 
-        "/connections/{id}"                              { GET => connections::get::get }
+        "/connections/{id}"                              { GET => connections::get::get, DELETE => connections::delete::delete }
+        "/connections/{id}/token"                        { GET => connections::token::read }
+        "/connections/{id}/teardown"                     { GET => connections::teardown::get }
+        "/connections/{id}/validate"                     { POST => connections::validate::validate }
+        "/connections/{id}/available-resources"          { GET => connections::available_resources::list }
+        "/connections/{id}/config"                       { GET => connections::config::get }
+        "/connections/{id}/proxy/endpoints"              { GET => connections::proxy::endpoints }
+        "/connections/{id}/proxy/execute"                { POST => connections::proxy::execute }
+        "/connections/{id}/backfill-runs"                { GET => connections::backfill_runs::list, POST => connections::backfill_runs::save }
         "/connections/{id}/resources"                    { POST => connections::link_resource::link }
         "/connections/{id}/resources/{resource}"         { DELETE => connections::unlink_resource::unlink }
         "/connections/{id}/log"                          { GET => connections::log::list }
@@ -112,8 +131,64 @@ pub fn configure(config: &mut web::ServiceConfig) {
         "/admin/cache/rebuild"                           { POST => admin::rebuild_cache }
         "/admin/actors"                                  { GET => admin::actors }
         "/admin/audit"                                   { GET => admin::audit }
-    }
+        "/admin/heal"                                    { GET => heal::list, POST => heal::heal }
+
+        // The last of all: it has the shape of every `/connections/{id}/{something}`, and the first that fits is taken.
+        "/connections/{provider}/{id}"                   { DELETE => connections::delete::delete_of_provider }
 }
+
+/// Every annotated handler, in the table's order.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(
+    health::name,
+    health::is_alive,
+    health::is_ready,
+    health::metrics,
+    openapi::serve,
+    webhooks::receive,
+    providers::list,
+    connections::list::list,
+    connections::get::get,
+    connections::link_resource::link,
+    connections::unlink_resource::unlink,
+    connections::log::list,
+    connections::reroute::reroute,
+    connections::release_held::release,
+    integrations::list,
+    integrations::create,
+    integrations::get,
+    integrations::patch,
+    integrations::end,
+    destinations::put_of_workspace,
+    destinations::get_of_workspace,
+    destinations::delete_of_workspace,
+    destinations::rotate_of_workspace,
+    destinations::test_of_workspace,
+    destinations::put_of_org,
+    destinations::get_of_org,
+    destinations::delete_of_org,
+    destinations::rotate_of_org,
+    destinations::test_of_org,
+    events::list,
+    stream::follow,
+    events::get,
+    events::payload,
+    explain::explain,
+    events::replay,
+    deliveries::retry,
+    connections::adopt::adopt,
+    dlq::list,
+    dlq::replay,
+    dlq::catch_up,
+    quarantine::list,
+    quarantine::reverify,
+    admin::health,
+    admin::provider_health,
+    admin::rebuild_cache,
+    admin::actors,
+    admin::audit,
+))]
+struct Annotations;
 
 async fn no_such_route() -> Answer {
     Err(Problem::new(&error_codes::NOT_FOUND))

@@ -12,10 +12,18 @@ use serde_json::{Map, Value, json};
 use super::error_codes::{self as codes, Code};
 use crate::{
     actors::{
-        AskError, connecting::ConnectingError, destinations::DestinationsError, installation::InstallationError,
+        AskError,
+        config_files::{ConfigFileError, MAX_CONFIG_BYTES},
+        connecting::ConnectingError,
+        destinations::DestinationsError,
+        healing::HealError,
+        installation::InstallationError,
+        provider_calls::ProviderCallError,
+        proxy::ProxyError,
+        tokens::TokenError,
         webhook_router::RouteError,
     },
-    model::error_kind::ErrorKind,
+    model::{error_kind::ErrorKind, provider::ProviderSlug},
     providers::ExtractError,
     store::StoreError,
 };
@@ -70,6 +78,27 @@ impl Problem {
     pub fn member(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.members.insert(name.to_owned(), value.into());
         self
+    }
+
+    /// Names the provider, where that is what the problem is about.
+    #[must_use]
+    pub fn about_provider(self, provider: ProviderSlug) -> Self {
+        if self.code.members.contains(&"provider") { self.member("provider", provider.as_str()) } else { self }
+    }
+
+    /// Says what keeps a provider from being asked: a text that begins with the setting's name, where it is one.
+    fn about_setting(self, why: String) -> Self {
+        let setting = why.split(' ').next().filter(|word| word.starts_with("providers.")).map(str::to_owned);
+        match setting {
+            Some(setting) => self.member("setting", setting).detail(why),
+            None => self.detail(why),
+        }
+    }
+
+    /// Names the endpoint of the proxy, where that is what the problem is about.
+    #[must_use]
+    pub fn about_endpoint(self, endpoint: &str) -> Self {
+        if self.code.members.contains(&"endpointId") { self.member("endpointId", endpoint) } else { self }
     }
 
     /// Notes what the log shall say about it.
@@ -136,8 +165,8 @@ fn code_of(kind: ErrorKind) -> &'static Code {
         ErrorKind::NotFound => &codes::NOT_FOUND,
         ErrorKind::Conflict => &codes::ALREADY_EXISTS,
         ErrorKind::TooLarge => &codes::PAYLOAD_TOO_LARGE,
-        // Nothing upstream is asked yet; the codes of 502 come with the connections that ask.
-        ErrorKind::Internal | ErrorKind::Upstream => &codes::INTERNAL_ERROR,
+        ErrorKind::Internal => &codes::INTERNAL_ERROR,
+        ErrorKind::Upstream => &codes::UPSTREAM_FAILED,
         ErrorKind::Unavailable => &codes::TEMPORARILY_UNAVAILABLE,
     }
 }
@@ -191,6 +220,68 @@ impl From<DestinationsError> for Problem {
         let problem = Self::of(error.kind(), error.code(), &error);
         match error {
             DestinationsError::UrlRefused(why) | DestinationsError::HeaderRefused(why) => problem.detail(why),
+            _ => problem,
+        }
+    }
+}
+
+impl From<TokenError> for Problem {
+    fn from(error: TokenError) -> Self {
+        let problem = Self::of(error.kind(), error.code(), &error);
+        match error {
+            TokenError::NotActive(status) => problem.member("connectionStatus", status.as_str()),
+            _ => problem,
+        }
+    }
+}
+
+impl From<ProviderCallError> for Problem {
+    fn from(error: ProviderCallError) -> Self {
+        let problem = Self::of(error.kind(), error.code(), &error);
+        match error {
+            ProviderCallError::NotActive(status) => problem.member("connectionStatus", status.as_str()),
+            ProviderCallError::NotConfigured(why) => problem.about_setting(why),
+            _ => problem,
+        }
+    }
+}
+
+impl From<ConfigFileError> for Problem {
+    fn from(error: ConfigFileError) -> Self {
+        match error {
+            ConfigFileError::Call(error) => error.into(),
+            ConfigFileError::TooLarge { path } => {
+                Self::new(&codes::CONFIG_TOO_LARGE).member("path", path).member("maxBytes", MAX_CONFIG_BYTES)
+            }
+            ConfigFileError::Invalid { path } => Self::new(&codes::INVALID_CONFIG).member("path", path),
+        }
+    }
+}
+
+impl From<ProxyError> for Problem {
+    fn from(error: ProxyError) -> Self {
+        match error {
+            ProxyError::Call(error) => error.into(),
+            ProxyError::UnknownEndpoint => Self::new(&codes::UNKNOWN_ENDPOINT),
+            ProxyError::MissingParameters(names) => {
+                Self::new(&codes::MISSING_PATH_PARAMETERS).member("parameters", names)
+            }
+            ProxyError::UnknownParameters(names) => {
+                Self::new(&codes::UNKNOWN_PATH_PARAMETERS).member("parameters", names)
+            }
+            ProxyError::UnusableParameters(names) => {
+                let fields: Vec<_> = names.into_iter().map(|name| format!("pathParams.{name}")).collect();
+                Self::new(&codes::INVALID_FIELDS).member("fields", fields)
+            }
+        }
+    }
+}
+
+impl From<HealError> for Problem {
+    fn from(error: HealError) -> Self {
+        let problem = Self::of(error.kind(), error.code(), &error);
+        match error {
+            HealError::NotConfigured(why) => problem.about_setting(why),
             _ => problem,
         }
     }

@@ -3,13 +3,14 @@
 use actix_web::{HttpResponse, web};
 use serde_json::{Value, json};
 
-use super::{auth::Reader, gateway::Gateway, problem::Answer};
+use super::{auth::Reader, gateway::Gateway, problem::Answer, schemas};
 use crate::providers::{EventSpec, Provider};
 
-/// `GET /providers`
+/// `GET /providers`: every provider and every event it can send.
 ///
 /// # Errors
 /// None of its own.
+#[utoipa::path(get, path = "/providers", responses((status = 200, body = schemas::Page<schemas::Provider>)))]
 pub async fn list(_caller: Reader, gateway: web::Data<Gateway>) -> Answer {
     let items: Vec<Value> = gateway
         .registry

@@ -12,6 +12,7 @@ use super::{
     problem::Answer,
     query::{Query, page_json},
     request_body::ApiBody,
+    schemas,
 };
 use crate::{model::ids::QuarantineId, store::Quarantined};
 
@@ -27,19 +28,29 @@ fn quarantined_json(webhook: &Quarantined) -> Value {
     })
 }
 
-/// `GET /admin/quarantine?provider`, newest first.
+/// `GET /admin/quarantine?provider`: webhooks that were refused, newest first.
 ///
 /// # Errors
 /// `invalid_parameter`.
+#[utoipa::path(
+    get, path = "/admin/quarantine",
+    params(("provider" = Option<String>, Query), schemas::Paging),
+    responses((status = 200, body = schemas::Page<schemas::Quarantined>)),
+)]
 pub async fn list(_caller: ServiceReader, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let page = gateway.store.list_quarantined(query.get("provider"), query.page(QuarantineId::PREFIX)?).await?;
     Ok(HttpResponse::Ok().json(page_json(&page, quarantined_json)))
 }
 
-/// `POST /admin/quarantine/reverify {provider?}`: those that verify now become events.
+/// `POST /admin/quarantine/reverify {provider?}`: checks refused webhooks again; those that verify now become events.
 ///
 /// # Errors
 /// `invalid_json`, `invalid_fields`.
+#[utoipa::path(
+    post, path = "/admin/quarantine/reverify",
+    request_body = Option<schemas::ReverifyRequest>,
+    responses((status = 200, body = schemas::Reverified)),
+)]
 pub async fn reverify(ServiceWriter(caller): ServiceWriter, body: ApiBody, gateway: web::Data<Gateway>) -> Answer {
     let mut members = body.optional_members()?;
     let provider = members.text("provider");

@@ -34,10 +34,15 @@ const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 /// Events read at once.
 const CHUNK: u32 = 200;
 
-/// `GET /events/stream`
+/// `GET /events/stream`: the org's events as they are stored, as server-sent events.
 ///
 /// # Errors
 /// `missing_org_id`.
+#[utoipa::path(
+    get, path = "/events/stream",
+    params(("Last-Event-ID" = Option<String>, Header, description = "Goes on after this event.")),
+    responses((status = 200, description = "Each `data` is an event", content_type = "text/event-stream", body = String)),
+)]
 pub async fn follow(Reader(caller): Reader, request: HttpRequest, gateway: web::Data<Gateway>) -> Answer {
     let org = caller.require_org()?.clone();
     let resumed = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());

@@ -17,6 +17,7 @@ use super::{
     problem::{Answer, Problem},
     request_body::{BodyLimits, BudgetShare, read_body},
     request_frame::{RequestIds, note},
+    schemas,
 };
 use crate::{
     actors::webhook_router::{Receipt, RouterHandle},
@@ -35,10 +36,24 @@ const NOT_KEPT: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "
 /// The longest unknown provider name that is echoed, characters.
 const MAX_ECHOED_CHARS: usize = 64;
 
-/// `POST /webhooks/{provider}`
+/// `POST /webhooks/{provider}`: takes a provider's webhook. The body is the provider's, signed as the provider signs; 200
+/// means that it is committed.
+///
+/// With a service key (and the scope `write`) the body is a trusted writer's instead, and is not signed.
+/// `X-Backfill-Hold: true` then stores the event until the connection's held events are released.
 ///
 /// # Errors
-/// The table of the contract's sections 3.1 and 3.2.
+/// `unknown_provider`, `payload_too_large`, `unsupported_content_encoding`, `request_timeout`, `incomplete_body`,
+/// `invalid_signature`, `stale_timestamp`, `invalid_payload`, `missing_required_headers`, `temporarily_unavailable`,
+/// `store_unavailable`; of a trusted writer also `invalid_json`, `missing_required_fields`, `not_found`, `forbidden`,
+/// `invalid_org_id`, `insufficient_scope`.
+#[utoipa::path(
+    post, path = "/webhooks/{provider}",
+    params(("X-Backfill-Hold" = Option<bool>, Header, description = "Hold the event; only with a service key.")),
+    request_body(content((serde_json::Value = "*/*"), (schemas::TrustedWebhook = "application/json"))),
+    responses((status = 200, body = schemas::WebhookReceipt)),
+    security((), ("apiKey" = ["write", "service"]), ("bearer" = ["write", "service"])),
+)]
 pub async fn receive(
     request: HttpRequest,
     provider: web::Path<String>,

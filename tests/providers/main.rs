@@ -4,6 +4,10 @@
 mod fixture;
 mod github_connector;
 mod hostile;
+mod linear_connector;
+mod scripted;
+mod sentry_connector;
+mod vercel_connector;
 
 use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
 

@@ -9,18 +9,29 @@ use super::{
         gateway::Gateway,
         problem::{Answer, Problem},
         request_body::ApiBody,
+        schemas,
     },
-    connection_json,
+    show,
 };
 use crate::{
     actors::binding::{AdoptInstallation, Bound},
     model::{ids::OrgId, provider::ExternalId},
 };
 
-/// `POST /admin/connections`: 201 for a new connection, 200 if the same org has it, or had it: then it lives again.
+/// `POST /admin/connections`: adopts an installation that exists at the provider. 201 for a new connection, 200 if the same
+/// org has it, or had it: then it lives again.
 ///
 /// # Errors
-/// `missing_required_fields`, `unknown_provider`, `invalid_org_id`, `forbidden`, `installation_already_bound`.
+/// `invalid_json`, `missing_required_fields`, `invalid_fields`, `unknown_provider`, `invalid_org_id`, `forbidden`,
+/// `installation_already_bound`.
+#[utoipa::path(
+    post, path = "/admin/connections",
+    request_body = schemas::AdoptedInstallation,
+    responses(
+        (status = 200, description = "The org has it, or had it", body = schemas::Connection),
+        (status = 201, body = schemas::Connection),
+    ),
+)]
 pub async fn adopt(ServiceWriter(caller): ServiceWriter, body: ApiBody, gateway: web::Data<Gateway>) -> Answer {
     let mut members = body.members()?;
     let provider = members.required_text("provider");
@@ -53,7 +64,7 @@ pub async fn adopt(ServiceWriter(caller): ServiceWriter, body: ApiBody, gateway:
     let record = gateway.store.load_installation(&installation.id).await?;
     let resources = record.map(|record| record.resources).unwrap_or_default();
     let status = if bound == Bound::New { StatusCode::CREATED } else { StatusCode::OK };
-    let mut shown = connection_json(&installation, &resources);
+    let mut shown = show(&gateway, &installation, &resources).await?;
     // The word under which every other route takes it.
     shown["connectionId"] = shown["id"].clone();
     Ok(HttpResponse::build(status).json(shown))

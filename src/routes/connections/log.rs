@@ -8,15 +8,21 @@ use super::{
         gateway::Gateway,
         problem::Answer,
         query::{Query, page_json},
+        schemas,
     },
     find_visible, log_json,
 };
 use crate::model::ids::LogId;
 
-/// `GET /connections/{id}/log`
+/// `GET /connections/{id}/log`: the connection's log, newest first.
 ///
 /// # Errors
 /// `not_found`, `invalid_parameter`.
+#[utoipa::path(
+    get, path = "/connections/{id}/log",
+    params(schemas::Paging),
+    responses((status = 200, body = schemas::Page<schemas::LogEntry>)),
+)]
 pub async fn list(Reader(caller): Reader, id: web::Path<String>, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let installation = find_visible(&gateway, &caller, &id).await?;
     let page =

@@ -1,16 +1,24 @@
 //! `/connections`: installations, in the wire's word. One file per endpoint.
 //!
 //! **Invariants**: another org's connection is answered like one that does not exist; what an org key links, the provider
-//! must list for the connection: while the gateway cannot ask the provider, an org key links nothing new.
+//! must list for the connection: when the provider cannot be asked, an org key links nothing new.
 
 pub mod adopt;
+pub mod available_resources;
+pub mod backfill_runs;
+pub mod config;
+pub mod delete;
 pub mod get;
 pub mod link_resource;
 pub mod list;
 pub mod log;
+pub mod proxy;
 pub mod release_held;
 pub mod reroute;
+pub mod teardown;
+pub mod token;
 pub mod unlink_resource;
+pub mod validate;
 
 use serde_json::{Map, Value, json};
 
@@ -22,7 +30,7 @@ use super::{
     request_body::{Members, as_text},
 };
 use crate::{
-    actors::directory::LinkResource,
+    actors::{AskError, directory::LinkResource, installation::connection_health, provider_calls::ProviderCallError},
     model::{
         clock::EpochMs,
         ids::InstallationId,
@@ -60,10 +68,28 @@ pub(super) async fn load_visible(gateway: &Gateway, caller: &Caller, id: &str) -
     found.filter(|record| caller.sees(Some(&record.installation.org))).ok_or_else(|| Problem::new(&codes::NOT_FOUND))
 }
 
+/// How many of a connection's newest events its usual rhythm is judged by.
+const RHYTHM_EVENTS: u32 = 50;
+
 /// A connection as it is shown; of its resources only the active ones.
-pub(super) fn connection_json(installation: &Installation, resources: &[Resource]) -> Value {
+///
+/// # Errors
+/// If what is known of its token and its health cannot be read.
+pub(super) async fn show(
+    gateway: &Gateway,
+    installation: &Installation,
+    resources: &[Resource],
+) -> Result<Value, Problem> {
+    let token = gateway.store.find_token(&installation.id).await?;
+    let provider_health = gateway.store.find_provider_health(&installation.id).await?;
+    let rhythm = gateway.store.find_rhythm(&installation.id, RHYTHM_EVENTS).await?;
+    let now = gateway.clock.now();
+    // What is minted on demand is as good as kept, as long as it can be minted.
+    let is_minted = matches!(gateway.registry.find_connector(installation.provider), Some(Ok(connector)) if !connector.keeps_tokens());
+    let has_token = installation.status != InstallationStatus::Revoked
+        && (token.is_some() || (is_minted && installation.status == InstallationStatus::Active));
     let active = resources.iter().filter(|resource| resource.status == ResourceStatus::Active);
-    json!({
+    Ok(json!({
         "id": installation.id,
         "provider": installation.provider,
         "externalId": installation.external_id,
@@ -72,22 +98,14 @@ pub(super) fn connection_json(installation: &Installation, resources: &[Resource
         "connectedBy": installation.connected_by,
         "status": installation.status,
         "statusReason": installation.status_reason,
-        // Tokens come with the OAuth connections; until then no connection has one.
-        "hasToken": false,
-        "tokenExpiresAt": null,
-        "health": health_word(installation.status),
+        "hasToken": has_token,
+        "tokenExpiresAt": time_json(token.filter(|_| has_token).and_then(|token| token.expires_at)),
+        "health": connection_health(installation.status, provider_health.as_ref(), rhythm.as_ref(), now),
         "lastEventAt": time_json(installation.last_event_at),
         "resources": active.map(resource_json).collect::<Vec<_>>(),
         "createdAt": installation.created_at.to_rfc3339(),
         "updatedAt": installation.updated_at.to_rfc3339(),
-    })
-}
-
-fn health_word(status: InstallationStatus) -> &'static str {
-    match status {
-        InstallationStatus::Active => "ok",
-        other => other.as_str(),
-    }
+    }))
 }
 
 /// A resource as it is shown within its connection.
@@ -146,18 +164,33 @@ pub(super) fn read_link(mut members: Members) -> (LinkResource, Members) {
     (link, members)
 }
 
-/// Fails closed for an org key that links what is not linked: the provider would have to be asked whether it lists the
-/// resource for this connection, and the gateway cannot ask it yet. The service key is trusted.
-pub(super) fn check_linkable(caller: &Caller, record: &InstallationRecord, link: &LinkResource) -> Result<(), Problem> {
-    let linked = || {
-        record.resources.iter().any(|resource| {
-            resource.status == ResourceStatus::Active && resource.provider_resource_id == link.provider_resource_id
-        })
-    };
-    if caller.is_service() || linked() {
+/// Lets the provider vouch for what an org key is about to link, and fill in what the caller did not say. The service key
+/// is trusted: for it the provider is asked for facts only, and links whether it answers or not.
+///
+/// # Errors
+/// `resource_not_accessible` for what the provider does not list, or if there is no token to ask it with; what keeps the
+/// provider from being asked.
+pub(super) async fn check_linkable(
+    gateway: &Gateway,
+    caller: &Caller,
+    record: &InstallationRecord,
+    links: &mut [LinkResource],
+) -> Result<(), Problem> {
+    if caller.is_service() {
+        gateway.directory.fill_in_links(record, links).await;
         return Ok(());
     }
-    Err(Problem::new(&codes::RESOURCE_NOT_ACCESSIBLE).member("providerResourceId", link.provider_resource_id.as_str()))
+    let refused = |id: &ProviderResourceId| {
+        Problem::new(&codes::RESOURCE_NOT_ACCESSIBLE).member("providerResourceId", id.as_str())
+    };
+    let nobody_vouches_for = match gateway.directory.vouch_for_links(record, links).await {
+        Ok(not_listed) => not_listed.into_iter().next(),
+        Err(AskError::Reply(ProviderCallError::NoToken | ProviderCallError::NotConfigured(_))) => {
+            links.first().map(|link| link.provider_resource_id.clone())
+        }
+        Err(error) => return Err(error.into()),
+    };
+    nobody_vouches_for.map_or(Ok(()), |id| Err(refused(&id)))
 }
 
 #[cfg(test)]

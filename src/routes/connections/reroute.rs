@@ -4,14 +4,19 @@ use actix_web::{HttpResponse, web};
 use serde_json::json;
 
 use super::{
-    super::{auth::Writer, gateway::Gateway, problem::Answer, request_body::ApiBody},
+    super::{auth::Writer, gateway::Gateway, problem::Answer, request_body::ApiBody, schemas},
     find_visible,
 };
 
-/// `POST /connections/{id}/reroute`
+/// `POST /connections/{id}/reroute {since?}`: routes stored events whose link has appeared.
 ///
 /// # Errors
 /// `not_found`, `invalid_json`, `invalid_fields`.
+#[utoipa::path(
+    post, path = "/connections/{id}/reroute",
+    request_body = Option<schemas::RerouteRequest>,
+    responses((status = 200, body = schemas::Rerouted)),
+)]
 pub async fn reroute(
     Writer(caller): Writer,
     id: web::Path<String>,

@@ -4,15 +4,19 @@ use actix_web::{HttpResponse, web};
 use serde_json::json;
 
 use super::{
-    super::{auth::Writer, gateway::Gateway, problem::Answer},
+    super::{auth::Writer, gateway::Gateway, problem::Answer, schemas},
     find_visible,
 };
 use crate::model::ids::ResourceId;
 
-/// `DELETE /connections/{id}/resources/{resource}`
+/// `DELETE /connections/{id}/resources/{resource}`: unlinks a resource.
 ///
 /// # Errors
 /// `not_found`, `already_removed`.
+#[utoipa::path(
+    delete, path = "/connections/{id}/resources/{resource}",
+    responses((status = 200, body = schemas::Unlinked)),
+)]
 pub async fn unlink(Writer(caller): Writer, path: web::Path<(String, String)>, gateway: web::Data<Gateway>) -> Answer {
     let (id, resource) = path.into_inner();
     let installation = find_visible(&gateway, &caller, &id).await?;

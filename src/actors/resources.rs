@@ -1,0 +1,360 @@
+//! What the provider lists for an installation: pickers, links that the provider vouches for, and looking again.
+//!
+//! **Invariants**: a linked resource is removed only if a former look saw it and a complete later one does not: what a
+//! trusted caller linked unseen stays; facts that arrived while the provider was listing are not undone by the list.
+//! **Must not know** how any provider lists.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use serde_json::{Map, Value};
+
+use super::{
+    AskError,
+    directory::{Directory, LinkResource},
+    installation::{InstallationError, control, state::Edit},
+    provider_calls::ProviderCallError,
+    tokens::GrantVerdict,
+};
+use crate::{
+    model::{
+        clock::EpochMs,
+        ids::InstallationId,
+        installation::InstallationStatus,
+        log_entry::Actor,
+        provider::ProviderResourceId,
+        resource::{Resource, ResourceStatus},
+    },
+    providers::{
+        ControlChange,
+        connector::{Account, ResourcePage, VisibleResource},
+    },
+    store::{InstallationRecord, StoreError},
+};
+
+/// Pages asked for in one look at the most; with a hundred on each, ten thousand resources.
+const MAX_PAGES: usize = 100;
+/// How long a trusted caller's link waits for facts about its resource.
+const FACTS_TIME: Duration = Duration::from_secs(3);
+
+/// What a look at the provider showed, compared with the look before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// Resources that were not there then.
+    pub added: usize,
+    /// Resources that are not there any more.
+    pub removed: usize,
+    /// Resources that are there now.
+    pub total: usize,
+}
+
+/// Everything the provider lists, as far as it was read.
+struct Listing {
+    items: Vec<VisibleResource>,
+    /// Whether the last page was reached.
+    is_complete: bool,
+    /// When the first page was asked for.
+    began: EpochMs,
+}
+
+impl Directory {
+    /// One page of what the provider lists; `cursor` is a former page's.
+    pub async fn list_at_provider(
+        &self,
+        id: &InstallationId,
+        cursor: Option<&str>,
+    ) -> Result<ResourcePage, AskError<ProviderCallError>> {
+        let cursor = cursor.map(str::to_owned);
+        self.ask_provider(id, move |connector, grant, token| {
+            let cursor = cursor.clone();
+            async move { connector.list_resources(&grant, &token.access, cursor.as_deref()).await }.boxed()
+        })
+        .await
+    }
+
+    /// Of the wanted resources those that the provider lists. Reads no further than it has to.
+    async fn find_at_provider(
+        &self,
+        id: &InstallationId,
+        wanted: HashSet<ProviderResourceId>,
+    ) -> Result<HashMap<ProviderResourceId, VisibleResource>, AskError<ProviderCallError>> {
+        let mut missing = wanted.clone();
+        let listing = self
+            .list_until(id, |page| {
+                for item in page {
+                    missing.remove(&item.id);
+                }
+                missing.is_empty()
+            })
+            .await?;
+        let found = listing.items.into_iter().filter(|item| wanted.contains(&item.id));
+        Ok(found.map(|item| (item.id.clone(), item)).collect())
+    }
+
+    /// Reads page after page until there is no next one, or `suffices` says so of a page.
+    async fn list_until(
+        &self,
+        id: &InstallationId,
+        mut suffices: impl FnMut(&[VisibleResource]) -> bool,
+    ) -> Result<Listing, AskError<ProviderCallError>> {
+        let mut listing = Listing { items: Vec::new(), is_complete: false, began: self.now() };
+        let mut seen = HashSet::new();
+        let mut cursor: Option<String> = None;
+        for _page in 0..MAX_PAGES {
+            let page = self.list_at_provider(id, cursor.as_deref()).await?;
+            let suffices = suffices(&page.items);
+            listing.items.extend(page.items.into_iter().filter(|item| seen.insert(item.id.clone())));
+            match page.next_cursor {
+                None => listing.is_complete = true,
+                // A provider that answers the cursor it was asked with would be read for ever.
+                next if next == cursor => {}
+                next if !suffices => {
+                    cursor = next;
+                    continue;
+                }
+                Some(_) => {}
+            }
+            return Ok(listing);
+        }
+        tracing::warn!(installation.id = %id, pages = MAX_PAGES, "the provider lists more than is read");
+        Ok(listing)
+    }
+
+    /// Fills in what the provider knows of resources about to be linked. Answers those that the provider does not list,
+    /// among the ones that are not linked yet: nobody vouches for them.
+    ///
+    /// # Errors
+    /// If the provider cannot be asked.
+    pub async fn vouch_for_links(
+        &self,
+        record: &InstallationRecord,
+        links: &mut [LinkResource],
+    ) -> Result<Vec<ProviderResourceId>, AskError<ProviderCallError>> {
+        let wanted = not_linked(record, links);
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let found = self.find_at_provider(&record.installation.id, wanted.clone()).await?;
+        fill_in(links, &found);
+        Ok(links
+            .iter()
+            .map(|link| link.provider_resource_id.clone())
+            .filter(|id| wanted.contains(id) && !found.contains_key(id))
+            .collect())
+    }
+
+    /// Fills in what the provider knows of resources that a trusted caller links, if it tells in time. Whatever keeps it
+    /// from telling keeps nobody from linking.
+    pub async fn fill_in_links(&self, record: &InstallationRecord, links: &mut [LinkResource]) {
+        let wanted = not_linked(record, links);
+        if wanted.is_empty() {
+            return;
+        }
+        let asked = self.find_at_provider(&record.installation.id, wanted);
+        match tokio::time::timeout(FACTS_TIME, asked).await {
+            Ok(Ok(found)) => fill_in(links, &found),
+            Ok(Err(error)) => {
+                tracing::debug!(installation.id = %record.installation.id, %error, "linked without the provider's facts");
+            }
+            Err(_elapsed) => {
+                tracing::debug!(installation.id = %record.installation.id, "linked before the provider told its facts");
+            }
+        }
+    }
+
+    /// Reads the account and everything listed at the provider, puts our rows right, and compares with the last look.
+    pub async fn look_again(&self, id: &InstallationId, actor: Actor) -> Result<Look, AskError<ProviderCallError>> {
+        let account = self
+            .ask_provider(id, |connector, grant, token| {
+                async move { connector.read_account(&grant, &token.access).await }.boxed()
+            })
+            .await?;
+        if account.suspended {
+            self.judge_grant(id, GrantVerdict::Suspended).await.map_err(of_edit)?;
+            return Err(AskError::Reply(ProviderCallError::NotActive(InstallationStatus::Suspended)));
+        }
+        let listing = self.list_until(id, |_| false).await?;
+        let before = self.store().find_visible_resources(id).await.map_err(of_store)?;
+        let now: HashSet<_> = listing.items.iter().map(|item| item.id.clone()).collect();
+        let before: HashSet<_> = before.unwrap_or_default().into_iter().collect();
+        let look = Look {
+            added: now.difference(&before).count(),
+            removed: if listing.is_complete { before.difference(&now).count() } else { 0 },
+            total: now.len(),
+        };
+        let gone: HashSet<_> =
+            if listing.is_complete { before.difference(&now).cloned().collect() } else { HashSet::new() };
+        // What was not read to the end is remembered beside what was known: it is no reason to forget anything.
+        let mut remembered: Vec<_> =
+            if listing.is_complete { now.into_iter().collect() } else { now.union(&before).cloned().collect() };
+        remembered.sort_unstable();
+        self.edit(id, actor, move |record, edit| {
+            renew_account(record, account, edit);
+            renew_resources(record, &listing, &gone, edit);
+            Ok(())
+        })
+        .await
+        .map_err(of_edit)?;
+        self.store().save_visible_resources(id, &remembered, self.now()).await.map_err(of_store)?;
+        Ok(look)
+    }
+
+    /// Looks again at every installation that routes: for the janitor. What cannot be asked now is asked the next time.
+    pub async fn look_at_all(&self) -> Result<(), StoreError> {
+        for id in self.store().list_routing_installations().await? {
+            match self.look_again(&id, Actor::system()).await {
+                Ok(look) => {
+                    tracing::debug!(installation.id = %id, look.added, look.removed, look.total, "looked at the provider");
+                }
+                Err(error) => tracing::debug!(installation.id = %id, %error, "could not look at the provider"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The ids among `links` that are not active in the record.
+fn not_linked(record: &InstallationRecord, links: &[LinkResource]) -> HashSet<ProviderResourceId> {
+    let linked = |id: &ProviderResourceId| {
+        record.resources.iter().any(|row| row.status == ResourceStatus::Active && row.provider_resource_id == *id)
+    };
+    links.iter().map(|link| link.provider_resource_id.clone()).filter(|id| !linked(id)).collect()
+}
+
+/// What the caller gave stays; the rest is the provider's word.
+fn fill_in(links: &mut [LinkResource], found: &HashMap<ProviderResourceId, VisibleResource>) {
+    for link in links {
+        let Some(item) = found.get(&link.provider_resource_id) else { continue };
+        link.name.get_or_insert_with(|| shown_name(item));
+        if link.slug.is_none() {
+            link.slug.clone_from(&item.slug);
+        }
+        for (name, value) in attrs_of(item) {
+            link.attrs.entry(name).or_insert(value);
+        }
+    }
+}
+
+fn shown_name(item: &VisibleResource) -> String {
+    item.full_name.clone().unwrap_or_else(|| item.name.clone())
+}
+
+/// A listed resource's small facts, under the names that control events use.
+fn attrs_of(item: &VisibleResource) -> Map<String, Value> {
+    let mut attrs = item.attrs.clone();
+    let facts = [
+        ("isPrivate", item.private.map(Value::Bool)),
+        ("isArchived", item.archived.map(Value::Bool)),
+        ("defaultBranch", item.default_branch.clone().map(Value::String)),
+    ];
+    attrs.extend(facts.into_iter().filter_map(|(name, fact)| Some((name.to_owned(), fact?))));
+    attrs
+}
+
+/// Writes what the provider says of the account.
+fn renew_account(record: &mut InstallationRecord, account: Account, edit: &Edit<'_>) {
+    let installation = &mut record.installation;
+    let before = installation.clone();
+    if account.login.is_some() {
+        installation.account_login = account.login;
+    }
+    installation.metadata.extend(account.metadata);
+    if let Value::Object(mut info) = account.info {
+        // Members that only the connecting told (when it was installed, its raw answer) are kept.
+        if let Some(Value::Object(known)) = installation.provider_account_info.take() {
+            for (name, value) in known {
+                info.entry(name).or_insert(value);
+            }
+        }
+        info.insert("lastValidatedAt".into(), Value::String(edit.now.to_rfc3339()));
+        installation.provider_account_info = Some(Value::Object(info));
+    }
+    if *installation != before {
+        installation.updated_at = edit.now;
+    }
+}
+
+/// Puts the linked resources right: facts of those listed, and the end of those that left.
+fn renew_resources(
+    record: &mut InstallationRecord,
+    listing: &Listing,
+    gone: &HashSet<ProviderResourceId>,
+    edit: &Edit<'_>,
+) {
+    // What changed since the listing began is newer than the listing.
+    let settled = |row: &Resource| row.status == ResourceStatus::Active && row.updated_at <= listing.began;
+    let linked: HashSet<_> =
+        record.resources.iter().filter(|row| settled(row)).map(|row| row.provider_resource_id.clone()).collect();
+    let mut changes: Vec<_> = listing
+        .items
+        .iter()
+        .filter(|item| linked.contains(&item.id))
+        .map(|item| ControlChange::ResourceChanged {
+            id: item.id.clone(),
+            name: Some(shown_name(item)),
+            slug: item.slug.clone(),
+            attrs: attrs_of(item),
+        })
+        .collect();
+    let ids: Vec<_> = linked.intersection(gone).cloned().collect();
+    if !ids.is_empty() {
+        changes.push(ControlChange::ResourcesRemoved { ids, reason: "access_lost" });
+    }
+    control::apply(record, &changes, None, edit);
+}
+
+fn of_store(error: StoreError) -> AskError<ProviderCallError> {
+    AskError::Reply(ProviderCallError::Store(error))
+}
+
+/// An edit's refusal, in the words of a call.
+pub(super) fn of_edit(error: AskError<InstallationError>) -> AskError<ProviderCallError> {
+    match error {
+        AskError::Busy => AskError::Busy,
+        AskError::Gone => AskError::Gone,
+        AskError::TimedOut => AskError::TimedOut,
+        AskError::Reply(InstallationError::NotFound) => AskError::Reply(ProviderCallError::NotFound),
+        AskError::Reply(InstallationError::NotActive(status)) => AskError::Reply(ProviderCallError::NotActive(status)),
+        AskError::Reply(InstallationError::Store(error)) => of_store(error),
+        AskError::Reply(_) => AskError::Reply(ProviderCallError::Crashed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn item(id: &str) -> VisibleResource {
+        VisibleResource {
+            id: ProviderResourceId::new(id),
+            name: "tide-clock".into(),
+            full_name: Some("harborworks/tide-clock".into()),
+            slug: Some("tide".into()),
+            private: Some(false),
+            archived: None,
+            default_branch: Some("trunk".into()),
+            attrs: Map::new(),
+        }
+    }
+
+    #[test]
+    fn what_the_caller_gave_is_kept_and_the_rest_is_the_providers_word() {
+        let link = |name: Option<&str>, attrs: Value| LinkResource {
+            provider_resource_id: ProviderResourceId::new("1"),
+            name: name.map(str::to_owned),
+            slug: None,
+            attrs: attrs.as_object().cloned().unwrap_or_default(),
+        };
+        let mut links = [link(None, json!({})), link(Some("mine"), json!({"isPrivate": true}))];
+        fill_in(&mut links, &HashMap::from([(ProviderResourceId::new("1"), item("1"))]));
+        assert_eq!(links[0].name.as_deref(), Some("harborworks/tide-clock"));
+        assert_eq!(Value::Object(links[0].attrs.clone()), json!({"isPrivate": false, "defaultBranch": "trunk"}));
+        assert_eq!((links[1].name.as_deref(), links[1].slug.as_deref()), (Some("mine"), Some("tide")));
+        assert_eq!(links[1].attrs["isPrivate"], json!(true));
+    }
+}

@@ -1,0 +1,20 @@
+//! `POST /connections/{id}/validate`: read the account and what it reaches again.
+
+use actix_web::{HttpResponse, web};
+use serde_json::json;
+
+use super::{
+    super::{auth::Writer, gateway::Gateway, problem::Answer},
+    find_visible,
+};
+
+/// `POST /connections/{id}/validate`: how many resources the provider lists now, compared with the last look.
+///
+/// # Errors
+/// `not_found`, `no_token_found`, `installation_not_active`, `connecting_not_configured`, `connection_expired`,
+/// `provider_unavailable`.
+pub async fn validate(Writer(caller): Writer, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
+    let installation = find_visible(&gateway, &caller, &id).await?;
+    let look = gateway.directory.look_again(&installation.id, caller.actor()).await?;
+    Ok(HttpResponse::Ok().json(json!({"added": look.added, "removed": look.removed, "total": look.total})))
+}

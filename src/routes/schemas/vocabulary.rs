@@ -1,0 +1,79 @@
+//! Small shapes that many use: times, pages, words with a closed list. The lists are the model's own.
+
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{
+        RefOr, Schema,
+        schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type},
+    },
+};
+
+use crate::model::{
+    delivery::DeliveryStatus as Delivery, event::EventOutcome as Outcome, installation::InstallationStatus as Installation,
+    integration::IntegrationStatus as Integration,
+};
+
+/// Defines words: `Name = [a list of texts];`.
+macro_rules! words {
+    ($($(#[doc = $doc:literal])* $name:ident = $words:expr;)*) => {$(
+        $(#[doc = $doc])*
+        pub struct $name;
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                let words: Vec<&'static str> = Vec::from_iter($words);
+                let description = [$($doc.trim()),*].join(" ");
+                ObjectBuilder::new().schema_type(Type::String).description(Some(description)).enum_values(Some(words)).into()
+            }
+        }
+
+        impl ToSchema for $name {}
+    )*};
+}
+
+words! {
+    /// What state a connection is in.
+    ConnectionStatus = Installation::ALL.map(Installation::as_str);
+    /// What state an integration is in.
+    IntegrationStatus = Integration::ALL.map(Integration::as_str);
+    /// What became of an event.
+    EventOutcome = Outcome::ALL.map(Outcome::as_str);
+    /// What state a delivery is in.
+    DeliveryStatus = Delivery::ALL.map(Delivery::as_str);
+    /// What a destination serves.
+    DestinationScope = ["integration", "workspace", "org"];
+}
+
+/// A time: RFC 3339, UTC.
+pub struct Time;
+
+impl PartialSchema for Time {
+    fn schema() -> RefOr<Schema> {
+        let format = SchemaFormat::KnownFormat(KnownFormat::DateTime);
+        ObjectBuilder::new().schema_type(Type::String).format(Some(format)).description(Some("RFC 3339, UTC.")).into()
+    }
+}
+
+impl ToSchema for Time {}
+
+/// Which page of a list.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Paging {
+    /// How many; clamped, and the default if it cannot be read.
+    #[param(minimum = 1, maximum = 100, default = 50)]
+    limit: Option<i64>,
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// A page of a list.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub struct Page<T> {
+    #[schema(required = true)]
+    items: Vec<T>,
+    /// The `cursor` of the next page; `null` at the end.
+    #[schema(required = true)]
+    next_cursor: Option<String>,
+}

@@ -135,7 +135,10 @@ impl<S: Site> Stage<S> {
         let wait = Some(Duration::from_secs(3));
         for (fault, expected) in [
             (Fault::status(503), ConnectorError::unavailable("answered 503")),
-            (Fault::too_many_requests(3), ConnectorError::Unavailable { why: "rate limited".into(), retry_after: wait }),
+            (
+                Fault::too_many_requests(3),
+                ConnectorError::Unavailable { why: "rate limited".into(), retry_after: wait },
+            ),
             (Fault::LoseAnswer, ConnectorError::AnswerLost),
             (Fault::Cut, ConnectorError::AnswerLost),
             (Fault::Malformed, ConnectorError::Malformed("the answer to a code")),

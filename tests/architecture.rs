@@ -42,7 +42,6 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hmac", &["crypto"]),
     ("aes_gcm", &["crypto"]),
     ("jsonwebtoken", &["crypto"]),
-    ("ring", &["crypto", "sim"]),
     ("dashmap", &["actors"]),
     ("reqwest", &["providers/http.rs", "delivery/client.rs"]),
     ("prometheus_client", &["telemetry"]),

@@ -241,6 +241,7 @@ impl From<ProviderCallError> for Problem {
         match error {
             ProviderCallError::NotActive(status) => problem.member("connectionStatus", status.as_str()),
             ProviderCallError::NotConfigured(why) => problem.about_setting(why),
+            ProviderCallError::InvalidParameter => problem.member("parameter", "cursor"),
             _ => problem,
         }
     }

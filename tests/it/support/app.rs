@@ -182,7 +182,15 @@ impl App {
             ("SIGNALBOX_DATABASE__ACQUIRE_TIMEOUT_MS", "20000".to_owned()),
             ("SIGNALBOX_DELIVERY__RETRY_SCHEDULE_S", "1,2,2,5,5".to_owned()),
         ];
-        let chosen = usual.into_iter().chain(self.settings.iter().cloned());
+        // A test that starts no simulators asks nobody: least of all the real providers.
+        let nowhere = [
+            "SIGNALBOX_PROVIDERS__GITHUB__API_URL",
+            "SIGNALBOX_PROVIDERS__VERCEL__API_URL",
+            "SIGNALBOX_PROVIDERS__LINEAR__API_URL",
+            "SIGNALBOX_PROVIDERS__SENTRY__API_URL",
+        ]
+        .map(|name| (name, "http://127.0.0.1:9".to_owned()));
+        let chosen = usual.into_iter().chain(nowhere).chain(self.settings.iter().cloned());
         sim::gateway_settings()
             .chain(chosen.map(|(name, value)| (name.to_owned(), value)))
             .chain([("RUST_BACKTRACE".to_owned(), "1".to_owned())])

@@ -42,8 +42,16 @@ impl Checker {
         self.send(method, path, fill, &headers, body.map(|body| body.to_string()).unwrap_or_default()).await
     }
 
-    async fn send(&mut self, method: &str, path: &str, fill: &[&str], headers: &[(&str, &str)], body: String) -> Answer {
-        let (template, query) = path.split_once('?').map_or((path, String::new()), |(path, query)| (path, format!("?{query}")));
+    async fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        fill: &[&str],
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> Answer {
+        let (template, query) =
+            path.split_once('?').map_or((path, String::new()), |(path, query)| (path, format!("?{query}")));
         let mut filled = template.to_owned();
         for value in fill {
             let (start, end) = (filled.find('{').expect("a place"), filled.find('}').expect("its end"));
@@ -116,18 +124,21 @@ impl Checker {
         let body = json!({"provider": "github", "externalId": facts.external_id, "orgId": "org", "connectedBy": "me", "accountLogin": "harbor"});
         let adopted = self.done("POST", "/admin/connections", &[], Some(body.clone())).await;
         self.done("POST", "/admin/connections", &[], Some(body)).await;
-        self.refused("POST", "/admin/connections", &[], Some(json!({"provider": "github"})), "missing_required_fields").await;
+        self.refused("POST", "/admin/connections", &[], Some(json!({"provider": "github"})), "missing_required_fields")
+            .await;
         let id = adopted["id"].as_str().expect("an id").to_owned();
         let resources = "/connections/{id}/resources";
         let linked = self.done("POST", resources, &[&id], Some(json!({"providerResourceId": 99, "name": "a/b"}))).await;
-        self.refused("POST", resources, &[&id], Some(json!({"providerResourceId": 99})), "resource_already_linked").await;
+        self.refused("POST", resources, &[&id], Some(json!({"providerResourceId": 99})), "resource_already_linked")
+            .await;
         self.refused("POST", resources, &[&id], Some(json!({})), "missing_provider_resource_id").await;
         let resource = linked["resource"]["id"].as_str().expect("an id").to_owned();
         let connections = self.done("GET", "/connections?status=active&limit=1", &[], None).await;
         assert_eq!(connections["items"][0]["id"], id.as_str());
         self.done("GET", "/connections/{id}", &[&id], None).await;
         self.done("DELETE", "/connections/{id}/resources/{resource}", &[&id, &resource], None).await;
-        self.refused("DELETE", "/connections/{id}/resources/{resource}", &[&id, &resource], None, "already_removed").await;
+        self.refused("DELETE", "/connections/{id}/resources/{resource}", &[&id, &resource], None, "already_removed")
+            .await;
         self.refused("GET", "/connections/{id}", &["in_nowhere"], None, "not_found").await;
         self.done("GET", "/connections/{id}/log?limit=2", &[&id], None).await;
         let connected = Connected { provider, account: 1, connection: id };
@@ -138,17 +149,21 @@ impl Checker {
     async fn integrations(&mut self, github: &Connected) -> String {
         let facts = github.facts(0, signalbox::model::clock::EpochMs(1_771_980_000_000));
         let list = "/workspaces/{id}/integrations";
-        let body = |events: Value| json!({"connectionId": github.connection, "events": events,
-            "resources": [{"providerResourceId": facts.resource_id, "name": "harborworks/tide-clock"}]});
+        let body = |events: Value| {
+            json!({"connectionId": github.connection, "events": events,
+            "resources": [{"providerResourceId": facts.resource_id, "name": "harborworks/tide-clock"}]})
+        };
         let made = self.done("POST", list, &["ws"], Some(body(json!(["github:push"])))).await;
         self.refused("POST", list, &["ws"], Some(body(json!(["nothing"]))), "unknown_event_key").await;
-        self.refused("POST", list, &["ws"], Some(json!({"connectionId": "x", "resources": []})), "invalid_resources").await;
+        self.refused("POST", list, &["ws"], Some(json!({"connectionId": "x", "resources": []})), "invalid_resources")
+            .await;
         self.done("GET", list, &["ws"], None).await;
         self.refused("GET", &format!("{list}?status=odd"), &["ws"], None, "invalid_parameter").await;
         let id = made["integrations"][0]["id"].as_str().expect("an id").to_owned();
         let one = "/integrations/{id}";
         self.done("GET", one, &[&id], None).await;
-        self.done("PATCH", one, &[&id], Some(json!({"autoSync": true, "destination": {"url": "https://a.example/"}}))).await;
+        self.done("PATCH", one, &[&id], Some(json!({"autoSync": true, "destination": {"url": "https://a.example/"}})))
+            .await;
         self.done("GET", one, &[&id], None).await;
         self.done("PATCH", one, &[&id], Some(json!({"destination": null}))).await;
         self.refused("PATCH", one, &[&id], Some(json!({"autoSync": "yes"})), "invalid_fields").await;
@@ -162,7 +177,10 @@ impl Checker {
         let headers: Vec<_> = push.headers.iter().map(|(name, value)| (&**name, value.as_str())).collect();
         let text = String::from_utf8(push.body.to_vec()).expect("text");
         let accepted = self.send("POST", webhooks, &["github"], &headers, text.clone()).await.json();
-        assert_eq!(self.send("POST", webhooks, &["github"], &headers, text.clone()).await.json()["status"], "duplicate");
+        assert_eq!(
+            self.send("POST", webhooks, &["github"], &headers, text.clone()).await.json()["status"],
+            "duplicate"
+        );
         assert_eq!(self.send("POST", webhooks, &["github"], &headers, text + " ").await.status, 401);
         self.send("POST", webhooks, &["nobody"], &[], String::new()).await;
         let trusted = json!({"connectionId": github.connection, "orgId": "org", "deliveryId": "backfill-1", "eventType": "push",
@@ -172,7 +190,14 @@ impl Checker {
         self.refused("POST", webhooks, &["github"], Some(json!({})), "missing_required_fields").await;
         self.done("POST", "/connections/{id}/release-held", &[&github.connection], None).await;
         self.done("POST", "/connections/{id}/reroute", &[&github.connection], None).await;
-        self.refused("POST", "/connections/{id}/reroute", &[&github.connection], Some(json!({"since": 1})), "invalid_fields").await;
+        self.refused(
+            "POST",
+            "/connections/{id}/reroute",
+            &[&github.connection],
+            Some(json!({"since": 1})),
+            "invalid_fields",
+        )
+        .await;
         self.done("GET", "/admin/quarantine?limit=5", &[], None).await;
         self.done("POST", "/admin/quarantine/reverify", &[], None).await;
 
@@ -204,7 +229,8 @@ impl Checker {
         self.refused("POST", "/admin/dlq/replay", &[], replay(&json!("?")), "no_matching_dlq_entries").await;
         self.refused("POST", "/admin/dlq/replay", &[], Some(json!({})), "missing_delivery_ids").await;
         self.done("POST", "/admin/replay/catchup", &[], Some(json!({"installationId": github.connection}))).await;
-        self.refused("POST", "/admin/replay/catchup", &[], Some(json!({"installationId": "in_nowhere"})), "not_found").await;
+        self.refused("POST", "/admin/replay/catchup", &[], Some(json!({"installationId": "in_nowhere"})), "not_found")
+            .await;
     }
 
     /// A new event, once its delivery is dead.
@@ -226,8 +252,15 @@ impl Checker {
     fn is_complete(&self) {
         for operation in self.contract.operations() {
             let was_seen = self.succeeded.contains(&(operation.method.clone(), operation.path.clone()));
-            let is_excused = NOT_HERE.iter().any(|(method, path, _)| (operation.method.as_str(), operation.path.as_str()) == (*method, *path));
-            assert!(was_seen != is_excused, "{} {}: seen to succeed {was_seen}, excused {is_excused}", operation.method, operation.path);
+            let is_excused = NOT_HERE
+                .iter()
+                .any(|(method, path, _)| (operation.method.as_str(), operation.path.as_str()) == (*method, *path));
+            assert!(
+                was_seen != is_excused,
+                "{} {}: seen to succeed {was_seen}, excused {is_excused}",
+                operation.method,
+                operation.path
+            );
         }
     }
 }

@@ -66,9 +66,34 @@ const MEMBERS: &[(&str, Kind)] = &[
 
 /// Queries and members that name nothing of an org's.
 const HARMLESS: &[&str] = &[
-    "limit", "cursor", "offset", "provider", "status", "outcome", "eventKey", "since", "until", "held", "deep", "resources",
-    "events", "name", "resourceName", "slug", "private", "archived", "url", "headers", "destination", "autoSync",
-    "deliveryIds", "batchSize", "accountLogin", "connectedBy", "externalId", "alternateExternalId",
+    "limit",
+    "cursor",
+    "offset",
+    "provider",
+    "status",
+    "outcome",
+    "eventKey",
+    "since",
+    "until",
+    "held",
+    "deep",
+    "resources",
+    "events",
+    "name",
+    "resourceName",
+    "slug",
+    "private",
+    "archived",
+    "url",
+    "headers",
+    "destination",
+    "autoSync",
+    "deliveryIds",
+    "batchSize",
+    "accountLogin",
+    "connectedBy",
+    "externalId",
+    "alternateExternalId",
 ];
 
 /// Places where a foreign id is no secret, and why: the walk leaves them out.
@@ -170,7 +195,8 @@ fn places(contract: &Contract, operation: &Operation) -> Vec<Place> {
         let _ = write!(upto, "/{segment}");
         if let Some(name) = segment.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
             let known = PATHS.iter().find(|(path, _)| *path == upto);
-            let (_, kind) = known.unwrap_or_else(|| panic!("the walk does not know what stands at {upto}: add it to PATHS"));
+            let (_, kind) =
+                known.unwrap_or_else(|| panic!("the walk does not know what stands at {upto}: add it to PATHS"));
             places.push(Place { name: name.to_owned(), in_path: true, in_query: false, kind: *kind });
         }
     }
@@ -184,7 +210,9 @@ fn places(contract: &Contract, operation: &Operation) -> Vec<Place> {
             Some((_, kind)) => places.push(Place { name, in_path: false, in_query, kind: *kind }),
             None => assert!(
                 HARMLESS.contains(&name.as_str()),
-                "the walk does not know what {name} of {} {} names: add it to MEMBERS or HARMLESS", operation.method, operation.path
+                "the walk does not know what {name} of {} {} names: add it to MEMBERS or HARMLESS",
+                operation.method,
+                operation.path
             ),
         }
     }
@@ -217,7 +245,11 @@ impl Walk {
         for place in places.iter().filter(|place| place.in_path) {
             path = path.replacen(&format!("{{{}}}", place.name), &choose(place), 1);
         }
-        let queries: Vec<_> = places.iter().filter(|place| place.in_query).map(|place| format!("{}={}", place.name, choose(place))).collect();
+        let queries: Vec<_> = places
+            .iter()
+            .filter(|place| place.in_query)
+            .map(|place| format!("{}={}", place.name, choose(place)))
+            .collect();
         let query = if queries.is_empty() { String::new() } else { format!("?{}", queries.join("&")) };
         let member = |name: &str| {
             let place = places.iter().find(|place| !place.in_path && !place.in_query && place.name == name);
@@ -305,7 +337,16 @@ fn blank(value: &mut Value) {
         Value::Object(members) => {
             for (name, member) in members {
                 match (name.as_str(), &*member) {
-                    ("requestId" | "durationMs" | "createdAt" | "updatedAt" | "previousSecretUntil" | "secret" | "webhookId", _) => {
+                    (
+                        "requestId"
+                        | "durationMs"
+                        | "createdAt"
+                        | "updatedAt"
+                        | "previousSecretUntil"
+                        | "secret"
+                        | "webhookId",
+                        _,
+                    ) => {
                         *member = json!("<fresh>");
                     }
                     // Rows that the thief made in a workspace of the name asked for.

@@ -80,7 +80,9 @@ impl ProviderCallError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound | Self::NoToken | Self::NotAccessible => ErrorKind::NotFound,
-            Self::NotActive(_) | Self::NotSupported | Self::NotConfigured(_) => ErrorKind::BadRequest,
+            Self::NotActive(_) | Self::NotSupported | Self::InvalidParameter | Self::NotConfigured(_) => {
+                ErrorKind::BadRequest
+            }
             Self::ConnectionExpired => ErrorKind::Unauthorized,
             Self::ProviderUnavailable(_) => ErrorKind::Upstream,
             Self::Store(error) => error.kind(),

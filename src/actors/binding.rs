@@ -19,6 +19,7 @@ use crate::{
             InstallationError,
             binding::{ProvedGrant, reconnect},
         },
+        tokens::{access_token_place, refresh_token_place},
     },
     model::{
         clock::{Clock, EpochMs, Ids},
@@ -30,21 +31,11 @@ use crate::{
     },
     providers::connector::{Account, FreshToken},
     store::{SharedStore, StoreError},
-    vault::{SealedAt, Vault, VaultError},
+    vault::{Vault, VaultError},
 };
 
 /// How often rows that change under our hands are looked at again.
 const MAX_LOOKS: usize = 4;
-
-/// Where the access token of an installation is sealed.
-pub fn access_token_place(id: &InstallationId) -> SealedAt<'_> {
-    SealedAt { table: "gw_tokens", row: id.as_str(), column: "access_token" }
-}
-
-/// Where the refresh token of an installation is sealed.
-pub fn refresh_token_place(id: &InstallationId) -> SealedAt<'_> {
-    SealedAt { table: "gw_tokens", row: id.as_str(), column: "refresh_token" }
-}
 
 /// A grant to be bound.
 #[derive(Debug, Clone)]

@@ -10,6 +10,7 @@ mod import;
 pub mod keys;
 mod migrate;
 mod serve;
+mod vault;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
@@ -51,11 +52,17 @@ enum Command {
         #[command(subcommand)]
         command: keys::KeysCommand,
     },
-    /// Take connections over from another system.
+    /// Care for the secrets in the database; works while the gateway runs.
+    Vault {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: vault::VaultCommand,
+    },
+    /// Bring connections over from another system.
     Import {
         /// From which.
         #[command(subcommand)]
-        from: import::ImportCommand,
+        command: import::ImportCommand,
     },
 }
 
@@ -88,7 +95,8 @@ async fn run_command(line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Migrate => migrate::run(&load(path)?).await,
         Command::Doctor => doctor::run(path).await,
         Command::Keys { command } => keys::run(&load(path)?, command).await,
-        Command::Import { from } => import::run(&load(path)?, from).await,
+        Command::Vault { command } => vault::run(&load(path)?, command).await,
+        Command::Import { command } => import::run(&load(path)?, command).await,
     }
 }
 
@@ -158,6 +166,20 @@ mod tests {
             &["keys", "create", "--name", "n", "--org", "o", "--scope", "read", "--config", "a.toml"],
             &["keys", "list", "--json", "--config", "a.toml"],
             &["keys", "revoke", "key_1", "--config", "a.toml"],
+            &["vault", "rotate", "--config", "a.toml"],
+            &["import", "lightfast", "--from", "postgres://x", "--encryption-key", "ab", "--config", "a.toml"],
+            &[
+                "import",
+                "lightfast",
+                "--from",
+                "u",
+                "--encryption-key",
+                "k",
+                "--dry-run",
+                "--json",
+                "--config",
+                "a.toml",
+            ],
         ] {
             let line = parse(words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
             assert_eq!(line.config, Some(PathBuf::from("a.toml")), "{words:?}");

@@ -50,7 +50,10 @@ const LEGACY: &str = "
     INSERT INTO lightfast_workspace_integrations
         (id, workspace_id, source_config, provider_resource_id, user_source_id, gateway_installation_id)
         VALUES ('wi_named_twice', 'ws_old', '{\"sync\":{\"events\":[\"github:push\"],\"autoSync\":true}}', '771204001',
-            'src_1', 'ghInst01');";
+            'src_1', 'ghInst01');
+    INSERT INTO lightfast_workspace_integrations (id, workspace_id, provider, source_config, user_source_id) VALUES
+        ('wi_by_account', 'ws_older', 'github', '{\"installationId\":\"58214001\",\"repoId\":\"771204001\",
+            \"sync\":{\"events\":[\"github:push\"],\"autoSync\":true}}', 'src_1');";
 
 /// Rows of two orgs: GitHub with a category key, Linear with tokens, Vercel with its ids in the wrong places, and some
 /// that cannot be carried over.
@@ -170,6 +173,8 @@ on_both! {
         assert!(codes(&report, "leftOut").contains(&("wi_lost".into(), "legacy_source".into())), "{report:#}");
         let list = app.operator("org_a").ask("GET", "/workspaces/ws_old/integrations", None).await.expect("a list");
         assert_eq!(list["list"][0]["id"], json!("wi_named_twice"));
+        let list = app.operator("org_a").ask("GET", "/workspaces/ws_older/integrations", None).await.expect("a list");
+        assert_eq!(list["list"][0]["id"], json!("wi_by_account"));
         app.finish().await;
         source.remove().await;
     }

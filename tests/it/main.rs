@@ -1,12 +1,15 @@
 //! The whole gateway: the real binary as a child process, real HTTP on both sides, both databases.
 
+mod access;
 mod api;
 mod belonging;
+mod connecting;
 mod conformance;
 mod crash;
 mod deliveries;
 mod demo;
 mod event_keys;
+mod healing;
 mod hostile;
 mod import;
 mod outage;
@@ -17,7 +20,9 @@ mod secrets;
 mod simulators;
 mod stopping;
 mod support;
+mod teardown_routes;
 mod tenants;
 mod traces;
 mod two_nodes;
+mod vault;
 mod webhooks;

@@ -142,10 +142,11 @@ impl SupervisorDeps {
         decide: impl FnOnce(&mut InstallationRecord, &Edit<'_>) -> Result<T, InstallationError> + Send + 'static,
     ) -> Decide<T> {
         let (registry, ids, now) = (self.registry.clone(), self.ids.clone(), self.clock.now());
+        let tells_backfill = self.backfill.is_some();
         Box::new(move |record: &mut InstallationRecord| {
             let provider = registry.find(record.installation.provider.as_str()).ok_or(InstallationError::NotFound)?;
             let provider: &dyn Provider = provider.as_ref();
-            decide(record, &Edit { now, ids: &ids, actor: &actor, provider })
+            decide(record, &Edit { now, ids: &ids, actor: &actor, provider, tells_backfill })
         })
     }
 }

@@ -34,6 +34,8 @@ pub struct Edit<'a> {
     pub actor: &'a Actor,
     /// The installation's provider.
     pub provider: &'a dyn Provider,
+    /// Whether a backfill service has to hear of endings.
+    pub tells_backfill: bool,
 }
 
 impl Edit<'_> {

@@ -74,7 +74,31 @@ pub fn begin(record: &mut InstallationRecord, reason: &str, edit: &Edit<'_>) -> 
         updated_at: edit.now,
     };
     record.teardown = Some(teardown.clone());
+    if reason == PROVIDER_REVOKED { finish_alone(record, teardown, edit) } else { teardown }
+}
+
+/// Settles what nobody else has to help with: what the provider ended is over at once, unless the backfill service has
+/// to hear of it.
+fn finish_alone(record: &mut InstallationRecord, mut teardown: Teardown, edit: &Edit<'_>) -> Teardown {
+    while let Some(step) = next_step(&teardown) {
+        let Some(tried) = without_help(step, edit.tells_backfill) else { break };
+        write_try(&mut teardown, step, tried, edit.now);
+        apply_step(record, &teardown, step, edit);
+    }
+    record.teardown = Some(teardown.clone());
     teardown
+}
+
+/// How a step ends that nobody else has to help with.
+pub fn without_help(step: TeardownStep, tells_backfill: bool) -> Option<Tried> {
+    match step {
+        TeardownStep::CancelBackfill => (!tells_backfill).then_some(Tried::Skipped("not_configured")),
+        TeardownStep::RevokeToken => None,
+        // All four providers send the webhooks of an installation to the app's own address.
+        TeardownStep::DeregisterWebhook => Some(Tried::Skipped("none_registered")),
+        // Done by the transaction that writes it.
+        TeardownStep::CloseGate | TeardownStep::RemoveResources | TeardownStep::DeleteToken => Some(Tried::Done(None)),
+    }
 }
 
 fn first_record(step: TeardownStep, reason: &str, now: EpochMs) -> StepRecord {
@@ -115,7 +139,12 @@ pub fn record_try(teardown: &mut Teardown, step: TeardownStep, tried: Tried, own
     if next_step(teardown) != Some(step) || teardown.lease_owner.as_deref() != Some(owner) {
         return false;
     }
-    let Some(record) = teardown.steps.iter_mut().find(|record| record.step == step) else { return false };
+    write_try(teardown, step, tried, now);
+    true
+}
+
+fn write_try(teardown: &mut Teardown, step: TeardownStep, tried: Tried, now: EpochMs) {
+    let Some(record) = teardown.steps.iter_mut().find(|record| record.step == step) else { return };
     let mut due_at = now;
     let (status, detail) = match tried {
         Tried::Done(detail) => (StepStatus::Done, detail),
@@ -141,7 +170,6 @@ pub fn record_try(teardown: &mut Teardown, step: TeardownStep, tried: Tried, own
     if teardown.steps.iter().all(|record| record.status != StepStatus::Pending) {
         complete(teardown, now);
     }
-    true
 }
 
 fn complete(teardown: &mut Teardown, now: EpochMs) {
@@ -158,6 +186,13 @@ pub fn settle(record: &mut InstallationRecord, step: TeardownStep, tried: Tried,
     {
         return false;
     }
+    apply_step(record, &teardown, step, edit);
+    record.teardown = Some(teardown);
+    true
+}
+
+/// Does to our own rows what a step just written does to them, and logs what there is to say.
+fn apply_step(record: &mut InstallationRecord, teardown: &Teardown, step: TeardownStep, edit: &Edit<'_>) {
     match step {
         TeardownStep::RemoveResources => remove_everything(record, &teardown.reason, edit),
         TeardownStep::DeleteToken => record.token = TokenEdit::Delete,
@@ -174,8 +209,6 @@ pub fn settle(record: &mut InstallationRecord, step: TeardownStep, tried: Tried,
         entry.reason = Some(teardown.reason.clone());
         record.log.push(entry);
     }
-    record.teardown = Some(teardown);
-    true
 }
 
 /// Takes everything out of use that lived from the installation.

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     InstallationHandle, SupervisorDeps,
     renewal::{Renewal, Renewed, open_held},
-    teardown::{Tried, next_step, settle},
+    teardown::{Tried, next_step, settle, without_help},
 };
 use crate::{
     actors::{
@@ -99,13 +99,12 @@ impl TeardownRun {
     }
 
     async fn try_step(&self, step: TeardownStep) -> Tried {
+        if let Some(tried) = without_help(step, self.deps.backfill.is_some()) {
+            return tried;
+        }
         match step {
             TeardownStep::CancelBackfill => self.within_the_lease(self.cancel_backfill()).await,
-            TeardownStep::RevokeToken => self.within_the_lease(self.revoke_token()).await,
-            // All four providers send the webhooks of an installation to the app's own address.
-            TeardownStep::DeregisterWebhook => Tried::Skipped("none_registered"),
-            // Done by the transaction that writes it.
-            TeardownStep::CloseGate | TeardownStep::RemoveResources | TeardownStep::DeleteToken => Tried::Done(None),
+            _ => self.within_the_lease(self.revoke_token()).await,
         }
     }
 

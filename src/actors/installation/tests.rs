@@ -84,15 +84,26 @@ impl Provider for Acme {
 struct World {
     ids: Ids,
     actor: Actor,
+    tells_backfill: bool,
 }
 
 impl World {
     fn new() -> Self {
-        Self { ids: Ids::new(Arc::new(ManualClock::starting_at(EpochMs(1_000)))), actor: Actor::system() }
+        Self {
+            ids: Ids::new(Arc::new(ManualClock::starting_at(EpochMs(1_000)))),
+            actor: Actor::system(),
+            tells_backfill: false,
+        }
     }
 
     fn edit(&self) -> Edit<'_> {
-        Edit { now: EpochMs(2_000), ids: &self.ids, actor: &self.actor, provider: &Acme }
+        Edit {
+            now: EpochMs(2_000),
+            ids: &self.ids,
+            actor: &self.actor,
+            provider: &Acme,
+            tells_backfill: self.tells_backfill,
+        }
     }
 
     fn record(&self, org: &str, external_id: &str) -> InstallationRecord {
@@ -360,12 +371,22 @@ fn a_teardown_closes_the_gate_first_and_its_last_step_makes_it_the_receipt() {
 
 #[test]
 fn nothing_is_revoked_at_a_provider_that_ended_the_grant_itself() {
-    let world = World::new();
-    let mut record = world.record("org_a", "1");
-    control::apply(&mut record, &[ControlChange::InstallationRevoked], None, &world.edit());
-    let teardown = record.teardown.expect("a teardown");
-    let revoke = teardown.steps.iter().find(|step| step.step == TeardownStep::RevokeToken).expect("the step");
-    assert_eq!((revoke.status, revoke.detail.as_deref()), (StepStatus::Skipped, Some("provider_revoked")));
+    for tells_backfill in [false, true] {
+        let world = World { tells_backfill, ..World::new() };
+        let mut record = world.record("org_a", "1");
+        state::subscribe(&mut record, &subscription("ws", "r"), &world.edit()).expect("subscribed");
+        control::apply(&mut record, &[ControlChange::InstallationRevoked], None, &world.edit());
+        let teardown = record.teardown.expect("a teardown");
+        let revoke = teardown.steps.iter().find(|step| step.step == TeardownStep::RevokeToken).expect("the step");
+        assert_eq!((revoke.status, revoke.detail.as_deref()), (StepStatus::Skipped, Some("provider_revoked")));
+        // Nobody has to help with the rest, except the backfill service where there is one.
+        let is_over = teardown.status == TeardownStatus::Completed;
+        assert_eq!(
+            (is_over, record.resources[0].status == ResourceStatus::Removed),
+            (!tells_backfill, !tells_backfill)
+        );
+        assert_eq!(record.token, if tells_backfill { TokenEdit::Keep } else { TokenEdit::Delete });
+    }
 }
 
 #[test]

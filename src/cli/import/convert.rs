@@ -61,7 +61,7 @@ pub(super) struct ImportedToken {
 /// Converts everything. `now` stands in for times that a row lacks.
 pub(super) fn convert(rows: &LightfastRows, registry: &Registry, now: EpochMs, report: &mut Report) -> Vec<Imported> {
     let mut plan = Vec::new();
-    let mut at = HashMap::new();
+    let mut owners = Owners::default();
     let mut live = HashSet::new();
     for row in rows.installations.iter().map(Columns) {
         report.of(INSTALLATIONS).found += 1;
@@ -76,30 +76,49 @@ pub(super) fn convert(rows: &LightfastRows, registry: &Registry, now: EpochMs, r
             );
             continue;
         }
-        at.insert(row.id(), plan.len());
+        owners.by_id.insert(row.id(), plan.len());
+        if imported.installation.status != InstallationStatus::Revoked {
+            let Installation { provider, external_id, alternate_external_id, .. } = &imported.installation;
+            for account in std::iter::once(external_id).chain(alternate_external_id) {
+                owners.by_account.insert((provider.to_string(), account.to_string()), plan.len());
+            }
+        }
         plan.push(imported);
     }
     for row in rows.tokens.iter().map(Columns) {
         report.of(TOKENS).found += 1;
-        let Some(owner) = owner(row, &at, TOKEN_TABLE, report) else { continue };
+        let Some(owner) = owner(row, &owners, TOKEN_TABLE, report) else { continue };
         token(row, &mut plan[owner], now, report);
     }
     for row in rows.resources.iter().map(Columns) {
         report.of(RESOURCES).found += 1;
-        let Some(owner) = owner(row, &at, RESOURCE_TABLE, report) else { continue };
+        let Some(owner) = owner(row, &owners, RESOURCE_TABLE, report) else { continue };
         resource(row, &mut plan[owner], registry, now, report);
     }
     for row in rows.integrations.iter().map(Columns) {
         report.of(INTEGRATIONS).found += 1;
-        let Some(owner) = owner(row, &at, INTEGRATION_TABLE, report) else { continue };
+        let Some(owner) = owner(row, &owners, INTEGRATION_TABLE, report) else { continue };
         integration(row, &mut plan[owner], registry, now, report);
     }
     plan
 }
 
-/// The installation a row belongs to. Rows of the age of `lightfast_user_sources` may name it in a second column.
-fn owner(row: Columns<'_>, at: &HashMap<String, usize>, table: &'static str, report: &mut Report) -> Option<usize> {
+/// Which installation of the plan is which, by its id there and, for those that are alive, by provider and account.
+#[derive(Default)]
+struct Owners {
+    by_id: HashMap<String, usize>,
+    by_account: HashMap<(String, String), usize>,
+}
+
+/// The installation a row belongs to. Rows of the age of `lightfast_user_sources` may name it in a second column, or
+/// only their account at the provider.
+fn owner(row: Columns<'_>, owners: &Owners, table: &'static str, report: &mut Report) -> Option<usize> {
     let named = row.text("installation_id").or_else(|| row.text("gateway_installation_id"));
+    if named.is_none()
+        && let Some(position) = owner_by_account(row, owners)
+    {
+        return Some(position);
+    }
     match named {
         None if row.text("user_source_id").is_some() => report.leave_out(
             table,
@@ -109,7 +128,7 @@ fn owner(row: Columns<'_>, at: &HashMap<String, usize>, table: &'static str, rep
         ),
         None => report.leave_out(table, &row.id(), "no_installation", "it names no connection"),
         Some(id) => {
-            if let Some(position) = at.get(&id) {
+            if let Some(position) = owners.by_id.get(&id) {
                 return Some(*position);
             }
             report.leave_out(
@@ -121,6 +140,16 @@ fn owner(row: Columns<'_>, at: &HashMap<String, usize>, table: &'static str, rep
         }
     }
     None
+}
+
+fn owner_by_account(row: Columns<'_>, owners: &Owners) -> Option<usize> {
+    let config = row.object("source_config")?;
+    let config = Columns(&config);
+    let provider = row.text("provider").or_else(|| config.text("sourceType")).or_else(|| config.text("provider"))?;
+    ["installationId", "configurationId", "teamId"].iter().find_map(|name| {
+        let account = config.text(name)?;
+        owners.by_account.get(&(provider.clone(), account)).copied()
+    })
 }
 
 fn installation(row: Columns<'_>, registry: &Registry, now: EpochMs, report: &mut Report) -> Option<Imported> {

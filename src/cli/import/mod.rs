@@ -11,7 +11,7 @@ mod report;
 use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context;
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 use self::{
     convert::{INSTALLATIONS, INTEGRATIONS, Imported, ImportedToken, RESOURCES, TOKENS, convert},
@@ -36,25 +36,36 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(super) enum ImportCommand {
     /// Copy connections, tokens, resources and integrations from a Lightfast database.
-    Lightfast {
-        /// Its PostgreSQL database; only read.
-        #[arg(long, value_name = "URL")]
-        from: String,
-        /// The key its tokens are encrypted with: 64 hex digits.
-        #[arg(long, value_name = "HEX", env = "SIGNALBOX_IMPORT_ENCRYPTION_KEY", hide_env_values = true)]
-        encryption_key: String,
-        /// Report what would be done and write nothing.
-        #[arg(long)]
-        dry_run: bool,
-        /// Print the report as JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    Lightfast(LightfastArgs),
+}
+
+/// Where from, and how.
+#[derive(Args)]
+pub(super) struct LightfastArgs {
+    /// Its PostgreSQL database; only read.
+    #[arg(long, value_name = "URL")]
+    from: String,
+    /// The key its tokens are encrypted with: 64 hex digits.
+    #[arg(long, value_name = "HEX", env = "SIGNALBOX_IMPORT_ENCRYPTION_KEY", hide_env_values = true)]
+    encryption_key: String,
+    /// Report what would be done and write nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl std::fmt::Debug for LightfastArgs {
+    /// The address may hold a password, and the key is one.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LightfastArgs").field("dry_run", &self.dry_run).finish_non_exhaustive()
+    }
 }
 
 /// Imports, and prints the report. Fails if anything was left out, so that a script notices.
 pub(super) async fn run(config: &Config, command: ImportCommand) -> anyhow::Result<ExitCode> {
-    let ImportCommand::Lightfast { from, encryption_key, dry_run, json } = command;
+    let ImportCommand::Lightfast(LightfastArgs { from, encryption_key, dry_run, json }) = command;
     let key = LightfastKey::from_hex(&encryption_key).context("--encryption-key is not 64 hex digits (32 bytes)")?;
     let rows = lightfast::read(&from).await.context("the Lightfast database (--from)")?;
     let registry = registry_of(config)?;

@@ -345,6 +345,19 @@ impl App {
             .expect("the binary starts")
     }
 
+    /// Starts a short command of the binary beside the gateway; whoever asked waits for it.
+    pub fn spawn_cli(&self, words: &[&str]) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_signalbox"))
+            .args(words)
+            .current_dir(self.directory.path())
+            .env_clear()
+            .envs(self.environment())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts")
+    }
+
     /// Makes an API key with `signalbox keys create`; answers the key.
     pub fn make_key(&self, words: &[&str]) -> String {
         let made = self.cli(&[&["keys", "create", "--name", "test"], words].concat());

@@ -32,6 +32,11 @@ impl Backend {
         postgres::Database::create(true).await.map(Self::Postgres)
     }
 
+    /// A fresh PostgreSQL database with nothing in it, of somebody else; `None` as above.
+    pub async fn empty_postgres() -> Option<Self> {
+        postgres::Database::create(false).await.map(Self::Postgres)
+    }
+
     /// Removes the database, which nobody uses any more.
     pub async fn remove(self) {
         if let Self::Postgres(database) = self {

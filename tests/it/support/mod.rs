@@ -8,9 +8,11 @@ mod backend;
 mod contract;
 #[path = "../../support/postgres.rs"]
 mod postgres;
+mod stage;
 
 pub use app::{App, Connected, Options};
 pub use backend::Backend;
+pub use stage::{Stage, code};
 pub use contract::{Contract, Operation};
 
 /// Defines tests that run on both databases: `on_both! { async fn a_sentence(backend) { … } }`.

@@ -45,8 +45,16 @@ impl Checker {
         self.send(method, path, fill, &headers, body.map(|body| body.to_string()).unwrap_or_default()).await
     }
 
-    async fn send(&mut self, method: &str, path: &str, fill: &[&str], headers: &[(&str, &str)], body: String) -> Answer {
-        let (template, query) = path.split_once('?').map_or((path, String::new()), |(path, query)| (path, format!("?{query}")));
+    async fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        fill: &[&str],
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> Answer {
+        let (template, query) =
+            path.split_once('?').map_or((path, String::new()), |(path, query)| (path, format!("?{query}")));
         let mut filled = template.to_owned();
         for value in fill {
             let (start, end) = (filled.find('{').expect("a place"), filled.find('}').expect("its end"));
@@ -78,7 +86,15 @@ impl Checker {
             self.done("GET", path, &[], None).await;
             self.done("HEAD", path, &[], None).await;
         }
-        for path in ["/metrics", "/openapi.json", "/assets/connected.js", "/assets/connected.css", "/providers", "/admin/health", "/admin/health?deep=true"] {
+        for path in [
+            "/metrics",
+            "/openapi.json",
+            "/assets/connected.js",
+            "/assets/connected.css",
+            "/providers",
+            "/admin/health",
+            "/admin/health?deep=true",
+        ] {
             self.done("GET", path, &[], None).await;
         }
         for path in ["/admin/health/providers", "/admin/actors", "/admin/audit"] {
@@ -119,18 +135,21 @@ impl Checker {
         let body = json!({"provider": "github", "externalId": facts.external_id, "orgId": "org", "connectedBy": "me", "accountLogin": "harbor"});
         let adopted = self.done("POST", "/admin/connections", &[], Some(body.clone())).await;
         self.done("POST", "/admin/connections", &[], Some(body)).await;
-        self.refused("POST", "/admin/connections", &[], Some(json!({"provider": "github"})), "missing_required_fields").await;
+        self.refused("POST", "/admin/connections", &[], Some(json!({"provider": "github"})), "missing_required_fields")
+            .await;
         let id = adopted["id"].as_str().expect("an id").to_owned();
         let resources = "/connections/{id}/resources";
         let linked = self.done("POST", resources, &[&id], Some(json!({"providerResourceId": 99, "name": "a/b"}))).await;
-        self.refused("POST", resources, &[&id], Some(json!({"providerResourceId": 99})), "resource_already_linked").await;
+        self.refused("POST", resources, &[&id], Some(json!({"providerResourceId": 99})), "resource_already_linked")
+            .await;
         self.refused("POST", resources, &[&id], Some(json!({})), "missing_provider_resource_id").await;
         let resource = linked["resource"]["id"].as_str().expect("an id").to_owned();
         let connections = self.done("GET", "/connections?status=active&limit=1", &[], None).await;
         assert_eq!(connections["items"][0]["id"], id.as_str());
         self.done("GET", "/connections/{id}", &[&id], None).await;
         self.done("DELETE", "/connections/{id}/resources/{resource}", &[&id, &resource], None).await;
-        self.refused("DELETE", "/connections/{id}/resources/{resource}", &[&id, &resource], None, "already_removed").await;
+        self.refused("DELETE", "/connections/{id}/resources/{resource}", &[&id, &resource], None, "already_removed")
+            .await;
         self.refused("GET", "/connections/{id}", &["in_nowhere"], None, "not_found").await;
         self.done("GET", "/connections/{id}/log?limit=2", &[&id], None).await;
         let connected = Connected { provider, account: 1, connection: id };
@@ -141,17 +160,21 @@ impl Checker {
     async fn integrations(&mut self, github: &Connected) -> String {
         let facts = github.facts(0, signalbox::model::clock::EpochMs(1_771_980_000_000));
         let list = "/workspaces/{id}/integrations";
-        let body = |events: Value| json!({"connectionId": github.connection, "events": events,
-            "resources": [{"providerResourceId": facts.resource_id, "name": "harborworks/tide-clock"}]});
+        let body = |events: Value| {
+            json!({"connectionId": github.connection, "events": events,
+            "resources": [{"providerResourceId": facts.resource_id, "name": "harborworks/tide-clock"}]})
+        };
         let made = self.done("POST", list, &["ws"], Some(body(json!(["github:push"])))).await;
         self.refused("POST", list, &["ws"], Some(body(json!(["nothing"]))), "unknown_event_key").await;
-        self.refused("POST", list, &["ws"], Some(json!({"connectionId": "x", "resources": []})), "invalid_resources").await;
+        self.refused("POST", list, &["ws"], Some(json!({"connectionId": "x", "resources": []})), "invalid_resources")
+            .await;
         self.done("GET", list, &["ws"], None).await;
         self.refused("GET", &format!("{list}?status=odd"), &["ws"], None, "invalid_parameter").await;
         let id = made["integrations"][0]["id"].as_str().expect("an id").to_owned();
         let one = "/integrations/{id}";
         self.done("GET", one, &[&id], None).await;
-        self.done("PATCH", one, &[&id], Some(json!({"autoSync": true, "destination": {"url": "https://a.example/"}}))).await;
+        self.done("PATCH", one, &[&id], Some(json!({"autoSync": true, "destination": {"url": "https://a.example/"}})))
+            .await;
         self.done("GET", one, &[&id], None).await;
         self.done("PATCH", one, &[&id], Some(json!({"destination": null}))).await;
         self.refused("PATCH", one, &[&id], Some(json!({"autoSync": "yes"})), "invalid_fields").await;
@@ -165,7 +188,10 @@ impl Checker {
         let headers: Vec<_> = push.headers.iter().map(|(name, value)| (&**name, value.as_str())).collect();
         let text = String::from_utf8(push.body.to_vec()).expect("text");
         let accepted = self.send("POST", webhooks, &["github"], &headers, text.clone()).await.json();
-        assert_eq!(self.send("POST", webhooks, &["github"], &headers, text.clone()).await.json()["status"], "duplicate");
+        assert_eq!(
+            self.send("POST", webhooks, &["github"], &headers, text.clone()).await.json()["status"],
+            "duplicate"
+        );
         assert_eq!(self.send("POST", webhooks, &["github"], &headers, text + " ").await.status, 401);
         self.send("POST", webhooks, &["nobody"], &[], String::new()).await;
         let trusted = json!({"connectionId": github.connection, "orgId": "org", "deliveryId": "backfill-1", "eventType": "push",
@@ -175,7 +201,14 @@ impl Checker {
         self.refused("POST", webhooks, &["github"], Some(json!({})), "missing_required_fields").await;
         self.done("POST", "/connections/{id}/release-held", &[&github.connection], None).await;
         self.done("POST", "/connections/{id}/reroute", &[&github.connection], None).await;
-        self.refused("POST", "/connections/{id}/reroute", &[&github.connection], Some(json!({"since": 1})), "invalid_fields").await;
+        self.refused(
+            "POST",
+            "/connections/{id}/reroute",
+            &[&github.connection],
+            Some(json!({"since": 1})),
+            "invalid_fields",
+        )
+        .await;
         self.done("GET", "/admin/quarantine?limit=5", &[], None).await;
         self.done("POST", "/admin/quarantine/reverify", &[], None).await;
 
@@ -207,7 +240,8 @@ impl Checker {
         self.refused("POST", "/admin/dlq/replay", &[], replay(&json!("?")), "no_matching_dlq_entries").await;
         self.refused("POST", "/admin/dlq/replay", &[], Some(json!({})), "missing_delivery_ids").await;
         self.done("POST", "/admin/replay/catchup", &[], Some(json!({"installationId": github.connection}))).await;
-        self.refused("POST", "/admin/replay/catchup", &[], Some(json!({"installationId": "in_nowhere"})), "not_found").await;
+        self.refused("POST", "/admin/replay/catchup", &[], Some(json!({"installationId": "in_nowhere"})), "not_found")
+            .await;
     }
 
     /// A new event, once its delivery is dead.
@@ -239,7 +273,8 @@ impl Checker {
 
         let launch = "/connect/{provider}/{state}";
         let launched = self.send("GET", launch, &["github", &state], &[], String::new()).await;
-        let cookie = launched.headers.get("set-cookie").and_then(|set| set.split(';').next()).expect("a cookie").to_owned();
+        let cookie =
+            launched.headers.get("set-cookie").and_then(|set| set.split(';').next()).expect("a cookie").to_owned();
         let mut location = launched.headers.get("location").expect("a location").to_owned();
         let origin = format!("http://{}", self.stage.app.address());
         for _leg in 0..2 {
@@ -278,15 +313,25 @@ impl Checker {
         self.refused("GET", "/connections/{id}/config", &id, None, "invalid_parameter").await;
 
         let endpoints = self.done("GET", "/connections/{id}/proxy/endpoints", &id, None).await;
-        let plain = endpoints["items"].as_array().expect("a list").iter().find(|endpoint| {
-            endpoint["method"] == "GET" && !endpoint["path"].as_str().expect("a path").contains('{')
-        });
+        let plain =
+            endpoints["items"].as_array().expect("a list").iter().find(|endpoint| {
+                endpoint["method"] == "GET" && !endpoint["path"].as_str().expect("a path").contains('{')
+            });
         let call = json!({"endpointId": plain.expect("one without parameters")["id"]});
         self.done("POST", "/connections/{id}/proxy/execute", &id, Some(call)).await;
-        self.refused("POST", "/connections/{id}/proxy/execute", &id, Some(json!({"endpointId": "?"})), "unknown_endpoint").await;
+        self.refused(
+            "POST",
+            "/connections/{id}/proxy/execute",
+            &id,
+            Some(json!({"endpointId": "?"})),
+            "unknown_endpoint",
+        )
+        .await;
 
         let runs = "/connections/{id}/backfill-runs";
-        let run = self.done("POST", runs, &id, Some(json!({"status": "running", "depth": 30, "entityTypes": ["issue"]}))).await;
+        let run = self
+            .done("POST", runs, &id, Some(json!({"status": "running", "depth": 30, "entityTypes": ["issue"]})))
+            .await;
         let report = json!({"id": run["id"], "status": "completed", "counts": {"issue": 7}});
         self.done("POST", runs, &id, Some(report)).await;
         let back = json!({"id": run["id"], "status": "running"});
@@ -312,8 +357,15 @@ impl Checker {
         self.contract.was_kept();
         for operation in self.contract.operations() {
             let was_seen = self.succeeded.contains(&(operation.method.clone(), operation.path.clone()));
-            let is_excused = NOT_HERE.iter().any(|(method, path, _)| (operation.method.as_str(), operation.path.as_str()) == (*method, *path));
-            assert!(was_seen != is_excused, "{} {}: seen to succeed {was_seen}, excused {is_excused}", operation.method, operation.path);
+            let is_excused = NOT_HERE
+                .iter()
+                .any(|(method, path, _)| (operation.method.as_str(), operation.path.as_str()) == (*method, *path));
+            assert!(
+                was_seen != is_excused,
+                "{} {}: seen to succeed {was_seen}, excused {is_excused}",
+                operation.method,
+                operation.path
+            );
         }
     }
 }

@@ -3,8 +3,8 @@
 mod access;
 mod api;
 mod belonging;
-mod connecting;
 mod conformance;
+mod connecting;
 mod crash;
 mod deliveries;
 mod demo;

@@ -81,10 +81,50 @@ const MEMBERS: &[(&str, Kind)] = &[
 
 /// Queries and members that name nothing of an org's.
 const HARMLESS: &[&str] = &[
-    "limit", "cursor", "offset", "provider", "status", "outcome", "eventKey", "since", "until", "held", "deep", "resources",
-    "events", "name", "resourceName", "slug", "private", "archived", "url", "headers", "destination", "autoSync",
-    "code", "error", "redirect_to", "ref", "depth", "entityTypes", "counts", "startedAt", "finishedAt", "endpointId",
-    "pathParams", "queryParams", "body", "eventType", "payload", "receivedAt", "deliveryIds", "batchSize", "accountLogin", "connectedBy", "externalId", "alternateExternalId",
+    "limit",
+    "cursor",
+    "offset",
+    "provider",
+    "status",
+    "outcome",
+    "eventKey",
+    "since",
+    "until",
+    "held",
+    "deep",
+    "resources",
+    "events",
+    "name",
+    "resourceName",
+    "slug",
+    "private",
+    "archived",
+    "url",
+    "headers",
+    "destination",
+    "autoSync",
+    "code",
+    "error",
+    "redirect_to",
+    "ref",
+    "depth",
+    "entityTypes",
+    "counts",
+    "startedAt",
+    "finishedAt",
+    "endpointId",
+    "pathParams",
+    "queryParams",
+    "body",
+    "eventType",
+    "payload",
+    "receivedAt",
+    "deliveryIds",
+    "batchSize",
+    "accountLogin",
+    "connectedBy",
+    "externalId",
+    "alternateExternalId",
 ];
 
 /// Places where a foreign id is no secret, and why: the walk leaves them out.
@@ -175,7 +215,15 @@ impl World {
 
     /// What must never be in an answer to another org.
     fn secrets(&self) -> [&str; 7] {
-        [&self.backfill_run, &self.connection, &self.resource, &self.integration, &self.event, &self.delivery, &self.provider_delivery]
+        [
+            &self.backfill_run,
+            &self.connection,
+            &self.resource,
+            &self.integration,
+            &self.event,
+            &self.delivery,
+            &self.provider_delivery,
+        ]
     }
 }
 
@@ -197,7 +245,8 @@ fn places(contract: &Contract, operation: &Operation) -> Vec<Place> {
         let _ = write!(upto, "/{segment}");
         if let Some(name) = segment.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
             let known = PATHS.iter().find(|(path, _)| *path == upto);
-            let (_, kind) = known.unwrap_or_else(|| panic!("the walk does not know what stands at {upto}: add it to PATHS"));
+            let (_, kind) =
+                known.unwrap_or_else(|| panic!("the walk does not know what stands at {upto}: add it to PATHS"));
             places.push(Place { name: name.to_owned(), in_path: true, in_query: false, kind: *kind });
         }
     }
@@ -211,7 +260,9 @@ fn places(contract: &Contract, operation: &Operation) -> Vec<Place> {
             Some((_, kind)) => places.push(Place { name, in_path: false, in_query, kind: *kind }),
             None => assert!(
                 HARMLESS.contains(&name.as_str()),
-                "the walk does not know what {name} of {} {} names: add it to MEMBERS or HARMLESS", operation.method, operation.path
+                "the walk does not know what {name} of {} {} names: add it to MEMBERS or HARMLESS",
+                operation.method,
+                operation.path
             ),
         }
     }
@@ -244,7 +295,11 @@ impl Walk {
         for place in places.iter().filter(|place| place.in_path) {
             path = path.replacen(&format!("{{{}}}", place.name), &choose(place), 1);
         }
-        let queries: Vec<_> = places.iter().filter(|place| place.in_query).map(|place| format!("{}={}", place.name, choose(place))).collect();
+        let queries: Vec<_> = places
+            .iter()
+            .filter(|place| place.in_query)
+            .map(|place| format!("{}={}", place.name, choose(place)))
+            .collect();
         let query = if queries.is_empty() { String::new() } else { format!("?{}", queries.join("&")) };
         let member = |name: &str| {
             let place = places.iter().find(|place| !place.in_path && !place.in_query && place.name == name);
@@ -334,7 +389,16 @@ fn blank(value: &mut Value) {
         Value::Object(members) => {
             for (name, member) in members {
                 match (name.as_str(), &*member) {
-                    ("requestId" | "durationMs" | "createdAt" | "updatedAt" | "previousSecretUntil" | "secret" | "webhookId", _) => {
+                    (
+                        "requestId"
+                        | "durationMs"
+                        | "createdAt"
+                        | "updatedAt"
+                        | "previousSecretUntil"
+                        | "secret"
+                        | "webhookId",
+                        _,
+                    ) => {
                         *member = json!("<fresh>");
                     }
                     // Rows that the thief made in a workspace of the name asked for.

@@ -29,7 +29,8 @@ pub fn complete(operation: &Operation, annotated: Value, complaints: &mut Vec<St
     if let Some(key) = &mut needs.key {
         key.service |= text.codes.contains(codes::SERVICE_KEY_REQUIRED.code);
     }
-    if text.codes.contains(codes::PROVIDER_UNAVAILABLE.code) || text.codes.contains(codes::TOKEN_GENERATION_FAILED.code) {
+    if text.codes.contains(codes::PROVIDER_UNAVAILABLE.code) || text.codes.contains(codes::TOKEN_GENERATION_FAILED.code)
+    {
         text.codes.insert(codes::UPSTREAM_FAILED.code);
     }
     if text.summary.is_empty() {
@@ -88,8 +89,7 @@ impl Text {
         };
         let (summary, rest) = first.split_once(". ").unwrap_or((&first, ""));
         let (more, errors) = member("description").split_once("# Errors").unwrap_or((member("description"), ""));
-        let description: Vec<_> =
-            [rest, more].iter().map(|part| part.trim()).filter(|part| !part.is_empty()).collect();
+        let description: Vec<_> = [rest, more].iter().map(|part| part.trim()).filter(|part| !part.is_empty()).collect();
         let mut named = BTreeSet::new();
         for word in errors.split('`').skip(1).step_by(2) {
             match codes::find(word) {
@@ -188,7 +188,8 @@ fn responses(annotated: Option<Value>, named: &BTreeSet<&'static str>, complain:
         by_status.entry(code.status).or_default().push(code);
     }
     for (status, codes) in by_status {
-        let mut one_of: Vec<_> = codes.iter().map(|code| json!({"$ref": format!("#/components/schemas/{}", schema_name(code))})).collect();
+        let mut one_of: Vec<_> =
+            codes.iter().map(|code| json!({"$ref": format!("#/components/schemas/{}", schema_name(code))})).collect();
         let words: Vec<_> = codes.iter().map(|code| format!("`{}`: {}", code.code, code.title)).collect();
         let schema = if one_of.len() == 1 { one_of.remove(0) } else { json!({"oneOf": one_of}) };
         let entry = responses.entry(status.to_string()).or_insert_with(|| json!({}));

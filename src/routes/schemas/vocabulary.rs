@@ -9,8 +9,8 @@ use utoipa::{
 };
 
 use crate::model::{
-    backfill_run::BackfillStatus as Backfill, delivery::DeliveryStatus as Delivery, event::EventOutcome as Outcome, installation::InstallationStatus as Installation,
-    integration::IntegrationStatus as Integration,
+    backfill_run::BackfillStatus as Backfill, delivery::DeliveryStatus as Delivery, event::EventOutcome as Outcome,
+    installation::InstallationStatus as Installation, integration::IntegrationStatus as Integration,
 };
 
 /// Defines words: `Name = [a list of texts];`.

@@ -15,7 +15,8 @@ use signalbox::sim::client::Answer;
 use super::App;
 
 /// Keywords that say nothing about a value.
-const SILENT: &[&str] = &["description", "title", "default", "example", "pattern", "propertyNames", "minimum", "maximum"];
+const SILENT: &[&str] =
+    &["description", "title", "default", "example", "pattern", "propertyNames", "minimum", "maximum"];
 
 /// The document.
 #[derive(Debug)]
@@ -146,7 +147,9 @@ impl Contract {
                 }
                 ("required", Value::Object(members)) => {
                     let names = says.as_array().expect("names").iter().filter_map(Value::as_str);
-                    found.extend(names.filter(|name| !members.contains_key(*name)).map(|name| format!("{at}/{name} is missing")));
+                    found.extend(
+                        names.filter(|name| !members.contains_key(*name)).map(|name| format!("{at}/{name} is missing")),
+                    );
                 }
                 ("properties", Value::Object(members)) => {
                     for (name, schema) in says.as_object().expect("properties") {
@@ -166,10 +169,16 @@ impl Contract {
                     }
                 }
                 ("allOf", _) => {
-                    says.as_array().expect("schemas").iter().for_each(|one| self.validate(one, value, at, false, found));
+                    says.as_array()
+                        .expect("schemas")
+                        .iter()
+                        .for_each(|one| self.validate(one, value, at, false, found));
                 }
                 ("oneOf", _) => self.validate_one_of(says, value, at, found),
-                ("type" | "const" | "enum" | "format" | "required" | "properties" | "additionalProperties" | "items", _) => {}
+                (
+                    "type" | "const" | "enum" | "format" | "required" | "properties" | "additionalProperties" | "items",
+                    _,
+                ) => {}
                 (keyword, _) if SILENT.contains(&keyword) => {}
                 (keyword, _) => found.push(format!("{at}: this test does not know the keyword {keyword}")),
             }
@@ -200,7 +209,8 @@ impl Contract {
         if schema.get("additionalProperties").is_some() {
             return None;
         }
-        let own = schema["properties"].as_object().map(|properties| properties.keys().cloned().collect::<BTreeSet<_>>());
+        let own =
+            schema["properties"].as_object().map(|properties| properties.keys().cloned().collect::<BTreeSet<_>>());
         let parts = schema["allOf"].as_array().into_iter().flatten().map(|part| self.known_members(part));
         parts.chain([own]).flatten().reduce(|one, other| one.union(&other).cloned().collect())
     }
@@ -211,7 +221,8 @@ impl Contract {
         match schema["type"].as_str() {
             Some("object") => {
                 let properties = schema["properties"].as_object().into_iter().flatten();
-                let required = |name: &String| schema["required"].as_array().is_some_and(|names| names.contains(&json!(name)));
+                let required =
+                    |name: &String| schema["required"].as_array().is_some_and(|names| names.contains(&json!(name)));
                 let members = properties.filter_map(|(name, schema)| {
                     let value = chosen(name).or_else(|| required(name).then(|| self.sample(schema, chosen)))?;
                     Some((name.clone(), value))

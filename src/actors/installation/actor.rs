@@ -52,6 +52,8 @@ pub(super) struct InstallationSupervisor {
     found: Option<Found>,
     eased_until: Option<EpochMs>,
     tears_down: bool,
+    /// Told when the search under way has ended: then this supervisor stops.
+    draining: Option<oneshot::Sender<()>>,
     provider: Option<(ProviderState, Instant)>,
 }
 
@@ -74,6 +76,7 @@ impl InstallationSupervisor {
             found: None,
             eased_until: None,
             tears_down: false,
+            draining: None,
             provider: None,
         }
     }
@@ -128,6 +131,11 @@ impl InstallationSupervisor {
         }
         if let Some(step) = next {
             self.search(step, ctx);
+        } else if let Some(drained) = self.draining.take() {
+            if drained.send(()).is_err() {
+                tracing::debug!(installation.id = %self.id, "nobody waits for this supervisor's end any more");
+            }
+            ctx.stop();
         }
     }
 
@@ -378,11 +386,17 @@ impl Handler<GetSnapshot> for InstallationSupervisor {
 }
 
 impl Handler<Drain> for InstallationSupervisor {
-    type Result = Result<(), InstallationError>;
+    type Result = ResponseFuture<Result<(), InstallationError>>;
 
-    /// Edits are atomic responses: when this is handled, none is under way.
+    /// Edits are atomic responses: when this is handled, none is under way. A search may be, and what the provider has
+    /// given by then must be written; a teardown goes on elsewhere.
     fn handle(&mut self, _message: Drain, ctx: &mut Self::Context) -> Self::Result {
-        ctx.stop();
-        Ok(())
+        if !self.slot.is_searching() {
+            ctx.stop();
+            return Box::pin(async { Ok(()) });
+        }
+        let (drained, ended) = oneshot::channel();
+        self.draining = Some(drained);
+        Box::pin(async move { ended.await.map_err(|_gone| InstallationError::Crashed) })
     }
 }

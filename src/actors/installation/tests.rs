@@ -40,7 +40,7 @@ const SCHEME: SignatureScheme =
     SignatureScheme { header: "x-acme", prefix: "", digest: Digest::Sha256, signed_timestamp: None };
 
 /// A provider that only knows shapes.
-struct Acme;
+pub(super) struct Acme;
 
 impl Provider for Acme {
     fn slug(&self) -> ProviderSlug {

@@ -37,6 +37,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("actix", &["actors"]),
     ("actix_web", &["routes", "console"]),
     ("sqlx", &["store"]),
+    ("utoipa", &["routes"]),
     ("moka", &["cache"]),
     ("oauth2", &["providers"]),
     ("hmac", &["crypto"]),

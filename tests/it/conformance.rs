@@ -9,11 +9,14 @@ use std::{
 use serde_json::{Value, json};
 use signalbox::sim::{
     self,
+    browser::Browser,
     client::Answer,
     sink::{Behaviour, Sink},
+    world::Visit,
 };
+use url::Url;
 
-use crate::support::{App, Connected, Contract, Options, on_both};
+use crate::support::{App, Connected, Contract, Options, Stage, on_both};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -22,7 +25,7 @@ const NOT_HERE: &[(&str, &str, &str)] = &[("GET", "/events/stream", "it never en
 
 /// A caller that checks every answer against the document.
 struct Checker {
-    app: App,
+    stage: Stage,
     contract: Contract,
     org: Option<&'static str>,
     succeeded: BTreeSet<(String, String)>,
@@ -30,9 +33,9 @@ struct Checker {
 
 impl Checker {
     async fn start(backend: crate::support::Backend, options: Options) -> Self {
-        let app = App::start(backend, options).await;
-        let contract = Contract::served_by(&app).await;
-        Self { app, contract, org: Some("org"), succeeded: BTreeSet::new() }
+        let stage = Stage::set(backend, options).await;
+        let contract = Contract::served_by(&stage.app).await;
+        Self { stage, contract, org: Some("org"), succeeded: BTreeSet::new() }
     }
 
     /// Calls an operation with the service key, `fill` in the places of its path. `path` may end in a query.
@@ -57,7 +60,7 @@ impl Checker {
             let (start, end) = (filled.find('{').expect("a place"), filled.find('}').expect("its end"));
             filled.replace_range(start..=end, value);
         }
-        let answer = self.app.send(method, &format!("{filled}{query}"), headers, body).await;
+        let answer = self.stage.app.send(method, &format!("{filled}{query}"), headers, body).await;
         self.contract.check(method, template, &answer);
         if answer.status < 400 {
             self.succeeded.insert((method.to_owned(), template.to_owned()));
@@ -83,7 +86,15 @@ impl Checker {
             self.done("GET", path, &[], None).await;
             self.done("HEAD", path, &[], None).await;
         }
-        for path in ["/metrics", "/openapi.json", "/providers", "/admin/health", "/admin/health?deep=true"] {
+        for path in [
+            "/metrics",
+            "/openapi.json",
+            "/assets/connected.js",
+            "/assets/connected.css",
+            "/providers",
+            "/admin/health",
+            "/admin/health?deep=true",
+        ] {
             self.done("GET", path, &[], None).await;
         }
         for path in ["/admin/health/providers", "/admin/actors", "/admin/audit"] {
@@ -235,7 +246,7 @@ impl Checker {
 
     /// A new event, once its delivery is dead.
     async fn dead_letter(&mut self, github: &Connected, seed: u64) -> Value {
-        let accepted = self.app.post_event(github, "github:push", seed).await.1.json();
+        let accepted = self.stage.app.post_event(github, "github:push", seed).await.1.json();
         let event = accepted["eventId"].as_str().expect("an id").to_owned();
         let deadline = Instant::now() + SOON;
         loop {
@@ -248,8 +259,102 @@ impl Checker {
         }
     }
 
+    /// Connects an account by hand, every hop of the browser checked; the connection's id.
+    async fn connect(&mut self) -> String {
+        self.refused("GET", "/connections/{provider}/authorize", &["nobody"], None, "unknown_provider").await;
+        let elsewhere = "/connections/{provider}/authorize?redirect_to=https://evil.example";
+        self.refused("GET", elsewhere, &["github"], None, "invalid_redirect_to").await;
+        let begun = self.done("GET", "/connections/{provider}/authorize", &["github"], None).await;
+        let state = begun["state"].as_str().expect("a state").to_owned();
+        let status = "/connections/oauth/status";
+        self.refused("GET", status, &[], None, "missing_state").await;
+        assert_eq!(self.done("GET", &format!("{status}?state={state}"), &[], None).await["status"], "pending");
+        assert_eq!(self.done("GET", &format!("{status}?state=unknown"), &[], None).await["status"], "expired");
+
+        let launch = "/connect/{provider}/{state}";
+        let launched = self.send("GET", launch, &["github", &state], &[], String::new()).await;
+        let cookie =
+            launched.headers.get("set-cookie").and_then(|set| set.split(';').next()).expect("a cookie").to_owned();
+        let mut location = launched.headers.get("location").expect("a location").to_owned();
+        let origin = format!("http://{}", self.stage.app.address());
+        for _leg in 0..2 {
+            let mut browser = Browser::new().stopping_at(&origin).with_visit(Visit::of_account(2));
+            let page = browser.visit(&location).await.expect("a page");
+            let callback = Url::parse(page.url.as_str()).expect("a URL");
+            let path = format!("/connections/{{provider}}/callback?{}", callback.query().expect("a query"));
+            let hop = self.send("GET", &path, &["github"], &[("cookie", &cookie)], String::new()).await;
+            assert_eq!(hop.status, 302, "{}", String::from_utf8_lossy(&hop.body));
+            hop.headers.get("location").expect("a location").clone_into(&mut location);
+        }
+        let completed = self.done("GET", &format!("{status}?state={state}"), &[], None).await;
+        assert_eq!(completed["status"], "completed", "{completed} at {location}");
+
+        for (path, fill) in [("/connections/{provider}/callback", &["github"][..]), (launch, &["github", &state])] {
+            let answer = self.send("GET", path, fill, &[], String::new()).await;
+            assert_eq!(answer.json()["error"], "invalid_or_expired_state");
+            let page = self.send("GET", path, fill, &[("accept", "text/html")], String::new()).await;
+            assert_eq!((page.status, page.headers.get("content-type")), (400, Some("text/html; charset=utf-8")));
+        }
+        completed["connectionId"].as_str().expect("an id").to_owned()
+    }
+
+    /// Everything that asks the provider.
+    async fn access(&mut self, adopted: &Connected) {
+        let id = self.connect().await;
+        let id = [id.as_str()];
+        for path in ["/connections/{id}/token", "/connections/{id}/proxy/endpoints"] {
+            self.done("GET", path, &id, None).await;
+            self.refused("GET", path, &["in_nowhere"], None, "not_found").await;
+        }
+        self.done("POST", "/connections/{id}/validate", &id, None).await;
+        let available = self.done("GET", "/connections/{id}/available-resources", &id, None).await;
+        let resource = available["items"][0]["providerResourceId"].as_str().expect("an id").to_owned();
+        self.done("GET", &format!("/connections/{{id}}/config?resource={resource}"), &id, None).await;
+        self.refused("GET", "/connections/{id}/config", &id, None, "invalid_parameter").await;
+
+        let endpoints = self.done("GET", "/connections/{id}/proxy/endpoints", &id, None).await;
+        let plain =
+            endpoints["items"].as_array().expect("a list").iter().find(|endpoint| {
+                endpoint["method"] == "GET" && !endpoint["path"].as_str().expect("a path").contains('{')
+            });
+        let call = json!({"endpointId": plain.expect("one without parameters")["id"]});
+        self.done("POST", "/connections/{id}/proxy/execute", &id, Some(call)).await;
+        self.refused(
+            "POST",
+            "/connections/{id}/proxy/execute",
+            &id,
+            Some(json!({"endpointId": "?"})),
+            "unknown_endpoint",
+        )
+        .await;
+
+        let runs = "/connections/{id}/backfill-runs";
+        let run = self
+            .done("POST", runs, &id, Some(json!({"status": "running", "depth": 30, "entityTypes": ["issue"]})))
+            .await;
+        let report = json!({"id": run["id"], "status": "completed", "counts": {"issue": 7}});
+        self.done("POST", runs, &id, Some(report)).await;
+        let back = json!({"id": run["id"], "status": "running"});
+        self.refused("POST", runs, &id, Some(back), "invalid_backfill_transition").await;
+        self.done("GET", runs, &id, None).await;
+
+        self.done("POST", "/admin/heal", &[], Some(json!({"provider": "github"}))).await;
+        self.refused("POST", "/admin/heal", &[], Some(json!({"provider": "nobody"})), "unknown_provider").await;
+        self.refused("POST", "/admin/heal", &[], Some(json!({"provider": "linear"})), "not_supported").await;
+        self.done("GET", "/admin/heal?provider=github", &[], None).await;
+
+        self.refused("GET", "/connections/{id}/teardown", &id, None, "not_found").await;
+        self.done("DELETE", "/connections/{id}", &id, None).await;
+        self.done("GET", "/connections/{id}/teardown", &id, None).await;
+        self.done("DELETE", "/connections/{provider}/{id}", &["github", id[0]], None).await;
+        self.refused("DELETE", "/connections/{provider}/{id}", &["linear", id[0]], None, "not_found").await;
+        self.refused("GET", "/connections/{id}/token", &id, None, "installation_not_active").await;
+        self.refused("GET", "/connections/{id}/teardown", &[&adopted.connection], None, "not_found").await;
+    }
+
     /// Every operation succeeded, or it is said why not.
     fn is_complete(&self) {
+        self.contract.was_kept();
         for operation in self.contract.operations() {
             let was_seen = self.succeeded.contains(&(operation.method.clone(), operation.path.clone()));
             let is_excused = NOT_HERE
@@ -274,8 +379,9 @@ on_both! {
         let (github, integration) = checker.connection().await;
         checker.events(&github, &sink).await;
         checker.dead_letters(&github, &sink).await;
+        checker.access(&github).await;
         checker.done("DELETE", "/integrations/{id}", &[&integration], None).await;
         checker.is_complete();
-        checker.app.finish().await;
+        checker.stage.finish().await;
     }
 }

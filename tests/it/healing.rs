@@ -103,7 +103,7 @@ on_both! {
         stage.world.github.fail(FaultRule::once("GET /app/hook/deliveries", Fault::Delay { ms: 1_000 }));
         stage.app.restart().await;
         stage.tell_where();
-        sink.wait_until(|received| received.len() >= 8, SOON).await.expect("the outage is made good");
+        sink.wait_until("eight deliveries", SOON, |received| received.len() >= 8).await.expect("the outage is made good");
         let healed = stage.until("org", "/admin/heal?limit=100", |list| {
             let items = list["items"].as_array().expect("items");
             items.iter().map(|run| run["healed"].as_u64().unwrap_or(0)).sum::<u64>() == 5
@@ -144,9 +144,11 @@ on_both! {
             assert_eq!(stage.refused("org", "POST", "/admin/heal", Some(body)).await, (400, expected.into()));
         }
         stage.world.github.fail(FaultRule::always("GET /app/hook/deliveries", Fault::Delay { ms: 2_000 }));
+        let key = [("x-api-key", crate::support::App::service_key())];
+        let body = r#"{"provider":"github"}"#;
         let (one, other) = tokio::join!(
-            stage.app.send("POST", "/admin/heal", &[("x-api-key", crate::support::App::service_key())], r#"{"provider":"github"}"#),
-            stage.app.send("POST", "/admin/heal", &[("x-api-key", crate::support::App::service_key())], r#"{"provider":"github"}"#),
+            stage.app.send("POST", "/admin/heal", &key, body),
+            stage.app.send("POST", "/admin/heal", &key, body),
         );
         let mut statuses = [one.status, other.status];
         statuses.sort_unstable();

@@ -4,7 +4,10 @@
 //! It is stricter than the document: members that a schema does not name are violations too. A client must expect them; a
 //! document that is complete has none.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
 
 use serde_json::{Value, json};
 use signalbox::sim::client::Answer;
@@ -19,6 +22,7 @@ const SILENT: &[&str] =
 #[derive(Debug)]
 pub struct Contract {
     document: Value,
+    breaches: Mutex<BTreeSet<String>>,
 }
 
 /// One of its operations.
@@ -64,7 +68,7 @@ impl Contract {
         assert_eq!(answer.status, 200);
         assert_eq!(answer.headers.get("content-type"), Some("application/json"));
         assert_eq!(answer.body, signalbox::routes::openapi::document(), "it serves what is checked in");
-        Self { document: answer.json() }
+        Self { document: answer.json(), breaches: Mutex::default() }
     }
 
     /// Every operation.
@@ -80,15 +84,20 @@ impl Contract {
         operations.collect()
     }
 
-    /// Fails the test unless the answer is one that the operation may give.
+    /// Notes what is wrong if the answer is none that the operation may give.
     pub fn check(&self, method: &str, path: &str, answer: &Answer) {
-        let found = self.violations(method, path, answer);
         let body = String::from_utf8_lossy(&answer.body);
-        assert!(
-            found.is_empty(),
-            "{method} {path} answered {}\n{body}\nwhich is not documented: {found:#?}",
-            answer.status
-        );
+        let mut breaches = self.breaches.lock().unwrap_or_else(PoisonError::into_inner);
+        for violation in self.violations(method, path, answer) {
+            breaches.insert(format!("{method} {path} answered {}: {violation}\n    in {body:.1000}", answer.status));
+        }
+    }
+
+    /// Fails the test if any checked answer was none that the document allows.
+    pub fn was_kept(&self) {
+        let breaches = self.breaches.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<_> = breaches.iter().map(String::as_str).collect();
+        assert!(all.is_empty(), "what the gateway answers is not what its document says:\n{}", all.join("\n"));
     }
 
     fn violations(&self, method: &str, path: &str, answer: &Answer) -> Vec<String> {

@@ -17,6 +17,20 @@ pub async fn isolate<F: Future>(future: F) -> Result<F::Output, Panicked> {
     AssertUnwindSafe(future).catch_unwind().await.map_err(|_panic| Panicked)
 }
 
+/// Runs a future as a task of its own on this thread, isolated; what it answers with is waited for.
+///
+/// For work that holds something others need (a database's lock) and is begun by an actor whose handlers make it wait:
+/// while an actor waits for one future it polls none of its others, and one of those that holds the lock which the first
+/// is waiting for would never give it back.
+pub fn beside<F>(future: F) -> impl Future<Output = Result<F::Output, Panicked>>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    let task = actix::spawn(isolate(future));
+    async move { task.await.unwrap_or(Err(Panicked)) }
+}
+
 /// Sends a message and waits for its reply, at the most `limit`.
 pub async fn ask<A, M, T, E>(address: &Addr<A>, message: M, limit: Duration) -> Result<T, AskError<E>>
 where

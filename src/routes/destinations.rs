@@ -122,10 +122,10 @@ macro_rules! handlers {
         /// `missing_org_id`, `not_found`, `invalid_json`, `missing_required_fields`, `invalid_destination_url`,
         /// `invalid_destination_header`, `invalid_workspace_id`.
         #[utoipa::path(
-            put, path = $path,
-            request_body = schemas::NewDestination,
-            responses((status = 200, body = schemas::Destination), (status = 201, body = schemas::Destination)),
-        )]
+                    put, path = $path,
+                    request_body = schemas::NewDestination,
+                    responses((status = 200, body = schemas::Destination), (status = 201, body = schemas::Destination)),
+                )]
         pub async fn $put(
             Writer(caller): Writer,
             id: web::Path<String>,
@@ -158,9 +158,9 @@ macro_rules! handlers {
         /// # Errors
         /// `missing_org_id`, `not_found`, `invalid_workspace_id`.
         #[utoipa::path(
-            post, path = concat!($path, "/rotate-secret"),
-            responses((status = 200, body = schemas::Destination)),
-        )]
+                    post, path = concat!($path, "/rotate-secret"),
+                    responses((status = 200, body = schemas::Destination)),
+                )]
         pub async fn $rotate(Writer(caller): Writer, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
             rotate(&gateway, &caller, $of(&caller, &id)?).await
         }
@@ -170,9 +170,9 @@ macro_rules! handlers {
         /// # Errors
         /// `missing_org_id`, `not_found`, `invalid_workspace_id`.
         #[utoipa::path(
-            post, path = concat!($path, "/test"),
-            responses((status = 200, body = schemas::DestinationTested)),
-        )]
+                    post, path = concat!($path, "/test"),
+                    responses((status = 200, body = schemas::DestinationTested)),
+                )]
         pub async fn $test(Writer(caller): Writer, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
             test(&gateway, $of(&caller, &id)?).await
         }

@@ -11,15 +11,17 @@ use super::{
     problem::{Answer, Problem},
     query::{Query, page_json},
     request_body::ApiBody,
+    schemas,
 };
 use crate::model::{clock::EpochMs, heal_run::HealRun, ids::HealRunId};
 
-/// `POST /admin/heal {provider, since?}`: `since` in RFC 3339 or epoch milliseconds, without it as far back as the
+/// `POST /admin/heal {provider, since?}`: compares a provider's delivery log with what was received. `since` in RFC 3339 or epoch milliseconds, without it as far back as the
 /// provider can deliver again. Answers the report once what was asked for has arrived, or had its time to.
 ///
 /// # Errors
 /// `invalid_json`, `missing_required_fields`, `invalid_fields`, `unknown_provider`, `not_supported`,
 /// `connecting_not_configured`, `heal_already_running`.
+#[utoipa::path(post, path = "/admin/heal", request_body = schemas::HealRequest, responses((status = 200, body = schemas::HealRun)))]
 pub async fn heal(ServiceWriter(caller): ServiceWriter, body: ApiBody, gateway: web::Data<Gateway>) -> Answer {
     let mut members = body.members()?;
     let provider = members.required_text("provider");
@@ -42,10 +44,15 @@ fn since_of(value: &Value) -> Option<EpochMs> {
     }
 }
 
-/// `GET /admin/heal?provider`: the reports, newest first.
+/// `GET /admin/heal?provider`: the reports of comparisons, newest first.
 ///
 /// # Errors
 /// `invalid_parameter`.
+#[utoipa::path(
+    get, path = "/admin/heal",
+    params(("provider" = Option<String>, Query), schemas::Paging),
+    responses((status = 200, body = schemas::Page<schemas::HealRun>)),
+)]
 pub async fn list(_caller: ServiceReader, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let page = gateway.store.list_heal_runs(query.get("provider"), query.page(HealRunId::PREFIX)?).await?;
     Ok(HttpResponse::Ok().json(page_json(&page, run_json)))

@@ -46,9 +46,9 @@ pub use self::{
 };
 
 /// The URL table: what [`configure`] registers, a method that is not in it answered 405 with `Allow`; and, row by row, what
-/// the OpenAPI document is made of.
+/// the OpenAPI document is made of. A handler without `#[utoipa::path(…)]` does not compile here.
 macro_rules! table {
-    ($($path:literal { $($method:ident => $handler:path),+ })*) => {
+    ($($path:literal { $($($method:ident)+ => $handler:path),+ })*) => {
         /// Registers every route. The app wraps itself in [`frame`] (`actix_web::middleware::from_fn(routes::frame)`) and
         /// holds `web::Data` of [`Gateway`] and [`Ids`](crate::model::clock::Ids), shared by all workers, and of
         /// [`RouterHandle`](crate::actors::webhook_router::RouterHandle), each worker's own.
@@ -56,139 +56,91 @@ macro_rules! table {
             config.default_service(web::to(no_such_route));
             $(config.service(
                 web::resource($path)
-                    $(.route(web::method(Method::$method).to($handler)))+
-                    .default_service(web::to(|| async { refuse_method(&[$(stringify!($method)),+]) })),
+                    $($(.route(web::method(Method::$method).to($handler)))+)+
+                    .default_service(web::to(|| async { refuse_method(&[$($(stringify!($method)),+),+]) })),
             );)*
         }
 
         /// The rows, for the document.
         fn operations() -> Vec<Operation> {
-            vec![$($(Operation::of(stringify!($method), $path, stringify!($handler), $handler)),+),*]
+            vec![$($($(Operation::of(stringify!($method), $path, stringify!($handler), $handler)),+),+),*]
         }
+
+        /// The handlers' annotations.
+        #[derive(utoipa::OpenApi)]
+        #[openapi(paths($($($handler),+),*))]
+        struct Annotations;
     };
 }
 
 #[rustfmt::skip]
 table! {
-        "/"                                              { GET => health::name, HEAD => health::name }
-        "/healthz"                                       { GET => health::is_alive, HEAD => health::is_alive }
-        "/readyz"                                        { GET => health::is_ready, HEAD => health::is_ready }
-        "/metrics"                                       { GET => health::metrics }
-        "/openapi.json"                                  { GET => openapi::serve }
+    "/"                                              { GET HEAD => health::name }
+    "/healthz"                                       { GET HEAD => health::is_alive }
+    "/readyz"                                        { GET HEAD => health::is_ready }
+    "/metrics"                                       { GET => health::metrics }
+    "/openapi.json"                                  { GET => openapi::serve }
 
-        "/webhooks/{provider}"                           { POST => webhooks::receive }
-        "/providers"                                     { GET => providers::list }
+    "/webhooks/{provider}"                           { POST => webhooks::receive }
+    "/providers"                                     { GET => providers::list }
 
-        "/connections"                                   { GET => connections::list::list }
-        "/connections/oauth/status"                      { GET => connecting::status::status }
-        "/connections/{provider}/authorize"              { GET => connecting::authorize::authorize }
-        "/connections/{provider}/callback"               { GET => connecting::callback::arrive }
-        "/connect/{provider}/{state}"                    { GET => connecting::launch::launch }
-        "/assets/connected.js"                           { GET => connecting::assets::module }
-        "/assets/connected.css"                          { GET => connecting::assets::styles }
+    "/connections"                                   { GET => connections::list::list }
+    "/connections/oauth/status"                      { GET => connecting::status::status }
+    "/connections/{provider}/authorize"              { GET => connecting::authorize::authorize }
+    "/connections/{provider}/callback"               { GET => connecting::callback::arrive }
+    "/connect/{provider}/{state}"                    { GET => connecting::launch::launch }
+    "/assets/connected.js"                           { GET => connecting::assets::module }
+    "/assets/connected.css"                          { GET => connecting::assets::styles }
 
-        "/connections/{id}"                              { GET => connections::get::get, DELETE => connections::delete::delete }
-        "/connections/{id}/token"                        { GET => connections::token::read }
-        "/connections/{id}/teardown"                     { GET => connections::teardown::get }
-        "/connections/{id}/validate"                     { POST => connections::validate::validate }
-        "/connections/{id}/available-resources"          { GET => connections::available_resources::list }
-        "/connections/{id}/config"                       { GET => connections::config::get }
-        "/connections/{id}/proxy/endpoints"              { GET => connections::proxy::endpoints }
-        "/connections/{id}/proxy/execute"                { POST => connections::proxy::execute }
-        "/connections/{id}/backfill-runs"                { GET => connections::backfill_runs::list, POST => connections::backfill_runs::save }
-        "/connections/{id}/resources"                    { POST => connections::link_resource::link }
-        "/connections/{id}/resources/{resource}"         { DELETE => connections::unlink_resource::unlink }
-        "/connections/{id}/log"                          { GET => connections::log::list }
-        "/connections/{id}/reroute"                      { POST => connections::reroute::reroute }
-        "/connections/{id}/release-held"                 { POST => connections::release_held::release }
+    "/connections/{id}"                              { GET => connections::get::get, DELETE => connections::delete::delete }
+    "/connections/{id}/token"                        { GET => connections::token::read }
+    "/connections/{id}/teardown"                     { GET => connections::teardown::get }
+    "/connections/{id}/validate"                     { POST => connections::validate::validate }
+    "/connections/{id}/available-resources"          { GET => connections::available_resources::list }
+    "/connections/{id}/config"                       { GET => connections::config::get }
+    "/connections/{id}/proxy/endpoints"              { GET => connections::proxy::endpoints }
+    "/connections/{id}/proxy/execute"                { POST => connections::proxy::execute }
+    "/connections/{id}/backfill-runs"                { GET => connections::backfill_runs::list, POST => connections::backfill_runs::save }
+    "/connections/{id}/resources"                    { POST => connections::link_resource::link }
+    "/connections/{id}/resources/{resource}"         { DELETE => connections::unlink_resource::unlink }
+    "/connections/{id}/log"                          { GET => connections::log::list }
+    "/connections/{id}/reroute"                      { POST => connections::reroute::reroute }
+    "/connections/{id}/release-held"                 { POST => connections::release_held::release }
 
-        "/workspaces/{id}/integrations"                  { GET => integrations::list, POST => integrations::create }
-        "/integrations/{id}"                             { GET => integrations::get, PATCH => integrations::patch, DELETE => integrations::end }
+    "/workspaces/{id}/integrations"                  { GET => integrations::list, POST => integrations::create }
+    "/integrations/{id}"                             { GET => integrations::get, PATCH => integrations::patch, DELETE => integrations::end }
 
-        "/workspaces/{id}/destination"                   { PUT => destinations::put_of_workspace, GET => destinations::get_of_workspace, DELETE => destinations::delete_of_workspace }
-        "/workspaces/{id}/destination/rotate-secret"     { POST => destinations::rotate_of_workspace }
-        "/workspaces/{id}/destination/test"              { POST => destinations::test_of_workspace }
-        "/orgs/{id}/destination"                         { PUT => destinations::put_of_org, GET => destinations::get_of_org, DELETE => destinations::delete_of_org }
-        "/orgs/{id}/destination/rotate-secret"           { POST => destinations::rotate_of_org }
-        "/orgs/{id}/destination/test"                    { POST => destinations::test_of_org }
+    "/workspaces/{id}/destination"                   { PUT => destinations::put_of_workspace, GET => destinations::get_of_workspace, DELETE => destinations::delete_of_workspace }
+    "/workspaces/{id}/destination/rotate-secret"     { POST => destinations::rotate_of_workspace }
+    "/workspaces/{id}/destination/test"              { POST => destinations::test_of_workspace }
+    "/orgs/{id}/destination"                         { PUT => destinations::put_of_org, GET => destinations::get_of_org, DELETE => destinations::delete_of_org }
+    "/orgs/{id}/destination/rotate-secret"           { POST => destinations::rotate_of_org }
+    "/orgs/{id}/destination/test"                    { POST => destinations::test_of_org }
 
-        "/events"                                        { GET => events::list }
-        "/events/stream"                                 { GET => stream::follow }
-        "/events/{id}"                                   { GET => events::get }
-        "/events/{id}/payload"                           { GET => events::payload }
-        "/events/{id}/explain"                           { GET => explain::explain }
-        "/events/{id}/replay"                            { POST => events::replay }
-        "/deliveries/{id}/retry"                         { POST => deliveries::retry }
+    "/events"                                        { GET => events::list }
+    "/events/stream"                                 { GET => stream::follow }
+    "/events/{id}"                                   { GET => events::get }
+    "/events/{id}/payload"                           { GET => events::payload }
+    "/events/{id}/explain"                           { GET => explain::explain }
+    "/events/{id}/replay"                            { POST => events::replay }
+    "/deliveries/{id}/retry"                         { POST => deliveries::retry }
 
-        "/admin/connections"                             { POST => connections::adopt::adopt }
-        "/admin/dlq"                                     { GET => dlq::list }
-        "/admin/dlq/replay"                              { POST => dlq::replay }
-        "/admin/replay/catchup"                          { POST => dlq::catch_up }
-        "/admin/quarantine"                              { GET => quarantine::list }
-        "/admin/quarantine/reverify"                     { POST => quarantine::reverify }
-        "/admin/health"                                  { GET => admin::health }
-        "/admin/health/providers"                        { GET => admin::provider_health }
-        "/admin/cache/rebuild"                           { POST => admin::rebuild_cache }
-        "/admin/actors"                                  { GET => admin::actors }
-        "/admin/audit"                                   { GET => admin::audit }
-        "/admin/heal"                                    { GET => heal::list, POST => heal::heal }
+    "/admin/connections"                             { POST => connections::adopt::adopt }
+    "/admin/dlq"                                     { GET => dlq::list }
+    "/admin/dlq/replay"                              { POST => dlq::replay }
+    "/admin/replay/catchup"                          { POST => dlq::catch_up }
+    "/admin/quarantine"                              { GET => quarantine::list }
+    "/admin/quarantine/reverify"                     { POST => quarantine::reverify }
+    "/admin/health"                                  { GET => admin::health }
+    "/admin/health/providers"                        { GET => admin::provider_health }
+    "/admin/cache/rebuild"                           { POST => admin::rebuild_cache }
+    "/admin/actors"                                  { GET => admin::actors }
+    "/admin/audit"                                   { GET => admin::audit }
+    "/admin/heal"                                    { GET => heal::list, POST => heal::heal }
 
-        // The last of all: it has the shape of every `/connections/{id}/{something}`, and the first that fits is taken.
-        "/connections/{provider}/{id}"                   { DELETE => connections::delete::delete_of_provider }
+    // The last of all: it has the shape of every `/connections/{id}/{something}`, and the first that fits is taken.
+    "/connections/{provider}/{id}"                   { DELETE => connections::delete::delete_of_provider }
 }
-
-/// Every annotated handler, in the table's order.
-#[derive(utoipa::OpenApi)]
-#[openapi(paths(
-    health::name,
-    health::is_alive,
-    health::is_ready,
-    health::metrics,
-    openapi::serve,
-    webhooks::receive,
-    providers::list,
-    connections::list::list,
-    connections::get::get,
-    connections::link_resource::link,
-    connections::unlink_resource::unlink,
-    connections::log::list,
-    connections::reroute::reroute,
-    connections::release_held::release,
-    integrations::list,
-    integrations::create,
-    integrations::get,
-    integrations::patch,
-    integrations::end,
-    destinations::put_of_workspace,
-    destinations::get_of_workspace,
-    destinations::delete_of_workspace,
-    destinations::rotate_of_workspace,
-    destinations::test_of_workspace,
-    destinations::put_of_org,
-    destinations::get_of_org,
-    destinations::delete_of_org,
-    destinations::rotate_of_org,
-    destinations::test_of_org,
-    events::list,
-    stream::follow,
-    events::get,
-    events::payload,
-    explain::explain,
-    events::replay,
-    deliveries::retry,
-    connections::adopt::adopt,
-    dlq::list,
-    dlq::replay,
-    dlq::catch_up,
-    quarantine::list,
-    quarantine::reverify,
-    admin::health,
-    admin::provider_health,
-    admin::rebuild_cache,
-    admin::actors,
-    admin::audit,
-))]
-struct Annotations;
 
 async fn no_such_route() -> Answer {
     Err(Problem::new(&error_codes::NOT_FOUND))

@@ -1,6 +1,7 @@
 //! The gateway's caller: a console or an operator's script with a service key, over the public API.
 //!
-//! **Owns** the few calls that put a gateway to work: adopt an installation, subscribe a workspace, set a destination.
+//! **Owns** the few calls that put a gateway to work: connect or adopt an installation, subscribe a workspace, set a
+//! destination.
 //!
 //! **Invariants.** An answer other than the one wanted is an error that shows it.
 
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     Facts, SimulatedProvider,
+    browser::{Browser, BrowserError, Page},
     client::{Answer, Client, ClientError},
 };
 
@@ -35,6 +37,30 @@ pub enum OperatorError {
         /// The body.
         body: String,
     },
+    /// The browser got lost.
+    #[error(transparent)]
+    Browser(#[from] BrowserError),
+    /// The way through the provider did not end in a connection.
+    #[error("connecting {provider} ended {status} at {url}")]
+    NotConnected {
+        /// Which provider.
+        provider: &'static str,
+        /// What the gateway says of it.
+        status: Value,
+        /// The last page.
+        url: String,
+    },
+}
+
+/// A connection made in a browser.
+#[derive(Debug)]
+pub struct Connecting {
+    /// The connection's id.
+    pub connection: String,
+    /// The last page, and how it was reached.
+    pub page: Page,
+    /// What the gateway says of the flow.
+    pub status: Value,
 }
 
 /// A caller with a service key, acting for one org.
@@ -97,6 +123,36 @@ impl Operator {
         }
         let body = String::from_utf8_lossy(&answer.body).into_owned();
         Err(OperatorError::Refused { call, status: answer.status, body })
+    }
+
+    /// Begins to connect: the URL for a person's browser, and the state that names the flow. The way ends on a page of
+    /// the gateway's own.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub async fn begin_connecting(&mut self, provider: &SimulatedProvider) -> Result<(String, String), OperatorError> {
+        let path = format!("/connections/{}/authorize?redirect_to=inline", provider.slug);
+        let begun = self.ask("GET", &path, None).await?;
+        Ok((text(&begun, &["/url"]), text(&begun, &["/state"])))
+    }
+
+    /// Connects a provider: asks for the URL, sends a browser on its way, looks how it ended.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub async fn connect(
+        &mut self,
+        provider: &SimulatedProvider,
+        browser: &mut Browser,
+    ) -> Result<Connecting, OperatorError> {
+        let (url, state) = self.begin_connecting(provider).await?;
+        let page = browser.visit(&url).await?;
+        let status = self.ask("GET", &format!("/connections/oauth/status?state={state}"), None).await?;
+        if status["status"] != "completed" {
+            let url = page.url.to_string();
+            return Err(OperatorError::NotConnected { provider: provider.slug, status, url });
+        }
+        Ok(Connecting { connection: text(&status, &["/connectionId"]), page, status })
     }
 
     /// Adopts the installation of `facts`; answers the connection's id.

@@ -9,11 +9,14 @@ use std::{
 use serde_json::{Value, json};
 use signalbox::sim::{
     self,
+    browser::Browser,
     client::Answer,
     sink::{Behaviour, Sink},
+    world::Visit,
 };
+use url::Url;
 
-use crate::support::{App, Connected, Contract, Options, on_both};
+use crate::support::{App, Connected, Contract, Options, Stage, on_both};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -22,7 +25,7 @@ const NOT_HERE: &[(&str, &str, &str)] = &[("GET", "/events/stream", "it never en
 
 /// A caller that checks every answer against the document.
 struct Checker {
-    app: App,
+    stage: Stage,
     contract: Contract,
     org: Option<&'static str>,
     succeeded: BTreeSet<(String, String)>,
@@ -30,9 +33,9 @@ struct Checker {
 
 impl Checker {
     async fn start(backend: crate::support::Backend, options: Options) -> Self {
-        let app = App::start(backend, options).await;
-        let contract = Contract::served_by(&app).await;
-        Self { app, contract, org: Some("org"), succeeded: BTreeSet::new() }
+        let stage = Stage::set(backend, options).await;
+        let contract = Contract::served_by(&stage.app).await;
+        Self { stage, contract, org: Some("org"), succeeded: BTreeSet::new() }
     }
 
     /// Calls an operation with the service key, `fill` in the places of its path. `path` may end in a query.
@@ -42,14 +45,22 @@ impl Checker {
         self.send(method, path, fill, &headers, body.map(|body| body.to_string()).unwrap_or_default()).await
     }
 
-    async fn send(&mut self, method: &str, path: &str, fill: &[&str], headers: &[(&str, &str)], body: String) -> Answer {
-        let (template, query) = path.split_once('?').map_or((path, String::new()), |(path, query)| (path, format!("?{query}")));
+    async fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        fill: &[&str],
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> Answer {
+        let (template, query) =
+            path.split_once('?').map_or((path, String::new()), |(path, query)| (path, format!("?{query}")));
         let mut filled = template.to_owned();
         for value in fill {
             let (start, end) = (filled.find('{').expect("a place"), filled.find('}').expect("its end"));
             filled.replace_range(start..=end, value);
         }
-        let answer = self.app.send(method, &format!("{filled}{query}"), headers, body).await;
+        let answer = self.stage.app.send(method, &format!("{filled}{query}"), headers, body).await;
         self.contract.check(method, template, &answer);
         if answer.status < 400 {
             self.succeeded.insert((method.to_owned(), template.to_owned()));
@@ -75,7 +86,15 @@ impl Checker {
             self.done("GET", path, &[], None).await;
             self.done("HEAD", path, &[], None).await;
         }
-        for path in ["/metrics", "/openapi.json", "/providers", "/admin/health", "/admin/health?deep=true"] {
+        for path in [
+            "/metrics",
+            "/openapi.json",
+            "/assets/connected.js",
+            "/assets/connected.css",
+            "/providers",
+            "/admin/health",
+            "/admin/health?deep=true",
+        ] {
             self.done("GET", path, &[], None).await;
         }
         for path in ["/admin/health/providers", "/admin/actors", "/admin/audit"] {
@@ -116,18 +135,21 @@ impl Checker {
         let body = json!({"provider": "github", "externalId": facts.external_id, "orgId": "org", "connectedBy": "me", "accountLogin": "harbor"});
         let adopted = self.done("POST", "/admin/connections", &[], Some(body.clone())).await;
         self.done("POST", "/admin/connections", &[], Some(body)).await;
-        self.refused("POST", "/admin/connections", &[], Some(json!({"provider": "github"})), "missing_required_fields").await;
+        self.refused("POST", "/admin/connections", &[], Some(json!({"provider": "github"})), "missing_required_fields")
+            .await;
         let id = adopted["id"].as_str().expect("an id").to_owned();
         let resources = "/connections/{id}/resources";
         let linked = self.done("POST", resources, &[&id], Some(json!({"providerResourceId": 99, "name": "a/b"}))).await;
-        self.refused("POST", resources, &[&id], Some(json!({"providerResourceId": 99})), "resource_already_linked").await;
+        self.refused("POST", resources, &[&id], Some(json!({"providerResourceId": 99})), "resource_already_linked")
+            .await;
         self.refused("POST", resources, &[&id], Some(json!({})), "missing_provider_resource_id").await;
         let resource = linked["resource"]["id"].as_str().expect("an id").to_owned();
         let connections = self.done("GET", "/connections?status=active&limit=1", &[], None).await;
         assert_eq!(connections["items"][0]["id"], id.as_str());
         self.done("GET", "/connections/{id}", &[&id], None).await;
         self.done("DELETE", "/connections/{id}/resources/{resource}", &[&id, &resource], None).await;
-        self.refused("DELETE", "/connections/{id}/resources/{resource}", &[&id, &resource], None, "already_removed").await;
+        self.refused("DELETE", "/connections/{id}/resources/{resource}", &[&id, &resource], None, "already_removed")
+            .await;
         self.refused("GET", "/connections/{id}", &["in_nowhere"], None, "not_found").await;
         self.done("GET", "/connections/{id}/log?limit=2", &[&id], None).await;
         let connected = Connected { provider, account: 1, connection: id };
@@ -138,17 +160,21 @@ impl Checker {
     async fn integrations(&mut self, github: &Connected) -> String {
         let facts = github.facts(0, signalbox::model::clock::EpochMs(1_771_980_000_000));
         let list = "/workspaces/{id}/integrations";
-        let body = |events: Value| json!({"connectionId": github.connection, "events": events,
-            "resources": [{"providerResourceId": facts.resource_id, "name": "harborworks/tide-clock"}]});
+        let body = |events: Value| {
+            json!({"connectionId": github.connection, "events": events,
+            "resources": [{"providerResourceId": facts.resource_id, "name": "harborworks/tide-clock"}]})
+        };
         let made = self.done("POST", list, &["ws"], Some(body(json!(["github:push"])))).await;
         self.refused("POST", list, &["ws"], Some(body(json!(["nothing"]))), "unknown_event_key").await;
-        self.refused("POST", list, &["ws"], Some(json!({"connectionId": "x", "resources": []})), "invalid_resources").await;
+        self.refused("POST", list, &["ws"], Some(json!({"connectionId": "x", "resources": []})), "invalid_resources")
+            .await;
         self.done("GET", list, &["ws"], None).await;
         self.refused("GET", &format!("{list}?status=odd"), &["ws"], None, "invalid_parameter").await;
         let id = made["integrations"][0]["id"].as_str().expect("an id").to_owned();
         let one = "/integrations/{id}";
         self.done("GET", one, &[&id], None).await;
-        self.done("PATCH", one, &[&id], Some(json!({"autoSync": true, "destination": {"url": "https://a.example/"}}))).await;
+        self.done("PATCH", one, &[&id], Some(json!({"autoSync": true, "destination": {"url": "https://a.example/"}})))
+            .await;
         self.done("GET", one, &[&id], None).await;
         self.done("PATCH", one, &[&id], Some(json!({"destination": null}))).await;
         self.refused("PATCH", one, &[&id], Some(json!({"autoSync": "yes"})), "invalid_fields").await;
@@ -162,7 +188,10 @@ impl Checker {
         let headers: Vec<_> = push.headers.iter().map(|(name, value)| (&**name, value.as_str())).collect();
         let text = String::from_utf8(push.body.to_vec()).expect("text");
         let accepted = self.send("POST", webhooks, &["github"], &headers, text.clone()).await.json();
-        assert_eq!(self.send("POST", webhooks, &["github"], &headers, text.clone()).await.json()["status"], "duplicate");
+        assert_eq!(
+            self.send("POST", webhooks, &["github"], &headers, text.clone()).await.json()["status"],
+            "duplicate"
+        );
         assert_eq!(self.send("POST", webhooks, &["github"], &headers, text + " ").await.status, 401);
         self.send("POST", webhooks, &["nobody"], &[], String::new()).await;
         let trusted = json!({"connectionId": github.connection, "orgId": "org", "deliveryId": "backfill-1", "eventType": "push",
@@ -172,7 +201,14 @@ impl Checker {
         self.refused("POST", webhooks, &["github"], Some(json!({})), "missing_required_fields").await;
         self.done("POST", "/connections/{id}/release-held", &[&github.connection], None).await;
         self.done("POST", "/connections/{id}/reroute", &[&github.connection], None).await;
-        self.refused("POST", "/connections/{id}/reroute", &[&github.connection], Some(json!({"since": 1})), "invalid_fields").await;
+        self.refused(
+            "POST",
+            "/connections/{id}/reroute",
+            &[&github.connection],
+            Some(json!({"since": 1})),
+            "invalid_fields",
+        )
+        .await;
         self.done("GET", "/admin/quarantine?limit=5", &[], None).await;
         self.done("POST", "/admin/quarantine/reverify", &[], None).await;
 
@@ -204,12 +240,13 @@ impl Checker {
         self.refused("POST", "/admin/dlq/replay", &[], replay(&json!("?")), "no_matching_dlq_entries").await;
         self.refused("POST", "/admin/dlq/replay", &[], Some(json!({})), "missing_delivery_ids").await;
         self.done("POST", "/admin/replay/catchup", &[], Some(json!({"installationId": github.connection}))).await;
-        self.refused("POST", "/admin/replay/catchup", &[], Some(json!({"installationId": "in_nowhere"})), "not_found").await;
+        self.refused("POST", "/admin/replay/catchup", &[], Some(json!({"installationId": "in_nowhere"})), "not_found")
+            .await;
     }
 
     /// A new event, once its delivery is dead.
     async fn dead_letter(&mut self, github: &Connected, seed: u64) -> Value {
-        let accepted = self.app.post_event(github, "github:push", seed).await.1.json();
+        let accepted = self.stage.app.post_event(github, "github:push", seed).await.1.json();
         let event = accepted["eventId"].as_str().expect("an id").to_owned();
         let deadline = Instant::now() + SOON;
         loop {
@@ -222,12 +259,113 @@ impl Checker {
         }
     }
 
+    /// Connects an account by hand, every hop of the browser checked; the connection's id.
+    async fn connect(&mut self) -> String {
+        self.refused("GET", "/connections/{provider}/authorize", &["nobody"], None, "unknown_provider").await;
+        let elsewhere = "/connections/{provider}/authorize?redirect_to=https://evil.example";
+        self.refused("GET", elsewhere, &["github"], None, "invalid_redirect_to").await;
+        let begun = self.done("GET", "/connections/{provider}/authorize", &["github"], None).await;
+        let state = begun["state"].as_str().expect("a state").to_owned();
+        let status = "/connections/oauth/status";
+        self.refused("GET", status, &[], None, "missing_state").await;
+        assert_eq!(self.done("GET", &format!("{status}?state={state}"), &[], None).await["status"], "pending");
+        assert_eq!(self.done("GET", &format!("{status}?state=unknown"), &[], None).await["status"], "expired");
+
+        let launch = "/connect/{provider}/{state}";
+        let launched = self.send("GET", launch, &["github", &state], &[], String::new()).await;
+        let cookie =
+            launched.headers.get("set-cookie").and_then(|set| set.split(';').next()).expect("a cookie").to_owned();
+        let mut location = launched.headers.get("location").expect("a location").to_owned();
+        let origin = format!("http://{}", self.stage.app.address());
+        for _leg in 0..2 {
+            let mut browser = Browser::new().stopping_at(&origin).with_visit(Visit::of_account(2));
+            let page = browser.visit(&location).await.expect("a page");
+            let callback = Url::parse(page.url.as_str()).expect("a URL");
+            let path = format!("/connections/{{provider}}/callback?{}", callback.query().expect("a query"));
+            let hop = self.send("GET", &path, &["github"], &[("cookie", &cookie)], String::new()).await;
+            assert_eq!(hop.status, 302, "{}", String::from_utf8_lossy(&hop.body));
+            hop.headers.get("location").expect("a location").clone_into(&mut location);
+        }
+        let completed = self.done("GET", &format!("{status}?state={state}"), &[], None).await;
+        assert_eq!(completed["status"], "completed", "{completed} at {location}");
+
+        for (path, fill) in [("/connections/{provider}/callback", &["github"][..]), (launch, &["github", &state])] {
+            let answer = self.send("GET", path, fill, &[], String::new()).await;
+            assert_eq!(answer.json()["error"], "invalid_or_expired_state");
+            let page = self.send("GET", path, fill, &[("accept", "text/html")], String::new()).await;
+            assert_eq!((page.status, page.headers.get("content-type")), (400, Some("text/html; charset=utf-8")));
+        }
+        completed["connectionId"].as_str().expect("an id").to_owned()
+    }
+
+    /// Everything that asks the provider.
+    async fn access(&mut self, adopted: &Connected) {
+        let id = self.connect().await;
+        let id = [id.as_str()];
+        for path in ["/connections/{id}/token", "/connections/{id}/proxy/endpoints"] {
+            self.done("GET", path, &id, None).await;
+            self.refused("GET", path, &["in_nowhere"], None, "not_found").await;
+        }
+        self.done("POST", "/connections/{id}/validate", &id, None).await;
+        let available = self.done("GET", "/connections/{id}/available-resources", &id, None).await;
+        let resource = available["items"][0]["providerResourceId"].as_str().expect("an id").to_owned();
+        self.done("GET", &format!("/connections/{{id}}/config?resource={resource}"), &id, None).await;
+        self.refused("GET", "/connections/{id}/config", &id, None, "invalid_parameter").await;
+
+        let endpoints = self.done("GET", "/connections/{id}/proxy/endpoints", &id, None).await;
+        let plain =
+            endpoints["items"].as_array().expect("a list").iter().find(|endpoint| {
+                endpoint["method"] == "GET" && !endpoint["path"].as_str().expect("a path").contains('{')
+            });
+        let call = json!({"endpointId": plain.expect("one without parameters")["id"]});
+        self.done("POST", "/connections/{id}/proxy/execute", &id, Some(call)).await;
+        self.refused(
+            "POST",
+            "/connections/{id}/proxy/execute",
+            &id,
+            Some(json!({"endpointId": "?"})),
+            "unknown_endpoint",
+        )
+        .await;
+
+        let runs = "/connections/{id}/backfill-runs";
+        let run = self
+            .done("POST", runs, &id, Some(json!({"status": "running", "depth": 30, "entityTypes": ["issue"]})))
+            .await;
+        let report = json!({"id": run["id"], "status": "completed", "counts": {"issue": 7}});
+        self.done("POST", runs, &id, Some(report)).await;
+        let back = json!({"id": run["id"], "status": "running"});
+        self.refused("POST", runs, &id, Some(back), "invalid_backfill_transition").await;
+        self.done("GET", runs, &id, None).await;
+
+        self.done("POST", "/admin/heal", &[], Some(json!({"provider": "github"}))).await;
+        self.refused("POST", "/admin/heal", &[], Some(json!({"provider": "nobody"})), "unknown_provider").await;
+        self.refused("POST", "/admin/heal", &[], Some(json!({"provider": "linear"})), "not_supported").await;
+        self.done("GET", "/admin/heal?provider=github", &[], None).await;
+
+        self.refused("GET", "/connections/{id}/teardown", &id, None, "not_found").await;
+        self.done("DELETE", "/connections/{id}", &id, None).await;
+        self.done("GET", "/connections/{id}/teardown", &id, None).await;
+        self.done("DELETE", "/connections/{provider}/{id}", &["github", id[0]], None).await;
+        self.refused("DELETE", "/connections/{provider}/{id}", &["linear", id[0]], None, "not_found").await;
+        self.refused("GET", "/connections/{id}/token", &id, None, "installation_not_active").await;
+        self.refused("GET", "/connections/{id}/teardown", &[&adopted.connection], None, "not_found").await;
+    }
+
     /// Every operation succeeded, or it is said why not.
     fn is_complete(&self) {
+        self.contract.was_kept();
         for operation in self.contract.operations() {
             let was_seen = self.succeeded.contains(&(operation.method.clone(), operation.path.clone()));
-            let is_excused = NOT_HERE.iter().any(|(method, path, _)| (operation.method.as_str(), operation.path.as_str()) == (*method, *path));
-            assert!(was_seen != is_excused, "{} {}: seen to succeed {was_seen}, excused {is_excused}", operation.method, operation.path);
+            let is_excused = NOT_HERE
+                .iter()
+                .any(|(method, path, _)| (operation.method.as_str(), operation.path.as_str()) == (*method, *path));
+            assert!(
+                was_seen != is_excused,
+                "{} {}: seen to succeed {was_seen}, excused {is_excused}",
+                operation.method,
+                operation.path
+            );
         }
     }
 }
@@ -241,8 +379,9 @@ on_both! {
         let (github, integration) = checker.connection().await;
         checker.events(&github, &sink).await;
         checker.dead_letters(&github, &sink).await;
+        checker.access(&github).await;
         checker.done("DELETE", "/integrations/{id}", &[&integration], None).await;
         checker.is_complete();
-        checker.app.finish().await;
+        checker.stage.finish().await;
     }
 }

@@ -11,6 +11,7 @@ use url::Url;
 use crate::support::{App, Backend, Options, on_both};
 
 const CONSOLE: &str = "http://localhost:4107";
+const FOLLOW: &str = "SIGNALBOX_PROVIDERS__VERCEL__FOLLOW_NEXT";
 const COOKIE: &str = "signalbox_connect";
 
 /// A gateway among simulated providers, with an external console that is not there.
@@ -21,13 +22,15 @@ struct Stage {
 
 impl Stage {
     async fn set(backend: Backend) -> Self {
-        Self::set_with(backend, Options::default()).await
+        // Otherwise Vercel's own page would be the end of its flows.
+        Self::set_with(backend, Options::default().with(FOLLOW, "false")).await
     }
 
     async fn set_with(backend: Backend, options: Options) -> Self {
         let world = Simulators::start(&world::Options::default()).await.expect("ports");
         let options = world.urls().into_iter().fold(options, |options, (name, url)| options.with(name, &url));
-        let app = App::start(backend, options.with("SIGNALBOX_CONSOLE__URL", CONSOLE)).await;
+        let options = options.with("SIGNALBOX_CONSOLE__URL", CONSOLE);
+        let app = App::start(backend, options).await;
         world.gateway_is_at(&origin(&app));
         Self { app, world }
     }
@@ -70,6 +73,9 @@ impl Stage {
     fn external_id(&self, provider: &str) -> String {
         match provider {
             "github" => self.world.github.facts(1, 1).external_id,
+            "vercel" => self.world.vercel.facts(1, 1).external_id,
+            "linear" => self.world.linear.facts(1, 1).external_id,
+            "sentry" => self.world.sentry.facts(1, 1).external_id,
             other => panic!("{other} is not simulated"),
         }
     }
@@ -190,15 +196,15 @@ fn with_parameter(url: &str, name: &str, value: Option<&str>) -> String {
     url.into()
 }
 
-fn providers() -> [&'static str; 1] {
-    ["github"]
-}
+const PROVIDERS: [&str; 4] = ["github", "vercel", "linear", "sentry"];
+/// Sentry's page refuses an organisation that has the app.
+const CONNECTED_AGAIN: [&str; 3] = ["github", "vercel", "linear"];
 
 on_both! {
     async fn every_provider_connects_in_a_browser_and_the_org_that_asked_has_the_connection(backend) {
         let stage = Stage::set(backend).await;
         let mut flows = Vec::new();
-        for provider in providers() {
+        for provider in PROVIDERS {
             let flow = stage.authorize("org_a", provider, None).await;
             assert!(flow.url.starts_with(&format!("{}/connect/{provider}/", origin(&stage.app))), "{}", flow.url);
             assert_eq!(stage.status(&flow).await, json!({"status": "pending"}));
@@ -216,7 +222,7 @@ on_both! {
 
             let status = stage.status(&flow).await;
             assert_eq!(status["status"], "completed", "{status}");
-            assert_eq!(status["provider"], *provider);
+            assert_eq!(status["provider"], provider);
             assert_eq!(status["reactivated"], false);
             let id = status["connectionId"].as_str().expect("an id");
             let connection = stage.connection("org_a", id).await;
@@ -236,20 +242,17 @@ on_both! {
             assert_eq!(elsewhere.expect("an answer").status, 404);
             flows.push(flow);
         }
-        assert_eq!(stage.connections("org_a").await.len(), providers().len());
+        assert_eq!(stage.connections("org_a").await.len(), PROVIDERS.len());
         let flows: Vec<&Flow> = flows.iter().collect();
         stage.finish(&flows).await;
     }
 
     async fn connecting_again_keeps_the_connection_and_says_so(backend) {
         let stage = Stage::set(backend).await;
-        for provider in providers() {
+        for provider in CONNECTED_AGAIN {
             let (_, first) = stage.connect("org_a", provider, Visit::default()).await;
             let flow = stage.authorize("org_a", provider, None).await;
             let (page, again) = stage.connect("org_a", provider, Visit::default()).await;
-            if provider == "sentry" {
-                continue; // Sentry's page refuses an organisation that has the app.
-            }
             assert_eq!(page.parameter("error"), None, "{provider} {}", page.url);
             assert_eq!(page.parameter("reactivated").as_deref(), Some("true"), "{provider}");
             assert_eq!(again["connectionId"], first["connectionId"], "{provider}");
@@ -264,7 +267,7 @@ on_both! {
 
     async fn an_installation_of_another_org_is_refused_and_stays_where_it_is(backend) {
         let stage = Stage::set(backend).await;
-        for provider in providers().into_iter().filter(|provider| *provider != "sentry") {
+        for provider in CONNECTED_AGAIN {
             let (_, first) = stage.connect("org_a", provider, Visit::default()).await;
             let id = first["connectionId"].as_str().expect("an id");
             let before = stage.connection("org_a", id).await;
@@ -593,6 +596,23 @@ async fn over_tls_the_cookie_is_the_hosts_own_and_the_base_path_is_kept() {
     let redirect_uri = parameter(&location(&launched), "redirect_uri");
     assert_eq!(redirect_uri.as_deref(), Some("https://gateway.example.test/hooks/connections/linear/callback"));
     stage.finish(&[&flow]).await;
+}
+
+#[tokio::test]
+async fn the_providers_next_page_is_followed_only_if_it_is_the_providers_own() {
+    let stage = Stage::set_with(Backend::sqlite(), Options::default()).await;
+    let (page, status) = stage.connect("org_a", "vercel", Visit::default()).await;
+    assert_eq!(status["status"], "completed", "{status}");
+    assert!(page.url.as_str().starts_with(&stage.world.vercel.web_url()), "{}", page.url);
+    for elsewhere in
+        ["https://evil.test/vercel.com", "https://vercel.com.evil.test/", "javascript:alert(1)", "//evil.test"]
+    {
+        stage.world.vercel.tune(|knobs| knobs.next = Some(elsewhere.to_owned()));
+        let (page, status) = stage.connect("org_a", "vercel", Visit::default()).await;
+        assert_eq!(status["status"], "completed", "{status}");
+        assert_eq!(ends_on(&page), format!("{CONSOLE}/vercel/connected"), "{elsewhere}");
+    }
+    stage.finish(&[]).await;
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use signalbox::sim::browser::Browser;
 
 #[test]
 fn the_demo_delivers_everything_it_promises_and_says_so_with_its_exit_code() {
@@ -26,8 +27,24 @@ fn the_demo_delivers_everything_it_promises_and_says_so_with_its_exit_code() {
     {
         assert!(told.contains(expected), "{expected} is shown:\n{told}");
     }
+    for provider in ["github", "vercel", "linear", "sentry"] {
+        let connected = format!("connect {provider:<7} connected in_");
+        assert!(told.contains(&connected), "{provider} is connected, not adopted:\n{told}");
+    }
+    assert!(told.contains("/login/oauth/authorize"), "GitHub's second leg is part of the way:\n{told}");
     assert!(!told.contains('\u{1b}'), "no colours off a terminal");
     assert_eq!(directory.path().read_dir().expect("readable").count(), 0, "it leaves nothing where it was started");
+}
+
+/// What a person does with a link that the demo prints.
+#[tokio::main(flavor = "current_thread")]
+async fn connect_by_clicking(url: &str) {
+    let mut browser = Browser::new();
+    let page = browser.visit(url).await.expect("a page");
+    let approve = page.link("Approve for harborworks-2").expect("the page waits for a click");
+    let end = browser.follow(&page, approve.as_str()).await.expect("a page");
+    assert_eq!((end.status, end.url.path()), (200, "/connections/sentry/callback"), "{}", end.body);
+    assert_eq!(end.parameter("error"), None);
 }
 
 #[test]
@@ -48,6 +65,9 @@ fn the_demo_keeps_serving_until_it_is_told_to_stop_and_takes_everything_with_it(
         let api = lines.find(|line| line.trim_start().starts_with("API")).expect("it says where to look");
         let address = api.split("http://").nth(1).expect("a URL").trim();
         std::net::TcpStream::connect(address).expect("it still serves");
+        let more = lines.find(|line| line.trim_start().starts_with("+ sentry")).expect("it offers to connect more");
+        let more = more.split_whitespace().find(|word| word.starts_with("http://")).expect("a URL");
+        connect_by_clicking(more);
         kill(Pid::from_raw(i32::try_from(demo.id()).expect("a pid")), stop).expect("it takes signals");
         let mut rest = String::new();
         out.read_to_string(&mut rest).expect("text");

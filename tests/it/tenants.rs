@@ -22,6 +22,11 @@ const PUBLIC: &[(&str, &str)] = &[
     ("GET", "/metrics"),
     ("GET", "/openapi.json"),
     ("POST", "/webhooks/{provider}"),
+    // The state, and the browser's cookie, say who it is.
+    ("GET", "/connect/{provider}/{state}"),
+    ("GET", "/connections/{provider}/callback"),
+    ("GET", "/assets/connected.js"),
+    ("GET", "/assets/connected.css"),
 ];
 
 /// What an id belongs to.
@@ -34,6 +39,8 @@ enum Kind {
     Event,
     Delivery,
     ProviderDelivery,
+    BackfillRun,
+    State,
     /// A name of the caller's own: every org may have one of the same name.
     Workspace,
     Org,
@@ -44,6 +51,10 @@ enum Kind {
 /// What stands at the places of paths; the path up to there names the place.
 const PATHS: &[(&str, Kind)] = &[
     ("/webhooks/{provider}", Kind::Shared("github")),
+    ("/connections/{provider}", Kind::Shared("github")),
+    ("/connections/{provider}/{id}", Kind::Connection),
+    ("/connect/{provider}", Kind::Shared("github")),
+    ("/connect/{provider}/{state}", Kind::State),
     ("/connections/{id}", Kind::Connection),
     ("/connections/{id}/resources/{resource}", Kind::Resource),
     ("/workspaces/{id}", Kind::Workspace),
@@ -62,13 +73,58 @@ const MEMBERS: &[(&str, Kind)] = &[
     ("deliveryId", Kind::ProviderDelivery),
     ("orgId", Kind::Org),
     ("providerResourceId", Kind::ProviderResource),
+    ("resource", Kind::ProviderResource),
+    ("state", Kind::State),
+    // Of a body: only the backfill service's reports have one.
+    ("id", Kind::BackfillRun),
 ];
 
 /// Queries and members that name nothing of an org's.
 const HARMLESS: &[&str] = &[
-    "limit", "cursor", "offset", "provider", "status", "outcome", "eventKey", "since", "until", "held", "deep", "resources",
-    "events", "name", "resourceName", "slug", "private", "archived", "url", "headers", "destination", "autoSync",
-    "deliveryIds", "batchSize", "accountLogin", "connectedBy", "externalId", "alternateExternalId",
+    "limit",
+    "cursor",
+    "offset",
+    "provider",
+    "status",
+    "outcome",
+    "eventKey",
+    "since",
+    "until",
+    "held",
+    "deep",
+    "resources",
+    "events",
+    "name",
+    "resourceName",
+    "slug",
+    "private",
+    "archived",
+    "url",
+    "headers",
+    "destination",
+    "autoSync",
+    "code",
+    "error",
+    "redirect_to",
+    "ref",
+    "depth",
+    "entityTypes",
+    "counts",
+    "startedAt",
+    "finishedAt",
+    "endpointId",
+    "pathParams",
+    "queryParams",
+    "body",
+    "eventType",
+    "payload",
+    "receivedAt",
+    "deliveryIds",
+    "batchSize",
+    "accountLogin",
+    "connectedBy",
+    "externalId",
+    "alternateExternalId",
 ];
 
 /// Places where a foreign id is no secret, and why: the walk leaves them out.
@@ -90,6 +146,8 @@ struct World {
     event: String,
     delivery: String,
     provider_delivery: String,
+    backfill_run: String,
+    state: String,
 }
 
 impl World {
@@ -101,6 +159,9 @@ impl World {
         let (facts, answer) = app.post_event(&github, "github:push", u64::from(account)).await;
         let event = answer.json()["eventId"].as_str().expect("an id").to_owned();
         let detail = app.operator(org).ask("GET", &format!("/events/{event}"), None).await.expect("there");
+        let runs = format!("/connections/{}/backfill-runs", github.connection);
+        let run = app.operator(org).ask("POST", &runs, Some(&json!({"status": "running"}))).await.expect("a run");
+        let begun = app.operator(org).ask("GET", "/connections/github/authorize", None).await.expect("begun");
         let text = |member: &str| detail["deliveries"][0][member].as_str().expect("an id").to_owned();
         Self {
             org,
@@ -112,6 +173,8 @@ impl World {
             delivery: text("id"),
             provider_delivery: detail["deliveryId"].as_str().expect("an id").to_owned(),
             event,
+            backfill_run: run["id"].as_str().expect("an id").to_owned(),
+            state: begun["state"].as_str().expect("a state").to_owned(),
         }
     }
 
@@ -128,6 +191,8 @@ impl World {
             event: id("evt"),
             delivery: id("dlv"),
             provider_delivery: "00000000-0000-0000-0000-000000000000".into(),
+            backfill_run: id("bfr"),
+            state: "A".repeat(43),
         }
     }
 
@@ -140,6 +205,8 @@ impl World {
             Kind::Event => &self.event,
             Kind::Delivery => &self.delivery,
             Kind::ProviderDelivery => &self.provider_delivery,
+            Kind::BackfillRun => &self.backfill_run,
+            Kind::State => &self.state,
             Kind::Workspace => self.workspace,
             Kind::Org => self.org,
             Kind::Shared(word) => word,
@@ -147,8 +214,16 @@ impl World {
     }
 
     /// What must never be in an answer to another org.
-    fn secrets(&self) -> [&str; 6] {
-        [&self.connection, &self.resource, &self.integration, &self.event, &self.delivery, &self.provider_delivery]
+    fn secrets(&self) -> [&str; 7] {
+        [
+            &self.backfill_run,
+            &self.connection,
+            &self.resource,
+            &self.integration,
+            &self.event,
+            &self.delivery,
+            &self.provider_delivery,
+        ]
     }
 }
 
@@ -170,7 +245,8 @@ fn places(contract: &Contract, operation: &Operation) -> Vec<Place> {
         let _ = write!(upto, "/{segment}");
         if let Some(name) = segment.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
             let known = PATHS.iter().find(|(path, _)| *path == upto);
-            let (_, kind) = known.unwrap_or_else(|| panic!("the walk does not know what stands at {upto}: add it to PATHS"));
+            let (_, kind) =
+                known.unwrap_or_else(|| panic!("the walk does not know what stands at {upto}: add it to PATHS"));
             places.push(Place { name: name.to_owned(), in_path: true, in_query: false, kind: *kind });
         }
     }
@@ -184,7 +260,9 @@ fn places(contract: &Contract, operation: &Operation) -> Vec<Place> {
             Some((_, kind)) => places.push(Place { name, in_path: false, in_query, kind: *kind }),
             None => assert!(
                 HARMLESS.contains(&name.as_str()),
-                "the walk does not know what {name} of {} {} names: add it to MEMBERS or HARMLESS", operation.method, operation.path
+                "the walk does not know what {name} of {} {} names: add it to MEMBERS or HARMLESS",
+                operation.method,
+                operation.path
             ),
         }
     }
@@ -217,7 +295,11 @@ impl Walk {
         for place in places.iter().filter(|place| place.in_path) {
             path = path.replacen(&format!("{{{}}}", place.name), &choose(place), 1);
         }
-        let queries: Vec<_> = places.iter().filter(|place| place.in_query).map(|place| format!("{}={}", place.name, choose(place))).collect();
+        let queries: Vec<_> = places
+            .iter()
+            .filter(|place| place.in_query)
+            .map(|place| format!("{}={}", place.name, choose(place)))
+            .collect();
         let query = if queries.is_empty() { String::new() } else { format!("?{}", queries.join("&")) };
         let member = |name: &str| {
             let place = places.iter().find(|place| !place.in_path && !place.in_query && place.name == name);
@@ -284,6 +366,8 @@ impl Walk {
             format!("/orgs/{}/destination", self.victim.org),
             format!("/integrations/{}", self.victim.integration),
             format!("/events/{}", self.victim.event),
+            format!("/connections/{}/backfill-runs", self.victim.connection),
+            format!("/connections/oauth/status?state={}", self.victim.state),
             "/events".to_owned(),
         ] {
             seen.push(operator.ask("GET", &path, None).await.expect("it is all there"));
@@ -305,7 +389,16 @@ fn blank(value: &mut Value) {
         Value::Object(members) => {
             for (name, member) in members {
                 match (name.as_str(), &*member) {
-                    ("requestId" | "durationMs" | "createdAt" | "updatedAt" | "previousSecretUntil" | "secret" | "webhookId", _) => {
+                    (
+                        "requestId"
+                        | "durationMs"
+                        | "createdAt"
+                        | "updatedAt"
+                        | "previousSecretUntil"
+                        | "secret"
+                        | "webhookId",
+                        _,
+                    ) => {
                         *member = json!("<fresh>");
                     }
                     // Rows that the thief made in a workspace of the name asked for.
@@ -337,8 +430,9 @@ on_both! {
             assert!(!is_public, "{} {} is in PUBLIC and asks for a key", operation.method, operation.path);
             let asks_for = |role: &str| roles.iter().any(|known| known == role);
             walk.refused(operation, &[], (401, "unauthorized")).await;
-            walk.refused(operation, &[("x-api-key", "wrong"), ("x-org-id", "victim")], (401, "unauthorized")).await;
-            walk.refused(operation, &[("authorization", "Bearer wrong")], (401, "unauthorized")).await;
+            // Once each: whoever presents many wrong keys waits for it.
+            let wrong = if asks_for("write") { ("authorization", "Bearer wrong") } else { ("x-api-key", "wrong") };
+            walk.refused(operation, &[wrong, ("x-org-id", "victim")], (401, "unauthorized")).await;
             if asks_for("write") {
                 walk.refused(operation, &[("x-api-key", &reading), ("x-org-id", "victim")], (403, "insufficient_scope")).await;
             }
@@ -364,6 +458,7 @@ on_both! {
                 walk.looks_missing(operation, &places, at, &service).await;
             }
         }
+        walk.contract.was_kept();
         assert_eq!(walk.victims_world().await, before, "what is the victim's is as it was");
         walk.app.finish().await;
     }

@@ -7,6 +7,7 @@ mod hostile;
 mod linear_connector;
 mod scripted;
 mod sentry_connector;
+mod simulated;
 mod vercel_connector;
 
 use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};

@@ -31,6 +31,11 @@ fn configuration() -> Value {
         "disabledAt": null})
 }
 
+/// What every call of a disabled configuration is answered with.
+fn paused() -> Value {
+    json!({"error": {"code": "integration_configuration_disabled", "message": "secret words"}})
+}
+
 fn team_grant() -> Grant {
     grant("team_1", Some("icfg_7"), json!({"providerUserId": "u1"}))
 }
@@ -201,6 +206,7 @@ async fn the_held_token_is_confirmed_by_its_configuration() {
         (answer(200, &configuration()), Ok(("at".to_owned(), None))),
         (answer(200, &disabled), Err(ConnectorError::Suspended)),
         (answer(200, &json!({"id": "icfg_7", "deletedAt": 1_770_000_000_000_i64})), Err(ConnectorError::Gone)),
+        (answer(403, &paused()), Err(ConnectorError::Suspended)),
         (status(401), Err(ConnectorError::Rejected)),
         (status(403), Err(ConnectorError::Gone)),
         (status(404), Err(ConnectorError::Gone)),
@@ -248,6 +254,7 @@ async fn the_configuration_is_deleted_once_and_then_gone() {
         (status(204), Ok(Ended::Revoked)),
         (status(404), Ok(Ended::AlreadyGone)),
         (status(403), Ok(Ended::AlreadyGone)),
+        (answer(403, &paused()), Ok(Ended::NotPossible("configuration_disabled"))),
         (status(401), Ok(Ended::NotPossible("token_not_accepted"))),
         (status(502), Err(ConnectorError::unavailable("answered 502"))),
     ];

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     actors::{
-        runtime::isolate,
+        runtime::{beside, isolate},
         tokens::{AccessToken, TokenError},
     },
     model::{
@@ -52,6 +52,8 @@ pub(super) struct InstallationSupervisor {
     found: Option<Found>,
     eased_until: Option<EpochMs>,
     tears_down: bool,
+    /// Told when the search under way has ended: then this supervisor stops.
+    draining: Option<oneshot::Sender<()>>,
     provider: Option<(ProviderState, Instant)>,
 }
 
@@ -74,6 +76,7 @@ impl InstallationSupervisor {
             found: None,
             eased_until: None,
             tears_down: false,
+            draining: None,
             provider: None,
         }
     }
@@ -93,7 +96,7 @@ impl InstallationSupervisor {
             known: self.found.clone(),
             eased_until: self.eased_until,
         };
-        let searching = isolate(search.run()).into_actor(self);
+        let searching = beside(search.run()).into_actor(self);
         ctx.spawn(searching.map(|ended, actor, ctx| {
             let outcome = match ended {
                 Ok(SearchEnd { outcome, eased_until }) => {
@@ -128,6 +131,11 @@ impl InstallationSupervisor {
         }
         if let Some(step) = next {
             self.search(step, ctx);
+        } else if let Some(drained) = self.draining.take() {
+            if drained.send(()).is_err() {
+                tracing::debug!(installation.id = %self.id, "nobody waits for this supervisor's end any more");
+            }
+            ctx.stop();
         }
     }
 
@@ -137,7 +145,7 @@ impl InstallationSupervisor {
             return;
         }
         let run = TeardownRun { deps: self.deps.clone(), id: self.id.clone(), supervisor: Self::handle(ctx) };
-        let running = isolate(run.run()).into_actor(self);
+        let running = beside(run.run()).into_actor(self);
         ctx.spawn(running.map(|ended, actor, _ctx| {
             actor.tears_down = false;
             actor.asked_at = Instant::now();
@@ -300,7 +308,7 @@ impl Handler<NoteProvider> for InstallationSupervisor {
             return;
         }
         self.provider = Some((message.state, Instant::now()));
-        let keeping = isolate(keep_health(self.deps.clone(), self.id.clone(), message.state)).into_actor(self);
+        let keeping = beside(keep_health(self.deps.clone(), self.id.clone(), message.state)).into_actor(self);
         ctx.spawn(keeping.map(|kept, actor, _ctx| {
             if let Ok(Err(error)) = &kept {
                 tracing::warn!(installation.id = %actor.id, %error, "the provider's health was not written");
@@ -378,11 +386,17 @@ impl Handler<GetSnapshot> for InstallationSupervisor {
 }
 
 impl Handler<Drain> for InstallationSupervisor {
-    type Result = Result<(), InstallationError>;
+    type Result = ResponseFuture<Result<(), InstallationError>>;
 
-    /// Edits are atomic responses: when this is handled, none is under way.
+    /// Edits are atomic responses: when this is handled, none is under way. A search may be, and what the provider has
+    /// given by then must be written; a teardown goes on elsewhere.
     fn handle(&mut self, _message: Drain, ctx: &mut Self::Context) -> Self::Result {
-        ctx.stop();
-        Ok(())
+        if !self.slot.is_searching() {
+            ctx.stop();
+            return Box::pin(async { Ok(()) });
+        }
+        let (drained, ended) = oneshot::channel();
+        self.draining = Some(drained);
+        Box::pin(async move { ended.await.map_err(|_gone| InstallationError::Crashed) })
     }
 }

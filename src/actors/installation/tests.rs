@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{
-    InstallationError, control,
+    InstallationError,
+    binding::{ProvedGrant, reconnect},
+    control,
     state::{self, Edit},
     teardown::{self, Tried},
 };
@@ -32,6 +34,7 @@ use crate::{
     },
     providers::{
         Category, ControlChange, Digest, EventSpec, ExtractError, Inbound, Provider, ResourceFacts, SignatureScheme,
+        connector::Account,
     },
     store::InstallationRecord,
 };
@@ -40,7 +43,7 @@ const SCHEME: SignatureScheme =
     SignatureScheme { header: "x-acme", prefix: "", digest: Digest::Sha256, signed_timestamp: None };
 
 /// A provider that only knows shapes.
-struct Acme;
+pub(super) struct Acme;
 
 impl Provider for Acme {
     fn slug(&self) -> ProviderSlug {
@@ -544,4 +547,75 @@ proptest! {
             }
         }
     }
+}
+
+fn grant(org: &str) -> ProvedGrant {
+    ProvedGrant {
+        org: OrgId::from_raw(org),
+        alternate_external_id: Some(ExternalId::new("icfg_2")),
+        account: Account { login: Some("harborworks".into()), ..Account::default() },
+        status: InstallationStatus::Active,
+        token: None,
+        connected_by: "user_7".into(),
+        action: "installation.reconnected",
+    }
+}
+
+#[test]
+fn a_fresh_grant_gives_a_row_of_the_same_org_its_facts_and_its_state() {
+    let world = World::new();
+    for status in InstallationStatus::ALL {
+        let mut record = world.record("org_a", "1");
+        let id = record.installation.id.clone();
+        record.installation.status = status;
+        record.installation.metadata.insert("accessLost".into(), true.into());
+        let row = reconnect(&mut record, grant("org_a"), &world.edit()).expect("its own");
+        assert_eq!((row.id, row.status), (id, InstallationStatus::Active));
+        assert_eq!(row.alternate_external_id, Some(ExternalId::new("icfg_2")));
+        assert_eq!((row.account_login.as_deref(), row.connected_by.as_str()), (Some("harborworks"), "user_7"));
+        assert!(!row.metadata.contains_key("accessLost"));
+        assert_eq!(row.control_at, (status == InstallationStatus::Revoked).then_some(EpochMs(2_000)));
+        let entry = record.log.last().expect("an entry");
+        assert_eq!((entry.from_state.as_deref(), entry.to_state.as_deref()), (Some(status.as_str()), Some("active")));
+    }
+}
+
+#[test]
+fn a_grant_that_the_provider_has_paused_pauses_what_lives_from_it_until_the_next_one() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    state::subscribe(&mut record, &subscription("ws", "r"), &world.edit()).expect("subscribed");
+    let mut paused = grant("org_a");
+    paused.account.suspended = true;
+    reconnect(&mut record, paused, &world.edit()).expect("its own");
+    assert_eq!(record.installation.status, InstallationStatus::Suspended);
+    assert_eq!(record.integrations[0].status, IntegrationStatus::Suspended);
+    reconnect(&mut record, grant("org_a"), &world.edit()).expect("its own");
+    assert_eq!(record.installation.status, InstallationStatus::Active);
+    assert_eq!(record.integrations[0].status, IntegrationStatus::Active);
+}
+
+#[test]
+fn a_grant_of_another_org_changes_nothing() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    let before = record.clone();
+    let refused = reconnect(&mut record, grant("org_b"), &world.edit());
+    assert!(matches!(refused, Err(InstallationError::AlreadyBound)));
+    assert_eq!(record, before);
+}
+
+#[test]
+fn a_revoked_row_that_lives_again_ends_its_teardown_and_ignores_late_news_of_its_end() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    teardown::begin(&mut record, teardown::DISCONNECTED, &world.edit());
+    reconnect(&mut record, grant("org_a"), &world.edit()).expect("its own");
+    let receipt = record.teardown.as_ref().expect("the receipt");
+    assert_eq!(receipt.status, TeardownStatus::Completed);
+    assert!(receipt.steps[1..].iter().all(|step| step.status == StepStatus::Skipped));
+    control::apply(&mut record, &[ControlChange::InstallationRevoked], Some(EpochMs(1_999)), &world.edit());
+    assert_eq!(record.installation.status, InstallationStatus::Active, "the provider told of the former end");
+    control::apply(&mut record, &[ControlChange::InstallationRevoked], Some(EpochMs(2_001)), &world.edit());
+    assert_eq!(record.installation.status, InstallationStatus::Revoked);
 }

@@ -270,3 +270,6 @@ fn ease_of(error: &ConnectorError) -> Duration {
         _ => EASE,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,13 @@
 //! `signalbox demo`: the whole system in one process, no accounts needed.
 //!
-//! A gateway on a throw-away SQLite file, the providers' simulators, two workspaces and a sink that receives. Every
-//! event is shown on its way from webhook to delivery. Everything goes through HTTP, exactly as in production; only
-//! the gateway's start is a function call.
+//! A gateway on a throw-away SQLite file, the providers' simulators, two workspaces and a sink that receives. A browser
+//! connects all four providers through the real OAuth routes; then every event is shown on its way from webhook to
+//! delivery. Everything goes through HTTP, exactly as in production; only the gateway's start is a function call.
 //!
 //! **Invariants.** Nothing outlives the command: database, key file and ports go with it. With `--once` the exit code
 //! says whether every expected delivery arrived, genuine and to the right workspace, and nothing else did.
 
+mod connecting;
 mod script;
 mod stage;
 mod telling;
@@ -23,7 +24,10 @@ use crate::{
     config::Config,
     crypto::api_key,
     providers::Registry,
-    sim::{self, sink::Sink},
+    sim::{
+        sink::Sink,
+        world::{Options, Simulators},
+    },
 };
 
 /// How long `--once` may take in all.
@@ -48,16 +52,18 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let service_key = api_key::generate();
     let service_key = service_key.expose_str().context("the service key is not text")?;
     let specs: Vec<_> = Registry::built_in().iter().map(|registered| registered.spec).collect();
-    let config = Config::load(None, settings(directory.path(), service_key), &specs)?;
+    let world = Simulators::start(&Options::default()).await.context("cannot start the simulated providers")?;
+    let config = Config::load(None, settings(directory.path(), service_key, &world), &specs)?;
 
     let sink = Sink::start().await.context("cannot start the sink")?;
     let gateway = app::start(config, None).await?;
+    world.gateway_is_at(&format!("http://{}", gateway.address));
     let teller = Teller::on_stdout();
     let shown = async {
-        let mut stage = Stage::set(gateway.address, service_key, &sink, teller).await?;
+        let mut stage = Stage::set(gateway.address, service_key, &sink, world, teller).await?;
         stage.play_script().await?;
         if !args.once {
-            stage.tell_where_to_look(service_key);
+            stage.tell_where_to_look(service_key).await?;
             stage.keep_playing(PAUSE).await?;
         }
         anyhow::Ok(())
@@ -86,7 +92,7 @@ async fn asked_to_stop() -> anyhow::Result<()> {
 }
 
 /// The demo's configuration, given as an operator would give it: through the environment.
-fn settings(directory: &Path, service_key: &str) -> Vec<(String, String)> {
+fn settings(directory: &Path, service_key: &str, world: &Simulators) -> Vec<(String, String)> {
     let in_directory = |name: &str| directory.join(name).display().to_string();
     let own = [
         ("SIGNALBOX_SERVER__LISTEN", "127.0.0.1:0".to_owned()),
@@ -98,5 +104,5 @@ fn settings(directory: &Path, service_key: &str) -> Vec<(String, String)> {
         ("SIGNALBOX_DELIVERY__RETRY_SCHEDULE_S", "1,5,30,120,600".to_owned()),
         ("SIGNALBOX_TELEMETRY__LOG_FILTER", "warn".to_owned()),
     ];
-    own.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(sim::gateway_settings()).collect()
+    own.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(world.environment()).collect()
 }

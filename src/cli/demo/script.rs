@@ -3,6 +3,9 @@
 /// The org everything belongs to.
 pub(super) const ORG: &str = "harborworks";
 
+/// The number of the simulated account that is connected.
+pub(super) const ACCOUNT: u32 = 1;
+
 /// A workspace and what it wants.
 pub(super) struct Workspace {
     /// Its id.

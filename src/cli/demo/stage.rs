@@ -10,7 +10,8 @@ use tokio::{
 };
 
 use super::{
-    script::{EVENTS, ORG, REFUSES_ONCE, WORKSPACES, Workspace},
+    connecting::connect_all,
+    script::{ACCOUNT, EVENTS, ORG, REFUSES_ONCE, WORKSPACES, Workspace},
     telling::Teller,
 };
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
         client::{Answer, Client},
         operator::Operator,
         sink::{Behaviour, Received, SignatureVerdict, Sink},
+        world::{Simulators, Visit},
     },
 };
 
@@ -30,6 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) struct Stage {
     address: SocketAddr,
     operator: Operator,
+    world: Simulators,
     provider_side: Client,
     arrivals: mpsc::UnboundedReceiver<Received>,
     teller: Teller,
@@ -40,7 +43,13 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Connects the providers and subscribes the workspaces.
-    pub async fn set(address: SocketAddr, service_key: &str, sink: &Sink, teller: Teller) -> anyhow::Result<Self> {
+    pub async fn set(
+        address: SocketAddr,
+        service_key: &str,
+        sink: &Sink,
+        world: Simulators,
+        teller: Teller,
+    ) -> anyhow::Result<Self> {
         teller.heading("Signalbox demo: nothing here needs an account, and everything goes when you stop it");
         teller.fact("gateway", &format!("http://{address}"));
         teller.fact("sink", &sink.url("/"));
@@ -51,23 +60,11 @@ impl Stage {
         sink.expect_signed(&refusing, &operator.set_destination(Some(REFUSES_ONCE), &sink.url(&refusing)).await?);
         sink.behave(&refusing, Behaviour::InTurn(vec![Behaviour::status_only(503), Behaviour::ok()]));
 
-        for provider in sim::PROVIDERS {
-            let facts = provider.facts(1, 0, SystemClock.now());
-            let connection = operator.adopt(provider, &facts).await?;
-            let mut subscribed = Vec::new();
-            for workspace in &WORKSPACES {
-                for (_, keys) in workspace.wants.iter().filter(|(of, _)| *of == provider.slug) {
-                    operator.subscribe(workspace.name, &connection, &facts, *keys).await?;
-                    subscribed.push(workspace.name);
-                }
-            }
-            let resource = format!("{} {}", facts.account, facts.resource_name);
-            teller.fact(provider.slug, &format!("{connection}  {resource:<26} → {}", subscribed.join(", ")));
-        }
+        connect_all(&mut operator, &world, &teller).await?;
         let provider_side = Client::new(address);
         // A new demo, new ids; within a demo everything follows from here.
         let seed = u64::try_from(SystemClock.now().0).unwrap_or_default();
-        Ok(Self { address, operator, provider_side, arrivals, teller, seed, delivered: 0, passed_over: 0 })
+        Ok(Self { address, operator, world, provider_side, arrivals, teller, seed, delivered: 0, passed_over: 0 })
     }
 
     /// Plays every event once, then what a provider does now and then: sends one twice, and one that is not genuine.
@@ -102,8 +99,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Says where the gateway can be looked at.
-    pub fn tell_where_to_look(&self, service_key: &str) {
+    /// Says where the gateway can be looked at, and lets people connect another account by hand.
+    pub async fn tell_where_to_look(&mut self, service_key: &str) -> anyhow::Result<()> {
         self.teller.heading("Still running; Ctrl-C ends it. Look around:");
         let url = format!("http://{}", self.address);
         self.teller.fact("API", &url);
@@ -112,6 +109,12 @@ impl Stage {
             &format!("curl -s -H 'X-API-Key: {service_key}' -H 'X-Org-Id: {ORG}' '{url}/events?limit=5'"),
         );
         self.teller.fact("metrics", &format!("curl -s {url}/metrics"));
+        self.world.visitors_will(&Visit { interactive: true, ..Visit::of_account(2) });
+        for provider in sim::PROVIDERS {
+            let (url, _) = self.operator.begin_connecting(provider).await?;
+            self.teller.fact(&format!("+ {}", provider.slug), &format!("{url}  (in a browser, within ten minutes)"));
+        }
+        Ok(())
     }
 
     /// Plays an event of the script now and then, for ever.
@@ -131,7 +134,8 @@ impl Stage {
         let slug = kind.split(':').next().unwrap_or_default();
         let provider = sim::find(slug).with_context(|| format!("nobody simulates {slug}"))?;
         self.seed += 1;
-        Ok((provider, provider.facts(1, self.seed, SystemClock.now())))
+        let facts = self.world.facts(slug, ACCOUNT, self.seed).with_context(|| format!("nobody simulates {slug}"))?;
+        Ok((provider, facts))
     }
 
     async fn post(

@@ -34,6 +34,18 @@ impl Teller {
         Self::line(&format!("  {} {text}", self.paint(DIM, &format!("{name:<12}"))));
     }
 
+    /// A provider that was connected, and by which way.
+    pub fn connected(&self, provider: &str, connection: &str, way: &str, took: Duration) {
+        Self::line(&format!(
+            "\n{} {provider:<7} {} {} {}",
+            self.paint(BOLD, "connect"),
+            self.paint(GREEN, "connected"),
+            self.paint(DIM, connection),
+            self.paint(DIM, &format!("{:.0} ms", took.as_secs_f64() * 1000.0)),
+        ));
+        Self::line(&format!("     └▸ {}", self.paint(DIM, way)));
+    }
+
     /// A webhook's answer.
     pub fn webhook(&self, provider: &str, kind: &str, status: u16, word: &str, event_id: &str) {
         let kind = kind.split_once(':').map_or(kind, |(_, kind)| kind);

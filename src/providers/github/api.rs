@@ -28,7 +28,7 @@ const API_VERSION: &str = "2022-11-28";
 /// How far the JWT's begin is set back, for clocks that differ.
 const JWT_DRIFT: Duration = Duration::from_mins(1);
 /// How long a JWT lives; GitHub admits ten minutes.
-const JWT_LIFE: Duration = Duration::from_secs(540);
+const JWT_LIFE: Duration = Duration::from_mins(9);
 /// As many redirects of one host as a renamed and moved repository can need.
 const MAX_REDIRECTS: usize = 3;
 

@@ -13,7 +13,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::Linear;
+use super::{
+    Linear,
+    graphql::{self, is_rate_limited, rate_limited},
+};
 use crate::{
     model::{clock::EpochMs, installation::InstallationStatus, provider::ExternalId, secret::Secret},
     providers::{
@@ -140,11 +143,11 @@ impl LinearConnector {
     }
 
     /// Revokes one token: true if it ended by this call, false if it was dead already.
-    async fn revoke(&self, call: Call) -> Result<bool, ConnectorError> {
+    async fn revoke(&self, call: Call, now: EpochMs) -> Result<bool, ConnectorError> {
         let reply = answers::ask(&self.http, call).await?;
         match reply.status {
             200..300 => Ok(true),
-            _ if self.is_rate_limited(&reply) => Err(self.rate_limited(&reply, None)),
+            _ if is_rate_limited(&reply) => Err(rate_limited(&reply, now)),
             400 | 401 => Ok(false),
             status => Err(ConnectorError::unavailable(format!("answered {status}"))),
         }
@@ -195,16 +198,16 @@ impl Connector for LinearConnector {
         Ok(viewer.to_account(None, grant.now))
     }
 
-    async fn end_grant(&self, _grant: &Grant, held: Option<&HeldToken>) -> Result<Ended, ConnectorError> {
+    async fn end_grant(&self, grant: &Grant, held: Option<&HeldToken>) -> Result<Ended, ConnectorError> {
         let Some(held) = held else { return Ok(Ended::NotPossible("no_token")) };
         let url = self.api_url.at("/oauth/revoke");
-        if self.revoke(Call::new("POST", url.clone()).bearer(&held.access)).await? {
+        if self.revoke(Call::new("POST", url.clone()).bearer(&held.access), grant.now).await? {
             return Ok(Ended::Revoked);
         }
         // An access token that has died of age says nothing about the grant: its refresh token may live.
         let Some(refresh) = held.refresh.as_ref().and_then(Secret::expose_str) else { return Ok(Ended::AlreadyGone) };
         let fields = [("refresh_token", refresh), ("token_type_hint", "refresh_token")];
-        let ended = self.revoke(Call::new("POST", url).form(&fields)).await?;
+        let ended = self.revoke(Call::new("POST", url).form(&fields), grant.now).await?;
         Ok(if ended { Ended::Revoked } else { Ended::AlreadyGone })
     }
 
@@ -218,12 +221,12 @@ impl Connector for LinearConnector {
     }
 
     fn proxy_endpoints(&self) -> &'static [ProxyEndpoint] {
-        super::graphql::PROXY_ENDPOINTS
+        graphql::PROXY_ENDPOINTS
     }
 
     async fn call(&self, _grant: &Grant, access: &Secret, call: &ProxyCall) -> Result<ProxyAnswer, ConnectorError> {
         let answer = proxy::call(&self.http, &self.api_url, call, |request| request.bearer(access)).await?;
         // A dead token is not always told by the status.
-        if super::graphql::tells_dead_token(&answer.data) { Err(ConnectorError::Unauthorized) } else { Ok(answer) }
+        if graphql::tells_dead_token(&answer.data) { Err(ConnectorError::Unauthorized) } else { Ok(answer) }
     }
 }

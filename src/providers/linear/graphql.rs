@@ -144,7 +144,7 @@ impl LinearConnector {
             return Err(ConnectorError::Unauthorized);
         }
         if meanings.contains(&Meaning::RateLimited) {
-            return Err(self.rate_limited(&reply, Some(now)));
+            return Err(rate_limited(&reply, now));
         }
         if meanings.contains(&Meaning::Theirs) {
             return Err(ConnectorError::unavailable("answered an internal error"));
@@ -156,20 +156,6 @@ impl LinearConnector {
             return Err(ConnectorError::Malformed("an answer to a query"));
         }
         answer.and_then(|answer| answer.data).ok_or(ConnectorError::Malformed("an answer to a query"))
-    }
-
-    /// Whether an answer of any endpoint says that the rate limit is used up.
-    pub(super) fn is_rate_limited(&self, reply: &Reply) -> bool {
-        let faults = || serde_json::from_slice::<Answer>(&reply.body).ok().and_then(|answer| answer.errors);
-        reply.status == 429
-            || reply.status == 400
-                && faults().is_some_and(|faults| faults.iter().any(|fault| fault.meaning() == Meaning::RateLimited))
-    }
-
-    /// The error of a used-up rate limit.
-    pub(super) fn rate_limited(&self, reply: &Reply, now: Option<EpochMs>) -> ConnectorError {
-        let retry_after = reply.retry_after().or_else(|| until_reset(reply, now?));
-        ConnectorError::Unavailable { why: "rate limited".into(), retry_after }
     }
 
     /// One page of the workspace's teams that the grant reaches.
@@ -205,6 +191,19 @@ fn visible(team: Team) -> VisibleResource {
         slug: team.key,
         name,
     }
+}
+
+/// Whether an answer of any endpoint says that the rate limit is used up.
+pub(super) fn is_rate_limited(reply: &Reply) -> bool {
+    let faults = || serde_json::from_slice::<Answer>(&reply.body).ok().and_then(|answer| answer.errors);
+    let is_told = || faults().is_some_and(|faults| faults.iter().any(|fault| fault.meaning() == Meaning::RateLimited));
+    reply.status == 429 || reply.status == 400 && is_told()
+}
+
+/// The error of a used-up rate limit.
+pub(super) fn rate_limited(reply: &Reply, now: EpochMs) -> ConnectorError {
+    let retry_after = reply.retry_after().or_else(|| until_reset(reply, now));
+    ConnectorError::Unavailable { why: "rate limited".into(), retry_after }
 }
 
 /// How long until the rate limit that is used up is fresh again.

@@ -133,7 +133,7 @@ async fn a_code_is_exchanged_with_its_verifier_and_the_callback_as_it_was_sent()
 async fn an_answer_with_more_or_less_in_it_than_the_standard_says_is_understood() {
     let minimal = Endpoint::saying(201, &json!({"access_token": "at"})).await.exchange().await.expect("exchanged");
     assert!(minimal.refresh.is_none() && minimal.expires_in.is_none() && minimal.scope.is_none());
-    let lifetime = Some(Duration::from_secs(60));
+    let lifetime = Some(Duration::from_mins(1));
     assert_eq!(minimal.clone().into_fresh(NOW, lifetime).expires_at, Some(EpochMs(NOW.0 + 60_000)));
     assert_eq!(minimal.into_fresh(NOW, None).expires_at, None);
     let odd = json!({"access_token": "at", "token_type": null, "expires_in": "90", "refresh_token": null,

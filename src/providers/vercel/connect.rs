@@ -30,8 +30,11 @@ use crate::{
     },
 };
 
+/// Why Vercel refuses every call of a configuration that its account has disabled.
+const DISABLED: &str = "integration_configuration_disabled";
+
 /// When a used-up rate limit is fresh again, epoch seconds.
-pub(super) const RESET_HEADER: &str = "x-ratelimit-reset";
+const RESET_HEADER: &str = "x-ratelimit-reset";
 
 impl Vercel {
     /// Its connector.
@@ -150,7 +153,7 @@ impl VercelConnector {
         let call = self.configuration_call("GET", account, configuration)?.bearer(access);
         let reply = answers::ask(&self.http, call).await?;
         if !reply.is_success() {
-            return Err(match answers::refusal(&reply, RESET_HEADER, now) {
+            return Err(match refusal(&reply, now) {
                 ConnectorError::NotAccessible => ConnectorError::Gone,
                 other => other,
             });
@@ -180,7 +183,7 @@ impl VercelConnector {
         now: EpochMs,
     ) -> Result<Reply, ConnectorError> {
         let reply = answers::ask(&self.http, self.about("GET", path, account, &[]).bearer(access)).await?;
-        if reply.is_success() { Ok(reply) } else { Err(answers::refusal(&reply, RESET_HEADER, now)) }
+        if reply.is_success() { Ok(reply) } else { Err(refusal(&reply, now)) }
     }
 
     /// What is told about an account beside its life: best effort.
@@ -382,8 +385,10 @@ impl Connector for VercelConnector {
         if reply.is_success() {
             return Ok(Ended::Revoked);
         }
-        match answers::refusal(&reply, RESET_HEADER, grant.now) {
+        match refusal(&reply, grant.now) {
             ConnectorError::NotAccessible => Ok(Ended::AlreadyGone),
+            // A paused configuration answers to nothing; people have to remove it there.
+            ConnectorError::Suspended => Ok(Ended::NotPossible("configuration_disabled")),
             // The token dies with the configuration, but not only with it.
             ConnectorError::Unauthorized => Ok(Ended::NotPossible("token_not_accepted")),
             error => Err(error),
@@ -428,6 +433,16 @@ impl VercelConnector {
         let read = self.read_configuration(&grant.external_id, configuration, access, grant.now).await?;
         if read.is_disabled() { Err(ConnectorError::Suspended) } else { Ok(()) }
     }
+}
+
+/// What an answer that is not a success says. Every call with the token of a disabled configuration is a 403 with a code of
+/// its own: the grant is paused, not gone.
+pub(super) fn refusal(reply: &Reply, now: EpochMs) -> ConnectorError {
+    let is_disabled = || reply.json::<Value>("a refusal").is_ok_and(|told| told["error"]["code"] == DISABLED);
+    if reply.status == 403 && is_disabled() {
+        return ConnectorError::Suspended;
+    }
+    answers::refusal(reply, RESET_HEADER, now)
 }
 
 /// Why a code was not exchanged, in our words.

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::connect::{RESET_HEADER, VercelConnector};
+use super::connect::{VercelConnector, refusal};
 use crate::{
     model::{provider::ProviderResourceId, secret::Secret},
     providers::{
@@ -66,7 +66,7 @@ impl VercelConnector {
         let call = self.about("GET", "/v10/projects", &grant.external_id, &query).bearer(access);
         let reply = answers::ask(&self.http, call).await?;
         if !reply.is_success() {
-            return Err(answers::refusal(&reply, RESET_HEADER, grant.now));
+            return Err(refusal(&reply, grant.now));
         }
         let page: Projects = reply.json("a list of projects")?;
         let mut seen = HashSet::new();

@@ -9,13 +9,20 @@ use super::super::{
     problem::{Answer, Problem},
     query::Query,
     request_frame::note,
+    schemas,
 };
 use crate::actors::connecting::{BeginFlow, ConnectingError};
 
-/// `GET /connections/{provider}/authorize`: an address for one person's browser, and the state that names the flow.
+/// `GET /connections/{provider}/authorize`: begins to connect. Answers an address for one person's browser, and the state
+/// that names the flow.
 ///
 /// # Errors
 /// `missing_org_id`, `unknown_provider`, `connecting_not_configured`, `invalid_redirect_to`.
+#[utoipa::path(
+    get, path = "/connections/{provider}/authorize",
+    params(("redirect_to" = Option<String>, Query, description = "Where the browser ends: `inline`, or an address of the console's or localhost's origin.")),
+    responses((status = 200, body = schemas::BegunFlow)),
+)]
 pub async fn authorize(
     Writer(caller): Writer,
     request: HttpRequest,

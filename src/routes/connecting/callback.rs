@@ -13,11 +13,26 @@ use super::{
 };
 use crate::actors::connecting::{Arrival, Arrived, Destination, FlowEnd};
 
-/// `GET /connections/{provider}/callback`
+/// `GET /connections/{provider}/callback`: a browser comes back from a provider. The state and the browser's cookie say whose
+/// it is; the other parameters are the provider's. A bad state is told to a browser (`Accept: text/html`) as a page.
 ///
 /// # Errors
-/// `unknown_provider`, `invalid_or_expired_state`, `store_unavailable`. Everything else that goes wrong is told where
+/// `unknown_provider`, `invalid_or_expired_state`, `connecting_not_configured`, `store_unavailable`,
+/// `temporarily_unavailable`. Everything else that goes wrong is told where
 /// the browser ends.
+#[utoipa::path(
+    get, path = "/connections/{provider}/callback",
+    params(
+        ("state" = Option<String>, Query, description = "Names the flow."),
+        ("code" = Option<String>, Query, description = "The provider's code."),
+        ("error" = Option<String>, Query, description = "The provider's error."),
+    ),
+    responses(
+        (status = 200, description = "The page a flow ends on where no console takes over", content_type = "text/html", body = String),
+        (status = 302, description = "To the console, or on to the provider"),
+        (status = 400, description = "For browsers, a page", content_type = "text/html", body = String),
+    ),
+)]
 pub async fn arrive(request: HttpRequest, provider: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
     let known = gateway.registry.find_enabled(&provider).map(|(known, _)| known.clone());
     if let Some(known) = &known {

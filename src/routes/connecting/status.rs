@@ -9,13 +9,19 @@ use super::super::{
     gateway::Gateway,
     problem::{Answer, Problem},
     query::Query,
+    schemas,
 };
 use crate::actors::connecting::FlowState;
 
-/// `GET /connections/oauth/status`: another org's state is as unknown as one that nobody has.
+/// `GET /connections/oauth/status?state=`: how far a flow is. Another org's state is as unknown as one that nobody has.
 ///
 /// # Errors
 /// `missing_state`.
+#[utoipa::path(
+    get, path = "/connections/oauth/status",
+    params(("state" = String, Query, description = "What `authorize` answered.")),
+    responses((status = 200, body = schemas::FlowStatus)),
+)]
 pub async fn status(Reader(caller): Reader, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let state = query.get("state").ok_or_else(|| Problem::new(&codes::MISSING_STATE))?;
     let flow = gateway.connecting.status(state, caller.org.as_ref()).await?;

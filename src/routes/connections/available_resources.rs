@@ -12,6 +12,7 @@ use super::{
         gateway::Gateway,
         problem::{Answer, Problem},
         query::Query,
+        schemas,
     },
     load_visible,
 };
@@ -23,11 +24,16 @@ use crate::{
 /// The longest cursor passed on to a provider.
 const MAX_CURSOR_BYTES: usize = 1024;
 
-/// `GET /connections/{id}/available-resources`: one page; `nextCursor` leads through all of them.
+/// `GET /connections/{id}/available-resources?cursor`: what the provider lists, to pick from. One page; `nextCursor` leads through all of them.
 ///
 /// # Errors
 /// `not_found`, `invalid_parameter`, `no_token_found`, `installation_not_active`, `connecting_not_configured`,
 /// `connection_expired`, `provider_unavailable`.
+#[utoipa::path(
+    get, path = "/connections/{id}/available-resources",
+    params(("cursor" = Option<String>, Query, description = "`nextCursor` of the page before.")),
+    responses((status = 200, body = schemas::Page<schemas::AvailableResource>)),
+)]
 pub async fn list(Reader(caller): Reader, id: web::Path<String>, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let record = load_visible(&gateway, &caller, &id).await?;
     let cursor = query.get("cursor");

@@ -13,6 +13,7 @@ use super::{
         problem::{Answer, Problem},
         query::{Query, page_json},
         request_body::{ApiBody, Members, as_text},
+        schemas,
     },
     find_visible, time_json,
 };
@@ -28,10 +29,15 @@ const MAX_DEPTH_DAYS: u32 = 36_500;
 /// Entity types, and counts, of a run at the most.
 const MAX_NAMES: usize = 50;
 
-/// `GET /connections/{id}/backfill-runs`: newest first.
+/// `GET /connections/{id}/backfill-runs`: the backfill service's runs, newest first.
 ///
 /// # Errors
 /// `not_found`, `invalid_parameter`.
+#[utoipa::path(
+    get, path = "/connections/{id}/backfill-runs",
+    params(schemas::Paging),
+    responses((status = 200, body = schemas::Page<schemas::BackfillRun>)),
+)]
 pub async fn list(Reader(caller): Reader, id: web::Path<String>, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let installation = find_visible(&gateway, &caller, &id).await?;
     let page = gateway.store.list_backfill_runs(&installation.id, query.page(BackfillRunId::PREFIX)?).await?;
@@ -39,10 +45,15 @@ pub async fn list(Reader(caller): Reader, id: web::Path<String>, query: Query, g
 }
 
 /// `POST /connections/{id}/backfill-runs {id?, status?, depth?, entityTypes?, counts?, error?, startedAt?, finishedAt?}`:
-/// without `id` a new run (201), with it a report about that one, of which only what is given changes (200).
+/// takes a report of the backfill service. Without `id` a new run (201), with it a report about that one, of which only what is given changes (200).
 ///
 /// # Errors
 /// `not_found`, `invalid_json`, `invalid_fields`, `invalid_backfill_transition`, `installation_not_active`.
+#[utoipa::path(
+    post, path = "/connections/{id}/backfill-runs",
+    request_body = schemas::BackfillReport,
+    responses((status = 200, body = schemas::BackfillRun), (status = 201, body = schemas::BackfillRun)),
+)]
 pub async fn save(Writer(caller): Writer, id: web::Path<String>, body: ApiBody, gateway: web::Data<Gateway>) -> Answer {
     let installation = find_visible(&gateway, &caller, &id).await?;
     let mut members = body.members()?;

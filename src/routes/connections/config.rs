@@ -10,6 +10,7 @@ use super::{
         gateway::Gateway,
         problem::{Answer, Problem},
         query::Query,
+        schemas,
     },
     find_visible,
 };
@@ -18,12 +19,20 @@ use crate::model::provider::ProviderResourceId;
 /// The longest resource id or git reference taken, bytes.
 const MAX_BYTES: usize = 255;
 
-/// `GET /connections/{id}/config`: the first of the configured names that exists there.
+/// `GET /connections/{id}/config?resource=&ref=`: the project's config file in a repository, the first of the configured names that exists there.
 ///
 /// # Errors
 /// `not_found`, `invalid_parameter`, `not_supported`, `config_too_large`, `invalid_config`, `resource_not_accessible`,
 /// `no_token_found`, `installation_not_active`, `connecting_not_configured`, `connection_expired`,
 /// `provider_unavailable`.
+#[utoipa::path(
+    get, path = "/connections/{id}/config",
+    params(
+        ("resource" = String, Query, description = "The provider's id of the repository."),
+        ("ref" = Option<String>, Query, description = "A branch, tag or commit; the default branch if absent."),
+    ),
+    responses((status = 200, body = schemas::ConfigFile)),
+)]
 pub async fn get(Reader(caller): Reader, id: web::Path<String>, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let installation = find_visible(&gateway, &caller, &id).await?;
     let invalid = |name: &str| Problem::new(&codes::INVALID_PARAMETER).member("parameter", name);

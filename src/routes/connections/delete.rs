@@ -9,23 +9,29 @@ use super::{
         error_codes as codes,
         gateway::Gateway,
         problem::{Answer, Problem},
+        schemas,
     },
     find_visible,
 };
 use crate::model::teardown::TeardownStatus;
 
-/// `DELETE /connections/{id}`: it has stopped routing when this answers; the rest goes on by itself.
+/// `DELETE /connections/{id}`: ends a connection. It has stopped routing when this answers; the rest goes on by itself.
 ///
 /// # Errors
 /// `not_found`.
+#[utoipa::path(delete, path = "/connections/{id}", responses((status = 200, body = schemas::TeardownBegun)))]
 pub async fn delete(Writer(caller): Writer, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
     tear_down(&gateway, &caller, None, &id).await
 }
 
-/// `DELETE /connections/{provider}/{id}`: the same, if it is a connection of that provider.
+/// `DELETE /connections/{provider}/{id}`: ends a connection, if it is a connection of that provider.
 ///
 /// # Errors
 /// `not_found`.
+#[utoipa::path(
+    delete, path = "/connections/{provider}/{id}",
+    responses((status = 200, body = schemas::TeardownBegun)),
+)]
 pub async fn delete_of_provider(
     Writer(caller): Writer,
     path: web::Path<(String, String)>,

@@ -11,6 +11,7 @@ use super::{
         gateway::Gateway,
         problem::{Answer, Problem},
         request_body::ApiBody,
+        schemas,
     },
     find_visible,
 };
@@ -19,10 +20,14 @@ use crate::{actors::proxy::ProxyRequest, model::log_entry::LogEntry};
 /// Parameters of one call at the most.
 const MAX_PARAMETERS: usize = 64;
 
-/// `GET /connections/{id}/proxy/endpoints`
+/// `GET /connections/{id}/proxy/endpoints`: which calls of the provider's API the proxy makes.
 ///
 /// # Errors
 /// `not_found`, `connecting_not_configured`.
+#[utoipa::path(
+    get, path = "/connections/{id}/proxy/endpoints",
+    responses((status = 200, body = schemas::ProxyEndpoints)),
+)]
 pub async fn endpoints(
     ServiceReader(caller): ServiceReader,
     id: web::Path<String>,
@@ -47,12 +52,18 @@ pub async fn endpoints(
     Ok(HttpResponse::Ok().json(json!({"items": items})))
 }
 
-/// `POST /connections/{id}/proxy/execute {endpointId, pathParams?, queryParams?, body?}`: `{status, data, headers}`.
+/// `POST /connections/{id}/proxy/execute {endpointId, pathParams?, queryParams?, body?}`: calls the
+/// provider's API with the connection's token.
 ///
 /// # Errors
 /// `not_found`, `invalid_json`, `missing_required_fields`, `invalid_fields`, `unknown_endpoint`,
 /// `missing_path_parameters`, `unknown_path_parameters`, `no_token_found`, `installation_not_active`,
 /// `connecting_not_configured`, `connection_expired`, `provider_unavailable`.
+#[utoipa::path(
+    post, path = "/connections/{id}/proxy/execute",
+    request_body = schemas::ProxyCall,
+    responses((status = 200, body = schemas::ProxyAnswer)),
+)]
 pub async fn execute(
     ServiceWriter(caller): ServiceWriter,
     id: web::Path<String>,

@@ -9,15 +9,17 @@ use super::{
         error_codes as codes,
         gateway::Gateway,
         problem::{Answer, Problem},
+        schemas,
     },
     find_visible, time_json,
 };
 use crate::model::teardown::Teardown;
 
-/// `GET /connections/{id}/teardown`
+/// `GET /connections/{id}/teardown`: the receipt of a connection's end.
 ///
 /// # Errors
 /// `not_found`, also for a connection that nobody ended.
+#[utoipa::path(get, path = "/connections/{id}/teardown", responses((status = 200, body = schemas::Teardown)))]
 pub async fn get(Reader(caller): Reader, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
     let installation = find_visible(&gateway, &caller, &id).await?;
     let teardown = gateway.store.find_teardown(&installation.id).await?;

@@ -12,16 +12,19 @@ use super::{
         error_codes as codes,
         gateway::Gateway,
         problem::{Answer, Problem},
+        schemas,
     },
     find_visible,
 };
 use crate::model::{ids::InstallationId, installation::Installation, log_entry::LogEntry};
 
-/// `GET /connections/{id}/token`: `{accessToken, provider, expiresIn: seconds|null}`.
+/// `GET /connections/{id}/token`: an opened token, for a service that calls the provider by itself. Every read is in the
+/// audit log.
 ///
 /// # Errors
 /// `service_key_required`, `not_found`, `no_token_found`, `installation_not_active`, `token_expired`,
 /// `token_generation_failed`.
+#[utoipa::path(get, path = "/connections/{id}/token", responses((status = 200, body = schemas::Token)))]
 pub async fn read(Reader(caller): Reader, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
     let (installation, token) = match find_visible(&gateway, &caller, &id).await {
         Ok(installation) if caller.is_service() => {

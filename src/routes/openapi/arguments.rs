@@ -30,6 +30,8 @@ pub struct Needs {
     pub body: bool,
     /// Whether the query string is read.
     pub query: bool,
+    /// Whether the handler is given the whole request, and may read its query string by hand.
+    pub request: bool,
     /// How many parts of the path are read.
     pub path: usize,
 }
@@ -63,7 +65,7 @@ arguments! {
     Query: |needs| needs.query = true;
     web::Path<String>: |needs| needs.path = 1;
     web::Path<(String, String)>: |needs| needs.path = 2;
-    HttpRequest: |_needs| ();
+    HttpRequest: |needs| needs.request = true;
     RequestIds: |_needs| ();
     web::Payload: |_needs| ();
 }

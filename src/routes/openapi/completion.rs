@@ -23,14 +23,23 @@ pub fn complete(operation: &Operation, annotated: Value, complaints: &mut Vec<St
     };
     let mut complain = |what: String| complaints.push(format!("{} {}: {what}", operation.method, operation.path));
 
-    let text = Text::read(&shown, &mut complain);
+    let mut text = Text::read(&shown, &mut complain);
+    // Some handlers ask for a service key by themselves.
+    let mut needs = operation.needs;
+    if let Some(key) = &mut needs.key {
+        key.service |= text.codes.contains(codes::SERVICE_KEY_REQUIRED.code);
+    }
+    if text.codes.contains(codes::PROVIDER_UNAVAILABLE.code) || text.codes.contains(codes::TOKEN_GENERATION_FAILED.code)
+    {
+        text.codes.insert(codes::UPSTREAM_FAILED.code);
+    }
     if text.summary.is_empty() {
         complain("its documentation has no summary after the method and path".to_owned());
     }
     shown.insert("operationId".into(), json!(operation.id()));
     shown.insert("tags".into(), json!([operation.room()]));
     shown.insert("summary".into(), json!(text.summary));
-    shown.insert("description".into(), json!(describe(&text.description, operation.needs.key)));
+    shown.insert("description".into(), json!(describe(&text.description, needs.key)));
 
     if operation.needs.body != shown.contains_key("requestBody") && !takes_raw_body(operation) {
         complain("`request_body` and the handler's signature do not agree".to_owned());
@@ -45,13 +54,13 @@ pub fn complete(operation: &Operation, annotated: Value, complaints: &mut Vec<St
     }
     let parameters = parameters(operation, shown.remove("parameters"), &mut complain);
     shown.insert("parameters".into(), parameters);
-    if let Some(key) = operation.needs.key {
+    if let Some(key) = needs.key {
         shown.insert("security".into(), security(key));
     } else if !shown.contains_key("security") {
         shown.insert("security".into(), json!([]));
     }
     let mut named = text.codes;
-    named.extend(implied_codes(&operation.needs).into_iter().map(|code| code.code));
+    named.extend(implied_codes(&needs).into_iter().map(|code| code.code));
     let responses = responses(shown.remove("responses"), &named, &mut complain);
     shown.insert("responses".into(), responses);
     Value::Object(shown)
@@ -59,7 +68,7 @@ pub fn complete(operation: &Operation, annotated: Value, complaints: &mut Vec<St
 
 /// Webhooks: the one body that is not JSON for us, annotated by hand.
 fn takes_raw_body(operation: &Operation) -> bool {
-    operation.needs == Needs { path: 1, ..Needs::default() } && operation.method == "POST"
+    operation.needs == Needs { path: 1, request: true, ..Needs::default() } && operation.method == "POST"
 }
 
 /// A handler's documentation, taken apart.
@@ -80,8 +89,7 @@ impl Text {
         };
         let (summary, rest) = first.split_once(". ").unwrap_or((&first, ""));
         let (more, errors) = member("description").split_once("# Errors").unwrap_or((member("description"), ""));
-        let description: Vec<_> =
-            [rest, more].iter().map(|part| part.trim()).filter(|part| !part.is_empty()).collect();
+        let description: Vec<_> = [rest, more].iter().map(|part| part.trim()).filter(|part| !part.is_empty()).collect();
         let mut named = BTreeSet::new();
         for word in errors.split('`').skip(1).step_by(2) {
             match codes::find(word) {
@@ -143,7 +151,7 @@ fn parameters(operation: &Operation, annotated: Option<Value>, complain: &mut im
     }
     let Value::Array(annotated) = annotated.unwrap_or(json!([])) else { return json!([]) };
     let reads_query = annotated.iter().any(|parameter| parameter["in"] == "query");
-    if reads_query != operation.needs.query {
+    if reads_query != operation.needs.query && !(reads_query && operation.needs.request) {
         complain("`params` and the handler's signature do not agree on the query".to_owned());
     }
     parameters.extend(annotated);
@@ -180,7 +188,8 @@ fn responses(annotated: Option<Value>, named: &BTreeSet<&'static str>, complain:
         by_status.entry(code.status).or_default().push(code);
     }
     for (status, codes) in by_status {
-        let mut one_of: Vec<_> = codes.iter().map(|code| json!({"$ref": format!("#/components/schemas/{}", schema_name(code))})).collect();
+        let mut one_of: Vec<_> =
+            codes.iter().map(|code| json!({"$ref": format!("#/components/schemas/{}", schema_name(code))})).collect();
         let words: Vec<_> = codes.iter().map(|code| format!("`{}`: {}", code.code, code.title)).collect();
         let schema = if one_of.len() == 1 { one_of.remove(0) } else { json!({"oneOf": one_of}) };
         let entry = responses.entry(status.to_string()).or_insert_with(|| json!({}));

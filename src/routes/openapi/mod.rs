@@ -108,7 +108,8 @@ fn build() -> Document {
     let mut paths = json!({});
     for operation in &operations {
         let method = operation.method.to_lowercase();
-        let own = annotated.get_mut(&operation.path).and_then(Value::as_object_mut).and_then(|item| item.remove(&method));
+        let own =
+            annotated.get_mut(&operation.path).and_then(Value::as_object_mut).and_then(|item| item.remove(&method));
         if own.is_none() {
             complaints.push(format!("{} {} is not annotated", operation.method, operation.path));
         }

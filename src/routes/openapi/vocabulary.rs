@@ -14,6 +14,7 @@ pub const TAGS: &[(&str, &str)] = &[
     ("webhooks", "Where providers, and trusted writers with a service key, post."),
     ("providers", "Which providers there are and which events they can send."),
     ("connections", "An org's installations at providers, and the resources linked to them."),
+    ("connecting", "How a person connects an installation: OAuth in a browser."),
     ("integrations", "A workspace's subscriptions to resources."),
     ("destinations", "Where envelopes are sent."),
     ("events", "Verified, stored webhooks; what became of them."),
@@ -21,6 +22,7 @@ pub const TAGS: &[(&str, &str)] = &[
     ("stream", "Events as they come."),
     ("deliveries", "Events on their way to integrations."),
     ("dlq", "Dead letters, and sending them again."),
+    ("heal", "Comparing a provider's delivery log with what was received."),
     ("quarantine", "Webhooks that could not be verified."),
     ("admin", "For operators with a service key."),
 ];
@@ -28,6 +30,10 @@ pub const TAGS: &[(&str, &str)] = &[
 /// What stands at a `{…}` of a path; the path up to there names it.
 pub const PATH_PARAMETERS: &[(&str, &str)] = &[
     ("/webhooks/{provider}", "A provider's slug."),
+    ("/connections/{provider}", "A provider's slug."),
+    ("/connections/{provider}/{id}", "The connection's id, `in_…`."),
+    ("/connect/{provider}", "A provider's slug."),
+    ("/connect/{provider}/{state}", "What names the flow; nobody needs to make this address."),
     ("/connections/{id}", "The connection's id, `in_…`."),
     ("/connections/{id}/resources/{resource}", "The resource's id, `res_…`."),
     ("/workspaces/{id}", "The workspace's id, an opaque text of the caller's."),
@@ -40,11 +46,11 @@ pub const PATH_PARAMETERS: &[(&str, &str)] = &[
 /// Members of problems beside the usual ones: their schemas.
 pub fn problem_member(name: &str) -> Option<Value> {
     Some(match name {
-        "fields" | "headers" | "keys" => json!({"type": "array", "items": {"type": "string"}}),
+        "fields" | "headers" | "keys" | "parameters" => json!({"type": "array", "items": {"type": "string"}}),
         "requestedIds" => json!({"type": "array", "items": {"type": "object"}}),
         "maxBytes" => json!({"type": "integer"}),
         "parameter" | "provider" | "providerResourceId" | "resourceId" | "deliveryStatus" | "connectionStatus"
-        | "reason" => json!({"type": "string"}),
+        | "reason" | "setting" | "path" | "endpointId" | "from" | "to" => json!({"type": "string"}),
         _ => return None,
     })
 }

@@ -5,13 +5,14 @@
 //! its type says `Option`; a member after `sometimes` may be missing. **Must not know** any handler.
 #![expect(dead_code, reason = "shapes describe; nobody builds them")]
 
+mod access;
 mod connections;
 mod events;
 mod integrations;
 mod process;
 mod vocabulary;
 
-pub use self::{connections::*, events::*, integrations::*, process::*, vocabulary::*};
+pub use self::{access::*, connections::*, events::*, integrations::*, process::*, vocabulary::*};
 
 /// Defines shapes: `Name { member: Type, … }, sometimes { member: Type, … }`.
 macro_rules! shapes {

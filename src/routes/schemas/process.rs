@@ -47,7 +47,13 @@ shapes! {
     }
 
     /// Every row counted.
-    Census { events: u64, deliveries: u64, contradictions: Vec<String>, }
+    Census {
+        /// By outcome.
+        events: BTreeMap<String, u64>,
+        /// By status.
+        deliveries: BTreeMap<String, u64>,
+        contradictions: Vec<String>,
+    }
 
     /// The last minutes of each provider.
     ProvidersHealth { window_seconds: u64, items: Vec<ProviderHealth>, }

@@ -9,8 +9,8 @@ use utoipa::{
 };
 
 use crate::model::{
-    delivery::DeliveryStatus as Delivery, event::EventOutcome as Outcome, installation::InstallationStatus as Installation,
-    integration::IntegrationStatus as Integration,
+    backfill_run::BackfillStatus as Backfill, delivery::DeliveryStatus as Delivery, event::EventOutcome as Outcome,
+    installation::InstallationStatus as Installation, integration::IntegrationStatus as Integration,
 };
 
 /// Defines words: `Name = [a list of texts];`.
@@ -40,6 +40,16 @@ words! {
     EventOutcome = Outcome::ALL.map(Outcome::as_str);
     /// What state a delivery is in.
     DeliveryStatus = Delivery::ALL.map(Delivery::as_str);
+    /// What state a backfill run is in.
+    BackfillStatus = Backfill::ALL.map(Backfill::as_str);
+    /// What state the end of a connection is in.
+    TeardownStatus = ["running", "completed"];
+    /// A step of a connection's end, in the order in which they run.
+    TeardownStep = ["close_gate", "cancel_backfill", "revoke_token", "deregister_webhook", "remove_resources", "delete_token"];
+    /// What state such a step is in.
+    StepStatus = ["pending", "done", "skipped", "gave_up"];
+    /// What state a comparison of a delivery log is in.
+    HealStatus = ["running", "completed", "failed"];
     /// What a destination serves.
     DestinationScope = ["integration", "workspace", "org"];
 }

@@ -43,7 +43,7 @@ pub use self::{
     site::{Ambient, Loss, Sent},
     visit::{Choice, Visit},
 };
-use super::{github::site::GitHub, linear::site::Linear, sentry::site::Sentry, vercel::site::Vercel};
+use super::{Facts, github::site::GitHub, linear::site::Linear, sentry::site::Sentry, vercel::site::Vercel};
 use crate::model::clock::{Clock, SystemClock};
 
 /// How a world begins.
@@ -119,6 +119,25 @@ impl Simulators {
     pub fn environment(&self) -> Vec<(String, String)> {
         let urls = self.urls().into_iter().map(|(name, value)| (name.to_owned(), value));
         super::gateway_settings().chain(urls).collect()
+    }
+
+    /// The facts of a new event of an account, as the provider of that slug has it now.
+    pub fn facts(&self, slug: &str, account: u32, seed: u64) -> Option<Facts> {
+        match slug {
+            "github" => Some(self.github.facts(account, seed)),
+            "vercel" => Some(self.vercel.facts(account, seed)),
+            "linear" => Some(self.linear.facts(account, seed)),
+            "sentry" => Some(self.sentry.facts(account, seed)),
+            _ => None,
+        }
+    }
+
+    /// What people who say nothing themselves do on every provider's pages from now on.
+    pub fn visitors_will(&self, visit: &Visit) {
+        self.github.visitors_will(visit.clone());
+        self.vercel.visitors_will(visit.clone());
+        self.linear.visitors_will(visit.clone());
+        self.sentry.visitors_will(visit.clone());
     }
 
     /// Every secret issued so far by any provider.

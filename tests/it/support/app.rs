@@ -235,6 +235,12 @@ impl App {
         assert_eq!(status.signal(), Some(9), "it ended before it was killed: {status}\n{}", self.log_text());
     }
 
+    /// Waits for the process to end by itself, as a test's crash switch makes it.
+    pub async fn crashed(&mut self) {
+        let status = self.wait().await;
+        assert_eq!(status.signal(), Some(6), "it ended otherwise: {status}\n{}", self.log_text());
+    }
+
     /// Stops the process with SIGTERM and checks that it ends in order.
     pub async fn terminate(&mut self) {
         let pid = Pid::from_raw(i32::try_from(self.running().child.id()).expect("a pid"));

@@ -4,7 +4,10 @@
 //! It is stricter than the document: members that a schema does not name are violations too. A client must expect them; a
 //! document that is complete has none.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
 
 use serde_json::{Value, json};
 use signalbox::sim::client::Answer;
@@ -12,12 +15,14 @@ use signalbox::sim::client::Answer;
 use super::App;
 
 /// Keywords that say nothing about a value.
-const SILENT: &[&str] = &["description", "title", "default", "example", "pattern", "propertyNames", "minimum", "maximum"];
+const SILENT: &[&str] =
+    &["description", "title", "default", "example", "pattern", "propertyNames", "minimum", "maximum"];
 
 /// The document.
 #[derive(Debug)]
 pub struct Contract {
     document: Value,
+    breaches: Mutex<BTreeSet<String>>,
 }
 
 /// One of its operations.
@@ -63,7 +68,7 @@ impl Contract {
         assert_eq!(answer.status, 200);
         assert_eq!(answer.headers.get("content-type"), Some("application/json"));
         assert_eq!(answer.body, signalbox::routes::openapi::document(), "it serves what is checked in");
-        Self { document: answer.json() }
+        Self { document: answer.json(), breaches: Mutex::default() }
     }
 
     /// Every operation.
@@ -79,11 +84,20 @@ impl Contract {
         operations.collect()
     }
 
-    /// Fails the test unless the answer is one that the operation may give.
+    /// Notes what is wrong if the answer is none that the operation may give.
     pub fn check(&self, method: &str, path: &str, answer: &Answer) {
-        let found = self.violations(method, path, answer);
         let body = String::from_utf8_lossy(&answer.body);
-        assert!(found.is_empty(), "{method} {path} answered {}\n{body}\nwhich is not documented: {found:#?}", answer.status);
+        let mut breaches = self.breaches.lock().unwrap_or_else(PoisonError::into_inner);
+        for violation in self.violations(method, path, answer) {
+            breaches.insert(format!("{method} {path} answered {}: {violation}\n    in {body:.1000}", answer.status));
+        }
+    }
+
+    /// Fails the test if any checked answer was none that the document allows.
+    pub fn was_kept(&self) {
+        let breaches = self.breaches.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<_> = breaches.iter().map(String::as_str).collect();
+        assert!(all.is_empty(), "what the gateway answers is not what its document says:\n{}", all.join("\n"));
     }
 
     fn violations(&self, method: &str, path: &str, answer: &Answer) -> Vec<String> {
@@ -133,7 +147,9 @@ impl Contract {
                 }
                 ("required", Value::Object(members)) => {
                     let names = says.as_array().expect("names").iter().filter_map(Value::as_str);
-                    found.extend(names.filter(|name| !members.contains_key(*name)).map(|name| format!("{at}/{name} is missing")));
+                    found.extend(
+                        names.filter(|name| !members.contains_key(*name)).map(|name| format!("{at}/{name} is missing")),
+                    );
                 }
                 ("properties", Value::Object(members)) => {
                     for (name, schema) in says.as_object().expect("properties") {
@@ -153,10 +169,16 @@ impl Contract {
                     }
                 }
                 ("allOf", _) => {
-                    says.as_array().expect("schemas").iter().for_each(|one| self.validate(one, value, at, false, found));
+                    says.as_array()
+                        .expect("schemas")
+                        .iter()
+                        .for_each(|one| self.validate(one, value, at, false, found));
                 }
                 ("oneOf", _) => self.validate_one_of(says, value, at, found),
-                ("type" | "const" | "enum" | "format" | "required" | "properties" | "additionalProperties" | "items", _) => {}
+                (
+                    "type" | "const" | "enum" | "format" | "required" | "properties" | "additionalProperties" | "items",
+                    _,
+                ) => {}
                 (keyword, _) if SILENT.contains(&keyword) => {}
                 (keyword, _) => found.push(format!("{at}: this test does not know the keyword {keyword}")),
             }
@@ -187,7 +209,8 @@ impl Contract {
         if schema.get("additionalProperties").is_some() {
             return None;
         }
-        let own = schema["properties"].as_object().map(|properties| properties.keys().cloned().collect::<BTreeSet<_>>());
+        let own =
+            schema["properties"].as_object().map(|properties| properties.keys().cloned().collect::<BTreeSet<_>>());
         let parts = schema["allOf"].as_array().into_iter().flatten().map(|part| self.known_members(part));
         parts.chain([own]).flatten().reduce(|one, other| one.union(&other).cloned().collect())
     }
@@ -198,7 +221,8 @@ impl Contract {
         match schema["type"].as_str() {
             Some("object") => {
                 let properties = schema["properties"].as_object().into_iter().flatten();
-                let required = |name: &String| schema["required"].as_array().is_some_and(|names| names.contains(&json!(name)));
+                let required =
+                    |name: &String| schema["required"].as_array().is_some_and(|names| names.contains(&json!(name)));
                 let members = properties.filter_map(|(name, schema)| {
                     let value = chosen(name).or_else(|| required(name).then(|| self.sample(schema, chosen)))?;
                     Some((name.clone(), value))

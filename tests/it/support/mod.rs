@@ -12,8 +12,8 @@ mod stage;
 
 pub use app::{App, Connected, Options};
 pub use backend::Backend;
-pub use stage::{Stage, code};
 pub use contract::{Contract, Operation};
+pub use stage::{Stage, code};
 
 /// Defines tests that run on both databases: `on_both! { async fn a_sentence(backend) { … } }`.
 macro_rules! on_both {

@@ -42,7 +42,7 @@ pub(super) async fn connect_all(operator: &mut Operator, world: &Simulators, tel
 /// The pages of a way, without what must not be read over a shoulder: states and codes.
 fn way(hops: &[Hop]) -> String {
     let shown = |url: &Url| {
-        let mut segments = url.path_segments().map(|parts| parts.collect::<Vec<_>>()).unwrap_or_default();
+        let mut segments = url.path_segments().map(Iterator::collect::<Vec<_>>).unwrap_or_default();
         // The launch page's last segment is the state.
         if segments.first() == Some(&"connect") {
             segments.truncate(2);

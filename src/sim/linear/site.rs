@@ -33,6 +33,7 @@ pub(super) const CLIENT_SECRET: &str = "sim-linear-client-secret-0001";
 /// What can be set about Linear.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
+#[expect(clippy::struct_excessive_bools, reason = "knobs are independent of each other")]
 pub struct Knobs {
     /// How many teams a new workspace has.
     pub teams: u32,

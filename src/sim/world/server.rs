@@ -242,7 +242,8 @@ async fn try_once<S: Site>(shared: &Arc<Shared<S>>, posting: &Posting, request: 
         let inner = shared.lock();
         (inner.gateway.clone(), inner.ambient.loss, inner.ambient.timeout_ms)
     };
-    let address = gateway.and_then(|gateway| gateway.trim_start_matches("http://").parse().ok());
+    let here = |gateway: String| gateway.trim_start_matches("http://").replace("localhost", "127.0.0.1").parse().ok();
+    let address = gateway.and_then(here);
     let answered = match address {
         Some(address) if loss == Loss::None => {
             let mut client = Client::new(address).with_limit(Duration::from_millis(timeout));

@@ -47,10 +47,7 @@ pub trait Site: Send + Sized + 'static {
     /// Does what people do at the provider (`uninstall`, `suspend`, …); the error names what it does not know.
     fn act(&mut self, act: &str, account: u32, details: &Value, scene: &mut Scene<'_>) -> Result<Value, String>;
     /// The facts of an event of that account as it is connected now.
-    fn facts(&self, account: u32, facts: Facts) -> Facts {
-        let _account = account;
-        facts
-    }
+    fn facts(&self, account: u32, facts: Facts) -> Facts;
     /// What is new about another try of the same webhook.
     fn restamp(_draft: &mut Draft, _now: EpochMs, _dice: &mut Dice) {}
     /// Learns how a webhook was answered.

@@ -125,11 +125,8 @@ impl Visit {
                     (true, false) => format!(" harborworks-{account}"),
                     (true, true) => " your own account".to_owned(),
                 };
-                html.push_str(&format!(
-                    "<a class=\"choice\" href=\"{}\">{}</a>",
-                    escape(&url),
-                    escape(&format!("{word}{whose}"))
-                ));
+                let (url, shown) = (escape(&url), escape(&format!("{word}{whose}")));
+                html.extend(["<a class=\"choice\" href=\"", &url, "\">", &shown, "</a>"]);
             }
         }
         Answer::page(200, title, &html)

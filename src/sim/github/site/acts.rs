@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{GitHub, account_of, person_json};
+use super::{GitHub, Repository, account_of, person_json};
 use crate::sim::{
     Facts,
     world::{site::Scene, visit::Visit},
@@ -35,7 +35,7 @@ impl GitHub {
     pub(super) fn uninstall(&mut self, id: u64, scene: &mut Scene<'_>) {
         let Some(account) = self.installations.get(&id).map(|installation| installation.account) else { return };
         let facts = self.facts_of(account, 0, scene);
-        let repositories: Vec<Value> = self.visible(id).iter().map(|repository| repository.lite_json()).collect();
+        let repositories: Vec<Value> = self.visible(id).iter().map(Repository::lite_json).collect();
         let edit = json!({"installation": self.installation_json(id), "repositories": repositories});
         self.installations.remove(&id);
         self.tokens.retain(|_, token| token.installation != id);
@@ -202,7 +202,7 @@ impl GitHub {
         let owner = Visit { account, person: 90, ..Visit::default() };
         let id = self.install(account_of(&owner), owner.person, scene.now);
         self.add_member(account, request.person);
-        self.tell_created(id, &owner, person_json(request.person), scene);
+        self.tell_created(id, &owner, &person_json(request.person), scene);
         let landing = scene.callback().ok_or("the simulator was not told where the gateway is")?;
         let url = self.landing_after_install(&landing, id, "install", None, &owner, scene);
         Ok(json!({"installationId": id, "ownerLandsOn": url}))

@@ -40,7 +40,9 @@ pub(super) fn judge(token: &str, now: EpochMs) -> Result<(), &'static str> {
     if exp > now_s + LONGEST_S {
         return Err("'Expiration time' claim ('exp') is too far in the future");
     }
-    let is_ours = claims["iss"] == CLIENT_ID || claims["iss"] == APP_ID || claims["iss"] == APP_ID.to_string();
+    let is_ours = claims["iss"] == CLIENT_ID
+        || claims["iss"] == APP_ID
+        || claims["iss"].as_str() == Some(APP_ID.to_string().as_str());
     if is_ours { Ok(()) } else { Err("'Issuer' claim ('iss') must be an Integer or the client ID of the App") }
 }
 

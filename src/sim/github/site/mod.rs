@@ -49,6 +49,7 @@ pub const APP_PRIVATE_KEY: &str = include_str!("app_key.pem");
 /// What can be set about GitHub.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
+#[expect(clippy::struct_excessive_bools, reason = "knobs are independent of each other")]
 pub struct Knobs {
     /// "Request user authorization during installation": the callback after an installation brings a `code`.
     pub code_with_install: bool,

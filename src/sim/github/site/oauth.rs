@@ -172,7 +172,6 @@ impl GitHub {
                     "app": {"client_id": CLIENT_ID, "name": "Signalbox"}, "scopes": []}),
                 )
             }
-            ("POST", "token", ..) => problem(404, "Not Found"),
             ("DELETE", "token", Some(token), Some(_)) => {
                 self.people.tokens.remove(&token);
                 Answer::empty(204)

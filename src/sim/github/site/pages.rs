@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{APP_SLUG, CLIENT_ID, GitHub, InstallRequest, account_of, person_json};
+use super::{APP_SLUG, CLIENT_ID, GitHub, InstallRequest, Repository, account_of, person_json};
 use crate::sim::world::{
     call::{Answer, Call, with_query},
     site::Scene,
@@ -53,7 +53,7 @@ impl GitHub {
                     installation.updated_at = scene.now;
                 }
                 if is_new {
-                    self.tell_created(id, &visit, Value::Null, scene);
+                    self.tell_created(id, &visit, &Value::Null, scene);
                 }
                 // Where the App is already, the page is its settings, and saving them is an update.
                 let action = if is_new { "install" } else { "update" };
@@ -82,9 +82,9 @@ impl GitHub {
     }
 
     /// Tells of a new installation, with all its repositories.
-    pub(super) fn tell_created(&mut self, id: u64, visit: &Visit, requester: Value, scene: &mut Scene<'_>) {
+    pub(super) fn tell_created(&mut self, id: u64, visit: &Visit, requester: &Value, scene: &mut Scene<'_>) {
         let account = account_of(visit);
-        let repositories: Vec<Value> = self.visible(id).iter().map(|repository| repository.lite_json()).collect();
+        let repositories: Vec<Value> = self.visible(id).iter().map(Repository::lite_json).collect();
         let edit = json!({"installation": self.installation_json(id), "repositories": repositories,
             "requester": requester, "sender": person_json(visit.person)});
         let facts = self.facts_of(account, 0, scene);

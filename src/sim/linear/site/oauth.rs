@@ -219,8 +219,7 @@ impl Linear {
         let fields = call.form().unwrap_or_default();
         let given = ["access_token", "refresh_token", "token"].iter().find_map(|name| fields.get(*name).cloned());
         let token = match (call.credentials(), given) {
-            (Credentials::Bearer(token), None) => token,
-            (Credentials::None, Some(token)) => token,
+            (Credentials::Bearer(token), None) | (Credentials::None, Some(token)) => token,
             (Credentials::None, None) => return Answer::oauth_error(401, "unauthorized", "No token was given"),
             _ => return Answer::oauth_error(400, "invalid_request", "Give the token either as bearer or in the form"),
         };

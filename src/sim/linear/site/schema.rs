@@ -84,7 +84,8 @@ impl Linear {
             "organization" => Ok(organization(account)),
             "teams" => {
                 let teams: Vec<Team> = self.teams(account).iter().filter(|team| team.granted).cloned().collect();
-                connection(field, teams.iter().map(|team| (team.id.clone(), team_json(team))).collect())
+                let items: Vec<_> = teams.iter().map(|team| (team.id.clone(), team_json(team))).collect();
+                connection(field, &items)
             }
             "team" => {
                 let wanted = text(field, "id");
@@ -92,7 +93,7 @@ impl Linear {
                     self.teams(account).iter().find(|team| team.granted && (team.id == wanted || team.key == wanted));
                 found.map(team_json).ok_or_else(|| not_found("Team"))
             }
-            "projects" | "issues" => connection(field, Vec::new()),
+            "projects" | "issues" => connection(field, &[]),
             "project" | "issue" => {
                 let team = self.teams(account).first().cloned().ok_or_else(|| not_found("Team"))?;
                 let id = text(field, "id");
@@ -106,8 +107,8 @@ impl Linear {
             }
             "webhooks" => {
                 admin(grant)?;
-                let items = self.webhooks.iter().map(|hook| (hook["id"].to_string(), hook.clone())).collect();
-                connection(field, items)
+                let items: Vec<_> = self.webhooks.iter().map(|hook| (hook["id"].to_string(), hook.clone())).collect();
+                connection(field, &items)
             }
             other => Err(("GRAPHQL_VALIDATION_FAILED", format!("Cannot query field \"{other}\" on type \"Query\"."))),
         }
@@ -193,7 +194,7 @@ fn page(nodes: &[Value], more: bool, end: Option<&str>) -> Value {
 }
 
 /// A page of a connection: `first` up to 250, `after` the id of a former page's last.
-fn connection(field: &Field, items: Vec<(String, Value)>) -> Result<Value, (&'static str, String)> {
+fn connection(field: &Field, items: &[(String, Value)]) -> Result<Value, (&'static str, String)> {
     let first = field.arguments.get("first").filter(|first| !first.is_null()).map_or(Some(50), Value::as_u64);
     let Some(first) = first.and_then(|first| usize::try_from(first).ok()).filter(|first| (1..=250).contains(first))
     else {

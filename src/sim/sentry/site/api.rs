@@ -46,7 +46,6 @@ impl Sentry {
             (method, ["api", "0", "sentry-app-installations", uuid, ""]) if *uuid == token.installation => {
                 self.installation(call, method, uuid, scene)
             }
-            (_, ["api", "0", "sentry-app-installations", ..]) => detail(404, "The requested resource does not exist"),
             ("GET", ["api", "0", "organizations", ""]) => {
                 list(call, vec![organization_json(&organization.slug, account, scene.origin)])
             }

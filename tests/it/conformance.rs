@@ -235,7 +235,8 @@ impl Checker {
         let first = self.dead_letter(github, 7).await;
         let second = self.dead_letter(github, 8).await;
         let letters = self.done("GET", "/admin/dlq", &[], None).await;
-        assert_eq!(letters["items"].as_array().map(Vec::len), Some(2));
+        // A replay from before may have died with them.
+        assert!(letters["items"].as_array().is_some_and(|items| items.len() >= 2), "{letters}");
         sink.behave("/in", Behaviour::ok());
         let delivery = first["deliveries"][0]["id"].as_str().expect("an id").to_owned();
         self.done("POST", "/deliveries/{id}/retry", &[&delivery], None).await;

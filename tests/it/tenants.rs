@@ -288,6 +288,13 @@ impl App {
     }
 }
 
+/// Nobody listens there: what would ask the provider is refused at once, and the rest does not need it.
+fn unreachable_provider() -> Options {
+    Options::default()
+        .with("SIGNALBOX_PROVIDERS__GITHUB__API_URL", "http://127.0.0.1:9")
+        .with("SIGNALBOX_PROVIDERS__GITHUB__WEB_URL", "http://127.0.0.1:9")
+}
+
 struct Walk {
     app: App,
     contract: Contract,
@@ -450,7 +457,7 @@ fn blank(value: &mut Value) {
 on_both! {
     async fn every_operation_of_the_document_asks_for_its_key_and_hides_what_is_anothers(backend) {
         let sink = Sink::start().await.expect("a port");
-        let walk = Walk::set(App::start(backend, Options::default()).await, &sink).await;
+        let walk = Walk::set(App::start(backend, unreachable_provider()).await, &sink).await;
         let reading = walk.app.make_key(&["--scope", "read"]);
         let before = walk.victims_world().await;
         let operations = walk.contract.operations();

@@ -128,24 +128,28 @@ impl Checker {
         self.done("PUT", "/orgs/{id}/destination", &["org"], Some(json!({"url": sink.url("/in")}))).await;
     }
 
-    /// Adopts, links and subscribes; the connection and its integration.
+    /// Connects, adopts, links and subscribes; the connection and its integration.
     async fn connection(&mut self) -> (Connected, String) {
+        let id = self.connect().await;
         let provider = sim::find("github").expect("simulated");
-        let facts = provider.facts(1, 0, signalbox::model::clock::EpochMs(1_771_980_000_000));
-        let body = json!({"provider": "github", "externalId": facts.external_id, "orgId": "org", "connectedBy": "me", "accountLogin": "harbor"});
-        let adopted = self.done("POST", "/admin/connections", &[], Some(body.clone())).await;
-        self.done("POST", "/admin/connections", &[], Some(body)).await;
+        let adopt = |account: u32| {
+            let facts = provider.facts(account, 0, signalbox::model::clock::EpochMs(1_771_980_000_000));
+            json!({"provider": "github", "externalId": facts.external_id, "orgId": "org", "connectedBy": "me", "accountLogin": "harbor"})
+        };
+        self.done("POST", "/admin/connections", &[], Some(adopt(3))).await;
+        let again = self.done("POST", "/admin/connections", &[], Some(adopt(1))).await;
+        assert_eq!(again["id"], id.as_str(), "the org has it already");
         self.refused("POST", "/admin/connections", &[], Some(json!({"provider": "github"})), "missing_required_fields")
             .await;
-        let id = adopted["id"].as_str().expect("an id").to_owned();
         let resources = "/connections/{id}/resources";
         let linked = self.done("POST", resources, &[&id], Some(json!({"providerResourceId": 99, "name": "a/b"}))).await;
         self.refused("POST", resources, &[&id], Some(json!({"providerResourceId": 99})), "resource_already_linked")
             .await;
         self.refused("POST", resources, &[&id], Some(json!({})), "missing_provider_resource_id").await;
         let resource = linked["resource"]["id"].as_str().expect("an id").to_owned();
-        let connections = self.done("GET", "/connections?status=active&limit=1", &[], None).await;
-        assert_eq!(connections["items"][0]["id"], id.as_str());
+        let connections = self.done("GET", "/connections?status=active&limit=100", &[], None).await;
+        let listed = connections["items"].as_array().expect("a list");
+        assert!(listed.iter().any(|connection| connection["id"] == id.as_str()));
         self.done("GET", "/connections/{id}", &[&id], None).await;
         self.done("DELETE", "/connections/{id}/resources/{resource}", &[&id, &resource], None).await;
         self.refused("DELETE", "/connections/{id}/resources/{resource}", &[&id, &resource], None, "already_removed")
@@ -231,7 +235,8 @@ impl Checker {
         let first = self.dead_letter(github, 7).await;
         let second = self.dead_letter(github, 8).await;
         let letters = self.done("GET", "/admin/dlq", &[], None).await;
-        assert_eq!(letters["items"].as_array().map(Vec::len), Some(2));
+        // A replay from before may have died with them.
+        assert!(letters["items"].as_array().is_some_and(|items| items.len() >= 2), "{letters}");
         sink.behave("/in", Behaviour::ok());
         let delivery = first["deliveries"][0]["id"].as_str().expect("an id").to_owned();
         self.done("POST", "/deliveries/{id}/retry", &[&delivery], None).await;
@@ -278,7 +283,7 @@ impl Checker {
         let mut location = launched.headers.get("location").expect("a location").to_owned();
         let origin = format!("http://{}", self.stage.app.address());
         for _leg in 0..2 {
-            let mut browser = Browser::new().stopping_at(&origin).with_visit(Visit::of_account(2));
+            let mut browser = Browser::new().stopping_at(&origin).with_visit(Visit::of_account(1));
             let page = browser.visit(&location).await.expect("a page");
             let callback = Url::parse(page.url.as_str()).expect("a URL");
             let path = format!("/connections/{{provider}}/callback?{}", callback.query().expect("a query"));
@@ -299,9 +304,8 @@ impl Checker {
     }
 
     /// Everything that asks the provider.
-    async fn access(&mut self, adopted: &Connected) {
-        let id = self.connect().await;
-        let id = [id.as_str()];
+    async fn access(&mut self, github: &Connected) {
+        let id = [github.connection.as_str()];
         for path in ["/connections/{id}/token", "/connections/{id}/proxy/endpoints"] {
             self.done("GET", path, &id, None).await;
             self.refused("GET", path, &["in_nowhere"], None, "not_found").await;
@@ -349,7 +353,6 @@ impl Checker {
         self.done("DELETE", "/connections/{provider}/{id}", &["github", id[0]], None).await;
         self.refused("DELETE", "/connections/{provider}/{id}", &["linear", id[0]], None, "not_found").await;
         self.refused("GET", "/connections/{id}/token", &id, None, "installation_not_active").await;
-        self.refused("GET", "/connections/{id}/teardown", &[&adopted.connection], None, "not_found").await;
     }
 
     /// Every operation succeeded, or it is said why not.
@@ -379,8 +382,8 @@ on_both! {
         let (github, integration) = checker.connection().await;
         checker.events(&github, &sink).await;
         checker.dead_letters(&github, &sink).await;
-        checker.access(&github).await;
         checker.done("DELETE", "/integrations/{id}", &[&integration], None).await;
+        checker.access(&github).await;
         checker.is_complete();
         checker.stage.finish().await;
     }

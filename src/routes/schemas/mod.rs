@@ -4,6 +4,7 @@
 //! members included, so that they stay true. **Invariants**: a member of a shape is always there, and may be `null` where
 //! its type says `Option`; a member after `sometimes` may be missing. **Must not know** any handler.
 #![expect(dead_code, reason = "shapes describe; nobody builds them")]
+#![expect(clippy::struct_field_names, reason = "members are called what the wire calls them")]
 
 mod access;
 mod connections;

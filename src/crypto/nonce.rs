@@ -55,6 +55,6 @@ mod tests {
     #[test]
     fn the_challenge_is_the_one_of_the_standards_example() {
         let verifier = Secret::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk").expect("not empty");
-        assert_eq!(pkce_challenge(&verifier), "E9Melhoa2OwvFrEMTJHjCM6ZFYbIfl9JPUqZ8TcLLNg");
+        assert_eq!(pkce_challenge(&verifier), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
     }
 }

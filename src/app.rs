@@ -122,6 +122,7 @@ pub async fn serve(config: Config) -> anyhow::Result<ExitCode> {
 ///
 /// # Errors
 /// Everything that would keep it from serving well, before anything is served.
+#[expect(clippy::too_many_lines, reason = "the wiring reads as one list, bottom up")]
 pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result<Running> {
     let config = Arc::new(config);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -134,6 +135,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
 
     let traces = begin_traces(&config, node.clone())?;
     let fallback_destination = config.delivery.url.as_ref().map(|_| DestinationId::configured_default());
+    let remembers_destinations = !caches_are_off();
     let dispatcher = DispatcherHandle::start(DispatcherDeps {
         store: store.clone(),
         vault: vault.clone(),
@@ -143,7 +145,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         ids: ids.clone(),
         config: config.delivery.clone(),
         node: node.clone(),
-        remembers_destinations: !caches_are_off(),
+        remembers_destinations,
     })?;
     let (linked_sender, linked) = mpsc::unbounded_channel();
     let backfill = backfill_hook(&config, &store, &clock, &ids)?;
@@ -174,14 +176,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         ids: ids.clone(),
         ingest: config.ingest.clone(),
     });
-    let healing = HealingHandle::new(HealingDeps {
-        store: store.clone(),
-        registry: registry.clone(),
-        config: config.healing.clone(),
-        clock: clock.clone(),
-        ids: ids.clone(),
-        node: node.clone(),
-    });
+    let healing = healing(&config, &store, &registry, &ids, &clock, &node);
     let janitor = JanitorHandle::start(
         JanitorDeps {
             store: store.clone(),
@@ -238,6 +233,24 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         store,
         traces,
         deadline: config.server.shutdown_deadline,
+    })
+}
+
+fn healing(
+    config: &Config,
+    store: &SharedStore,
+    registry: &Arc<Registry>,
+    ids: &Ids,
+    clock: &Arc<dyn Clock>,
+    node: &str,
+) -> HealingHandle {
+    HealingHandle::new(HealingDeps {
+        store: store.clone(),
+        registry: registry.clone(),
+        config: config.healing.clone(),
+        clock: clock.clone(),
+        ids: ids.clone(),
+        node: node.to_owned(),
     })
 }
 

@@ -210,7 +210,7 @@ mod tests {
         let mut laughs = String::from("a0: &a0 [x, x]\n");
         for level in 1..200 {
             let before = level - 1;
-            laughs.push_str(&format!("a{level}: &a{level} [*a{before}, *a{before}]\n"));
+            laughs.extend([format!("a{level}: &a{level} [*a{before}, *a{before}]\n")]);
         }
         assert!(is_yaml(&laughs));
         assert!(!is_yaml(&"[".repeat(50 * 1024)));

@@ -342,11 +342,11 @@ impl Directory {
         at: Option<EpochMs>,
         provider: ProviderSlug,
     ) -> Result<bool, AskError<InstallationError>> {
-        let (changed, aftermath) = self
+        let (anything, aftermath) = self
             .edit(id, Actor::provider(provider), move |record, edit| {
                 let before = (record.installation.metadata.clone(), record.resources.clone());
-                let changed = control::apply(record, &changes, at, edit);
-                Ok((changed, Aftermath::of(before, record)))
+                let anything = control::apply(record, &changes, at, edit);
+                Ok((anything, Aftermath::of(before, record)))
             })
             .await?;
         self.detect_configs(id, aftermath.branches_moved);
@@ -358,7 +358,7 @@ impl Directory {
                 }
             });
         }
-        Ok(changed)
+        Ok(anything)
     }
 
     /// Lets the installation's supervisor make a decision about its rows.

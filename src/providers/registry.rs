@@ -66,8 +66,11 @@ pub enum RegistryError {
 /// Every provider, enabled or not.
 pub struct Registry {
     entries: Vec<(Arc<dyn Provider>, Option<ProviderSettings>)>,
-    connectors: Vec<(ProviderSlug, Result<Arc<dyn Connector>, ConnectorSettingError>)>,
+    connectors: Vec<(ProviderSlug, ConnectorOrReason)>,
 }
+
+/// The asking half of an enabled provider, or what keeps it from having one.
+type ConnectorOrReason = Result<Arc<dyn Connector>, ConnectorSettingError>;
 
 impl Registry {
     /// The built-in list: one line per provider.

@@ -139,10 +139,10 @@ store_suite! {
     async fn a_run_that_a_dead_node_left_fails_and_makes_room(store: TestStore) {
         let abandoned = store.heal_run("node-a");
         assert!(store.begin_heal_run(&abandoned, EpochMs(0)).await.expect("answered"));
-        store.clock.advance(Duration::from_secs(60));
+        store.clock.advance(Duration::from_mins(1));
         let beaten = HealRun { examined: 9, updated_at: store.now(), ..abandoned };
         store.save_heal_run(&beaten).await.expect("saved");
-        store.clock.advance(Duration::from_secs(60));
+        store.clock.advance(Duration::from_mins(1));
         let next = store.heal_run("node-b");
         assert!(!store.begin_heal_run(&next, store.at(-61_000)).await.expect("answered"), "it changed since");
         assert!(store.begin_heal_run(&next, store.at(-59_000)).await.expect("answered"));

@@ -85,13 +85,16 @@ store_suite! {
     async fn one_node_leases_a_teardown_until_the_lease_ends(store: TestStore) {
         let teardown = store.torn_down("4711").await;
         let owners: Vec<String> = (0..8).map(|number| format!("node-{number}")).collect();
-        let leases = join_all(owners.iter().map(|owner| store.lease(&teardown, owner))).await;
-        let leased: Vec<Teardown> = leases.into_iter().flatten().collect();
-        let [leased] = leased.as_slice() else { panic!("{leased:?}") };
+        let tries = join_all(owners.iter().map(|owner| store.lease(&teardown, owner))).await;
+        let won: Vec<Teardown> = tries.into_iter().flatten().collect();
+        let [leased] = won.as_slice() else { panic!("{won:?}") };
         assert_eq!(*leased, Teardown { lease_owner: leased.lease_owner.clone(), due_at: store.at(10_000), ..teardown.clone() });
         assert!(store.list_due_teardowns(store.now(), 10).await.expect("read").is_empty());
         store.clock.advance(Duration::from_secs(10));
-        assert_eq!(store.list_due_teardowns(store.now(), 10).await.expect("read"), [teardown.installation.clone()]);
+        assert_eq!(
+            store.list_due_teardowns(store.now(), 10).await.expect("read"),
+            std::slice::from_ref(&teardown.installation)
+        );
         let taken_over = store.lease(&teardown, "node-x").await.expect("leased");
         assert_eq!(taken_over.lease_owner.as_deref(), Some("node-x"));
 

@@ -39,7 +39,7 @@ const BUSY_PAUSE: Duration = Duration::from_secs(30);
 /// How often it is looked whether a look is due.
 const TICK_MAX: Duration = Duration::from_secs(15);
 /// How long a run that nobody waits for watches for what it asked for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How long a run on demand watches for what it asked for.
 const PATIENCE_ON_DEMAND: Duration = Duration::from_secs(10);
 /// How long whoever asked for a run waits for its report; after that it is told how far the run is.
@@ -280,7 +280,7 @@ impl HealingHandle {
     fn new_run(&self, slug: ProviderSlug, connector: &Arc<dyn Connector>, since: EpochMs, cause: Cause) -> HealRun {
         let deps = &self.shared.deps;
         let now = deps.clock.now();
-        let reach = connector.delivery_log().map_or(Duration::ZERO, |log| log.reach());
+        let reach = connector.delivery_log().map_or(Duration::ZERO, crate::providers::connector::DeliveryLog::reach);
         HealRun {
             id: deps.ids.heal_run(),
             provider: slug,
@@ -332,7 +332,7 @@ impl HealingHandle {
         let id = run.id.clone();
         lock(&self.shared.under_way).insert(id.clone(), progress.subscribe());
         let mut running = run::Running { healing: self, connector, run, cause, progress: &progress };
-        let outcome = isolate(running.to_its_end()).await;
+        let outcome = isolate(running.run_out()).await;
         let mut run = progress.borrow().clone();
         run.finished_at = Some(self.shared.deps.clock.now());
         run.status = HealStatus::Completed;

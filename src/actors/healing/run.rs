@@ -59,7 +59,7 @@ impl From<StoreError> for Failure {
 
 impl Running<'_> {
     /// What it failed of, if it did; how far it came is in the progress.
-    pub async fn to_its_end(&mut self) -> Option<String> {
+    pub async fn run_out(&mut self) -> Option<String> {
         let ended = self.compare_ask_and_watch().await;
         self.tell();
         ended.err().map(|Failure(why)| why)

@@ -105,13 +105,13 @@ impl InstallationSupervisor {
                 }
                 Err(_panicked) => Err(TokenError::Crashed),
             };
-            actor.answer_waiting(outcome, ctx);
+            actor.answer_waiting(&outcome, ctx);
         }));
     }
 
-    fn answer_waiting(&mut self, outcome: Result<Found, TokenError>, ctx: &mut Context<Self>) {
+    fn answer_waiting(&mut self, outcome: &Result<Found, TokenError>, ctx: &mut Context<Self>) {
         let generation = outcome.as_ref().ok().map(|found| found.token.generation);
-        match &outcome {
+        match outcome {
             Ok(found) => self.found = Some(found.clone()),
             // Whatever was opened is of no use to an installation that has no token any more.
             Err(TokenError::NotFound | TokenError::NoToken | TokenError::NotActive(_) | TokenError::Expired) => {

@@ -156,9 +156,8 @@ impl TeardownRun {
             // The token that a renewal brings is the one to revoke.
             return Ok(Tried::Failed("token_being_renewed"));
         }
-        let held = match open_held(&self.deps, &row) {
-            Ok(held) => held,
-            Err(_) => return Ok(Tried::Impossible("sealed_record_unreadable")),
+        let Ok(held) = open_held(&self.deps, &row) else {
+            return Ok(Tried::Impossible("sealed_record_unreadable"));
         };
         let is_over = row.expires_at.is_some_and(|end| end <= now);
         if !is_over || held.refresh.is_none() {

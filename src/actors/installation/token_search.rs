@@ -62,7 +62,7 @@ enum Turn {
     /// Look again now: they have changed.
     Again,
     /// Look again after a pause: another node is about to change them.
-    Wait(SealedToken),
+    Wait(Box<SealedToken>),
 }
 
 impl Search {
@@ -126,7 +126,7 @@ impl Search {
         let row = self.deps.store.find_token(&self.id).await?.ok_or(TokenError::NoToken)?;
         let suspect = match weigh(&row, self.rejected, self.eased_until, self.now()) {
             Weighed::HandOut => return self.open(&row).map(Ok),
-            Weighed::Wait => return Ok(Err(Turn::Wait(row))),
+            Weighed::Wait => return Ok(Err(Turn::Wait(Box::new(row)))),
             Weighed::Renew { suspect } => suspect,
         };
         let renewal = Renewal { deps: &self.deps, grant: Grant::of(installation, self.now()), connector };
@@ -191,22 +191,17 @@ impl Search {
                 let token = AccessToken { access: fresh.access, expires_at: fresh.expires_at, generation };
                 Ok(Found { token, issued_at: now, sealed: None })
             }
-            Err(error) => match verdict_of(&error) {
-                Some(verdict) => {
+            Err(error) => {
+                if let Some(verdict) = verdict_of(&error) {
                     self.judge(installation, verdict).await?;
-                    Err(TokenError::ProviderUnavailable("the connection changed meanwhile".into()))
+                    return Err(TokenError::ProviderUnavailable("the connection changed meanwhile".into()));
                 }
-                None => {
-                    self.note(ProviderState::Unreachable);
-                    match known.filter(|known| known.is_usable(self.rejected, now)) {
-                        Some(known) => {
-                            self.eased_until = Some(now.plus(ease_of(&error)));
-                            Ok(known)
-                        }
-                        None => Err(TokenError::ProviderUnavailable(error.to_string())),
-                    }
-                }
-            },
+                self.note(ProviderState::Unreachable);
+                let known = known.filter(|known| known.is_usable(self.rejected, now));
+                let known = known.ok_or_else(|| TokenError::ProviderUnavailable(error.to_string()))?;
+                self.eased_until = Some(now.plus(ease_of(&error)));
+                Ok(known)
+            }
         }
     }
 

@@ -215,8 +215,8 @@ mod tests {
         }
     }
 
-    fn claimed(until: EpochMs) -> Option<RefreshClaim> {
-        Some(RefreshClaim { owner: "node-1".into(), until })
+    fn claimed(until: EpochMs) -> RefreshClaim {
+        RefreshClaim { owner: "node-1".into(), until }
     }
 
     #[test]
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn nobody_uses_a_token_that_somebody_replaces_or_began_to() {
         let mut row = row(Some(MINUTE * 60));
-        row.claim = claimed(NOW.plus(MINUTE));
+        row.claim = Some(claimed(NOW.plus(MINUTE)));
         assert_eq!(weigh(&row, None, None, NOW), Weighed::Wait);
         assert_eq!(weigh(&row, None, Some(NOW.plus(MINUTE * 9)), NOW.plus(MINUTE)), Weighed::Renew { suspect: true });
     }

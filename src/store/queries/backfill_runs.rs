@@ -33,7 +33,7 @@ pub(crate) async fn save(db: &mut Session<'_>, run: &BackfillRun) -> StoreResult
             .push_bind(run.provider.as_str())
             .push_bind(run.status.as_str())
             .push_bind(run.depth_days.map(i64::from))
-            .push_bind(Value::from_iter(run.entity_types.iter().map(String::as_str)).to_string())
+            .push_bind(run.entity_types.iter().map(String::as_str).collect::<Value>().to_string())
             .push_bind(Value::Object(run.counts.clone()).to_string())
             .push_bind(run.error.as_deref().map(|error| text(error).into_owned()))
             .push_bind(run.started_at.map(|at| at.0))

@@ -534,7 +534,7 @@ async fn unknown_paths_and_methods_are_problems_and_open_routes_need_no_key() {
     let app = App::start(crate::support::Backend::sqlite(), Options::default()).await;
     for (method, path, status, error) in [
         ("GET", "/nowhere", 404, "not_found"),
-        ("GET", "/connections/in_1/nowhere", 404, "not_found"),
+        ("GET", "/connections/in_1/resources/res_1/nowhere", 404, "not_found"),
         ("DELETE", "/events", 405, "method_not_allowed"),
         ("GET", "/webhooks/github", 405, "method_not_allowed"),
         ("POST", "/", 405, "method_not_allowed"),

@@ -133,7 +133,8 @@ impl<S: Site> Stage<S> {
         assert_eq!(again.expect_err("a code works once"), ConnectorError::Refused("invalid_code"));
 
         let wait = Some(Duration::from_secs(3));
-        for (fault, expected) in [
+        // Each an account of its own: one that is installed is not installed again.
+        for (account, (fault, expected)) in (2..).zip([
             (Fault::status(503), ConnectorError::unavailable("answered 503")),
             (
                 Fault::too_many_requests(3),
@@ -142,15 +143,16 @@ impl<S: Site> Stage<S> {
             (Fault::LoseAnswer, ConnectorError::AnswerLost),
             (Fault::Cut, ConnectorError::AnswerLost),
             (Fault::Malformed, ConnectorError::Malformed("the answer to a code")),
-        ] {
-            let parameters = stage.visit(&Visit::default()).await;
+        ]) {
+            let parameters = stage.visit(&Visit::of_account(account)).await;
             stage.provider.fail(FaultRule::once(exchange, fault));
             let failed = stage.complete_at(&parameters, &stage.redirect_uri).await;
             assert_eq!(failed.expect_err("no answer, no grant"), expected);
         }
         let more = json!({"unheard_of": {"deep": [1]}}).as_object().cloned().expect("an object");
         stage.provider.fail(FaultRule::once(exchange, Fault::With { members: more }));
-        let granted = Granted::of(stage.connect(&Visit::default()).await.expect("members that nobody knows are fine"));
+        let granted =
+            Granted::of(stage.connect(&Visit::of_account(9)).await.expect("members that nobody knows are fine"));
 
         let account = stage.connector.read_account(&granted.grant, &granted.held.access).await.expect("read");
         assert_eq!(account.login, granted.connected.account.login);

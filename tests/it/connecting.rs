@@ -125,14 +125,9 @@ impl Stage {
 
     /// Ends the test: nothing of these flows may be in the log.
     async fn finish(self, flows: &[&Flow]) {
-        let log = self.app.log_text();
-        for flow in flows {
-            assert!(!log.contains(&flow.state), "a state is in the log");
-        }
-        for secret in self.world.issued() {
-            assert!(!log.contains(&secret), "a code or token is in the log");
-        }
-        self.app.finish().await;
+        let states = flows.iter().map(|flow| flow.state.clone());
+        let secrets: Vec<String> = states.chain(self.world.issued()).collect();
+        self.app.finish_without(&secrets).await;
     }
 }
 

@@ -141,7 +141,7 @@ on_both! {
         assert_eq!(settled(&stage.receipt(&id).await), expected(), "one receipt");
         assert_eq!(stage.times_logged(&id, "installation.revoked").await, 1);
         assert_eq!(stage.times_logged(&id, "teardown.completed").await, 1);
-        stage.app.finish().await;
+        stage.app.finish_without(&stage.world.issued()).await;
     }
 
     async fn a_teardown_that_is_killed_between_any_two_steps_ends_in_the_same_receipt_and_rows_once(backend) {
@@ -169,7 +169,7 @@ on_both! {
             assert_eq!(stage.times_logged(&id, "installation.revoked").await, round + 1, "after {step}");
             assert_eq!(stage.times_logged(&id, "teardown.completed").await, round + 1, "after {step}");
         }
-        stage.app.finish().await;
+        stage.app.finish_without(&stage.world.issued()).await;
     }
 
     async fn an_unreachable_provider_delays_the_end_and_nothing_else(backend) {
@@ -181,7 +181,7 @@ on_both! {
         let receipt = stage.receipt(&id).await;
         assert_eq!(settled(&receipt), expected(), "{receipt}");
         assert_eq!(receipt["steps"][2]["attempts"], 3, "{receipt}");
-        stage.app.finish().await;
+        stage.app.finish_without(&stage.world.issued()).await;
     }
 
     async fn a_connection_that_the_provider_ended_is_torn_down_without_a_call_to_it(backend) {
@@ -192,7 +192,7 @@ on_both! {
         assert_eq!((&receipt["reason"], &receipt["steps"][2]["status"]), (&json!("provider_revoked"), &json!("skipped")));
         assert_eq!(stage.world.linear.calls(REVOKE_CALL).len(), 0);
         assert_eq!(stage.get(&format!("/integrations/{integration}")).await["status"], "revoked");
-        stage.app.finish().await;
+        stage.app.finish_without(&stage.world.issued()).await;
     }
 
     async fn the_backfill_service_hears_of_links_and_its_outage_delays_nobody(backend) {
@@ -206,6 +206,6 @@ on_both! {
         assert_eq!(trigger.headers.get("x-api-key"), Some("the-backfill-services-key"));
         let runs = stage.get(&format!("/connections/{id}/backfill-runs")).await;
         assert!(runs["items"].as_array().is_some_and(|runs| !runs.is_empty()), "{runs}");
-        stage.app.finish().await;
+        stage.app.finish_without(&stage.world.issued()).await;
     }
 }

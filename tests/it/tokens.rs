@@ -116,7 +116,7 @@ async fn a_hundred_askers_on_two_nodes_refresh_an_ended_token_once_and_none_gets
     let refused = second.operator(ORG).call("GET", "/connections/in_nobody/token", None).await.expect("an answer");
     assert_eq!(error(&refused), (404, "not_found".into()));
     second.leave().await;
-    stage.app.finish().await;
+    stage.app.finish_without(&stage.world.issued()).await;
 }
 
 on_both! {
@@ -129,7 +129,7 @@ on_both! {
         let answer = stage.token(&id).await.json();
         assert_eq!(answer["provider"], "linear");
         assert!(answer["expiresIn"].as_u64().is_some_and(|seconds| seconds > 80_000), "{}", answer["expiresIn"]);
-        stage.app.finish().await;
+        stage.app.finish_without(&stage.world.issued()).await;
     }
 
     async fn a_minted_token_is_asked_for_once_and_kept_nowhere(backend) {
@@ -148,7 +148,7 @@ on_both! {
         assert_eq!(tokens.len(), 1);
         assert_eq!(stage.world.github.calls("POST /app/installations/*/access_tokens").len(), 1);
         assert_eq!(stage.connection(&id).await["hasToken"], json!(true));
-        stage.app.finish().await;
+        stage.app.finish_without(&stage.world.issued()).await;
     }
 
     async fn after_a_lost_answer_a_provider_with_grace_gives_the_same_pair_again(backend) {
@@ -165,7 +165,7 @@ on_both! {
         // What was kept is the pair that the provider knows.
         stage.expire().await;
         assert_ne!(access_token(&stage.token(&id).await), new);
-        stage.app.finish().await;
+        stage.app.finish_without(&stage.world.issued()).await;
     }
 
     async fn after_a_lost_answer_a_provider_without_grace_leaves_a_connection_that_says_so(backend) {
@@ -183,7 +183,7 @@ on_both! {
         // Connecting again mends it, under the same id.
         assert_eq!(stage.connect("linear").await, id);
         access_token(&stage.token(&id).await);
-        stage.app.finish().await;
+        stage.app.finish_without(&stage.world.issued()).await;
     }
 
     async fn an_outage_changes_no_state_and_a_token_that_lives_is_handed_out_through_it(backend) {
@@ -208,7 +208,7 @@ on_both! {
         let well = tokio::time::timeout(SOON, async { while stage.connection(&id).await["health"] != "ok" {} });
         well.await.expect("the connection says that its provider is back");
         assert_eq!(stage.times_logged(&id, "installation.needs_reauth").await, 0);
-        stage.app.finish().await;
+        stage.app.finish_without(&stage.world.issued()).await;
     }
 
     async fn a_token_near_its_end_is_renewed_without_anybody_asking(backend) {
@@ -221,6 +221,6 @@ on_both! {
         renewed.await.expect("the janitor renews it");
         access_token(&stage.token(&id).await);
         assert_eq!(stage.refreshes().len(), 1);
-        stage.app.finish().await;
+        stage.app.finish_without(&stage.world.issued()).await;
     }
 }

@@ -385,10 +385,22 @@ impl App {
         self.operator("anybody").ask_for_all("POST", "/admin/cache/rebuild").await.expect("rebuilt");
     }
 
-    /// Ends a test: the rows contradict each other nowhere, and the process stops in order.
-    pub async fn finish(mut self) {
+    /// Ends a test: the rows contradict each other nowhere, the process stops in order, and none of the secrets it was
+    /// given is in its log or its database.
+    pub async fn finish(self) {
+        self.finish_without(&[]).await;
+    }
+
+    /// The same, with further secrets that must not be there.
+    pub async fn finish_without(mut self, secrets: &[String]) {
         self.check_invariants().await;
         self.terminate().await;
+        let (log, dump) = (self.log_text(), self.backend.dump(self.directory.path()).await);
+        assert!(dump.contains("spine"), "the first migration's name is in every database: this is no dump of one");
+        for secret in own_secrets().iter().chain(secrets) {
+            assert!(!log.contains(secret.as_str()), "a secret is in the log");
+            assert!(!dump.contains(secret.as_str()), "a secret is in the database");
+        }
         self.finished = true;
         std::mem::replace(&mut self.backend, Backend::Sqlite).remove().await;
     }
@@ -424,6 +436,16 @@ impl Drop for App {
             assert!(self.finished, "end the test with app.finish().await");
         }
     }
+}
+
+/// The secrets every gateway under test is given: its service key, the providers' secrets, lines of GitHub's key.
+fn own_secrets() -> Vec<String> {
+    let is_secret = |name: &str| ["_SECRET", "_SECRETS", "_PRIVATE_KEY"].iter().any(|end| name.ends_with(end));
+    let settings = sim::gateway_settings().filter(|(name, _)| is_secret(name)).flat_map(|(_, value)| {
+        let lines: Vec<String> = value.replace("\\n", "\n").lines().map(str::to_owned).collect();
+        lines.into_iter().filter(|line| !line.starts_with("-----"))
+    });
+    settings.filter(|secret| secret.len() >= 8).chain([SERVICE_KEY.to_owned()]).collect()
 }
 
 /// The suite runs a second time with caches off: the process must be told, it inherits nothing.

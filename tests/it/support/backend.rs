@@ -32,11 +32,6 @@ impl Backend {
         postgres::Database::create(true).await.map(Self::Postgres)
     }
 
-    /// A fresh PostgreSQL database with nothing in it, of somebody else; `None` as above.
-    pub async fn empty_postgres() -> Option<Self> {
-        postgres::Database::create(false).await.map(Self::Postgres)
-    }
-
     /// Removes the database, which nobody uses any more.
     pub async fn remove(self) {
         if let Self::Postgres(database) = self {
@@ -76,6 +71,19 @@ impl Backend {
             }
         };
         done.unwrap_or_else(|error| panic!("{error} in\n{sql}"));
+    }
+
+    /// Everything in the database as text: the bytes of the file, or every row of every table.
+    pub async fn dump(&self, directory: &Path) -> String {
+        const ROWS: &str = "SELECT COALESCE(string_agg(xml.dump, ' '), '') FROM information_schema.tables t,
+            LATERAL (SELECT query_to_xml(format('SELECT t::text FROM %I t', t.table_name), false, true, '')::text AS dump)
+            xml WHERE t.table_schema = 'public'";
+        if let Self::Sqlite = self {
+            let files = ["signalbox.db", "signalbox.db-wal"].map(|name| std::fs::read(directory.join(name)));
+            return files.into_iter().flatten().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect();
+        }
+        let mut connection = PgConnection::connect(&self.url(directory)).await.expect("connects");
+        sqlx::query_scalar(ROWS).fetch_one(&mut connection).await.expect("a dump")
     }
 
     /// Its name, for what a test prints.

@@ -99,13 +99,9 @@ impl Stage {
         }
     }
 
-    /// Ends the test: no token was written into the log.
+    /// Ends the test: no code or token that a provider issued is in the log or the database.
     pub async fn finish(self) {
-        let log = self.app.log_text();
-        for secret in self.world.issued() {
-            assert!(!log.contains(&secret), "a code or token is in the log");
-        }
-        self.app.finish().await;
+        self.app.finish_without(&self.world.issued()).await;
     }
 }
 

@@ -18,7 +18,7 @@ use url::Url;
 
 use crate::support::{App, Connected, Contract, Options, Stage, on_both};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// Operations whose success this test does not see, and why.
 const NOT_HERE: &[(&str, &str, &str)] = &[("GET", "/events/stream", "it never ends; tests/it/api.rs follows it")];

@@ -399,16 +399,16 @@ on_both! {
             assert_eq!(stage.status(&flow).await, json!({"status": "pending"}));
             let page = location(&hop);
             assert!(page.contains("code_challenge_method=S256"), "{page}");
-            let state = parameter(&page, "state").expect("a state");
-            assert_ne!(state, flow.state);
-            assert_eq!(stage.status_for("org_a", &state).await, json!({"status": "pending"}));
+            let of_second_leg = parameter(&page, "state").expect("a state");
+            assert_ne!(of_second_leg, flow.state);
+            assert_eq!(stage.status_for("org_a", &of_second_leg).await, json!({"status": "pending"}));
             stage.come_back(&page, Visit::default()).await
         };
         assert_eq!(stage.hop(&second, Some(&cookie)).await.status, 302);
         let status = stage.status(&flow).await;
         assert_eq!(status["status"], "completed", "{status}");
-        let state = parameter(&second, "state").expect("a state");
-        assert_eq!(stage.status_for("org_a", &state).await, status);
+        let of_second_leg = parameter(&second, "state").expect("a state");
+        assert_eq!(stage.status_for("org_a", &of_second_leg).await, status);
         stage.finish(&[&flow]).await;
     }
 

@@ -13,7 +13,7 @@ use crate::support::{App, Backend, Options, on_both};
 
 const CONSOLE: &str = "http://localhost:4107";
 const ORG: &str = "org";
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 const REVOKE_CALL: &str = "POST /oauth/revoke";
 const CRASH_AFTER: &str = "SIGNALBOX_TEST_CRASH_AFTER";
 const STEPS: [&str; 6] =
@@ -78,10 +78,8 @@ impl Stage {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });
-        match ended.await {
-            Ok(receipt) => receipt,
-            Err(_elapsed) => panic!("it has not ended: {}", self.get(&path).await),
-        }
+        let Ok(receipt) = ended.await else { panic!("it has not ended: {}", self.get(&path).await) };
+        receipt
     }
 
     async fn restart(&mut self) {

@@ -276,7 +276,7 @@ fn places(contract: &Contract, operation: &Operation) -> Vec<Place> {
 impl App {
     /// Waits until an event's delivery is recorded as delivered.
     async fn wait_delivered(&self, org: &str, event: &str) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         loop {
             let detail = self.operator(org).ask("GET", &format!("/events/{event}"), None).await.expect("there");
             if detail["deliveries"][0]["status"] == "delivered" {

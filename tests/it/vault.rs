@@ -19,7 +19,7 @@ use signalbox::{
 
 use crate::support::{App, Options, on_both};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 const KEYS: &str = "SIGNALBOX_VAULT__KEYS";
 
 /// A key as the configuration has it.
@@ -59,10 +59,10 @@ async fn connect_many(app: &App, vault: &Vault, count: u32) -> Vec<String> {
         };
         let (access, refresh) =
             (seal("access_token", &format!("access {connection}")), seal("refresh_token", "refresh"));
-        sql += &format!(
+        sql.extend([format!(
             "INSERT INTO gw_tokens (installation_id, access_token_sealed, refresh_token_sealed, created_at, updated_at) \
              VALUES ('{connection}', '{access}', '{refresh}', 1, 1);"
-        );
+        )]);
         connections.push(connection);
     }
     app.write_rows(&sql).await;
@@ -188,7 +188,7 @@ on_both! {
             let at = SealedAt { table: "gw_oauth_states", row: &row, column: "pkce_verifier" };
             let sealed = old.seal(at, b"verifier").expect("sealed");
             let separator = if number == 0 { "" } else { "," };
-            sql += &format!("{separator}({}{row}{}, 'github', 'org', '{sealed}', 'pending', 1, 9000000000000)", literal.0, literal.1);
+            sql.extend([format!("{separator}({}{row}{}, 'github', 'org', '{sealed}', 'pending', 1, 9000000000000)", literal.0, literal.1)]);
         }
         app.write_rows(&sql).await;
         app.terminate().await;

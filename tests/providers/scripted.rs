@@ -97,7 +97,7 @@ impl Scripted {
                 let mut head =
                     format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
                 for (name, value) in headers {
-                    head.push_str(&format!("{name}: {value}\r\n"));
+                    head.extend([name, ": ", &value, "\r\n"]);
                 }
                 connection.write_all(format!("{head}\r\n{body}").as_bytes()).await.expect("written");
             }

@@ -13,7 +13,7 @@ use signalbox::sim::{
 use super::{App, Backend, Options};
 
 const CONSOLE: &str = "http://localhost:4107";
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// A gateway and its world. End with [`Stage::finish`].
 #[derive(Debug)]

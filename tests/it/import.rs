@@ -123,8 +123,8 @@ on_both! {
         let none = app.operator("org_a").ask("GET", "/connections", None).await.expect("a list");
         assert_eq!(none["items"], json!([]), "a dry run writes nothing");
 
-        let (carried_all, report) = import(&app, &source, &[]);
-        assert!(!carried_all, "something was left out");
+        let (succeeded, report) = import(&app, &source, &[]);
+        assert!(succeeded, "rows that are left out are no failure");
         assert_eq!(report["counts"], dry["counts"], "a dry run says what would be done");
         assert_eq!(report["counts"]["installations"], json!({"found": 5, "carried": 4, "alreadyHere": 0}));
         assert_eq!(report["counts"]["tokens"], json!({"found": 2, "carried": 1, "alreadyHere": 0}));

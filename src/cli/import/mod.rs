@@ -63,7 +63,7 @@ impl std::fmt::Debug for LightfastArgs {
     }
 }
 
-/// Imports, and prints the report. Fails if anything was left out, so that a script notices.
+/// Imports, and prints the report. Rows that are left out are no failure: an old database is full of them.
 pub(super) async fn run(config: &Config, command: ImportCommand) -> anyhow::Result<ExitCode> {
     let ImportCommand::Lightfast(LightfastArgs { from, encryption_key, dry_run, json }) = command;
     let key = LightfastKey::from_hex(&encryption_key).context("--encryption-key is not 64 hex digits (32 bytes)")?;
@@ -89,7 +89,7 @@ pub(super) async fn run(config: &Config, command: ImportCommand) -> anyhow::Resu
     } else {
         print!("{}", import.report);
     }
-    Ok(if import.report.left_out.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(ExitCode::SUCCESS)
 }
 
 struct Import {

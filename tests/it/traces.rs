@@ -11,7 +11,7 @@ use signalbox::{
     },
 };
 
-use crate::support::{App, Connected, Options, on_both};
+use crate::support::{App, Connected, Options, Stage, on_both};
 
 const SOON: Duration = Duration::from_secs(30);
 /// A caller's own trace, which is not ours to join.
@@ -179,5 +179,26 @@ on_both! {
         assert_eq!(app.log_text().matches("telemetry.otlp_endpoint").count(), 1, "{}", app.log_text());
         app.restart().await;
         app.finish().await;
+    }
+
+    async fn connecting_and_reading_tokens_leave_no_secret_in_any_trace(backend) {
+        let collector = Sink::start().await.expect("a port");
+        let options = Options::default().with("SIGNALBOX_TELEMETRY__OTLP_ENDPOINT", &collector.url(""));
+        let stage = Stage::set(backend, options).await;
+        for provider in ["github", "vercel", "linear", "sentry"] {
+            let connection = stage.connect("org", provider, 1).await;
+            stage.ask("org", "GET", &format!("/connections/{connection}/token"), None).await;
+        }
+        let github = connected(&stage.app).await;
+        post_with_traceparent(&stage.app, &github).await;
+        let issued = stage.world.issued();
+        assert!(issued.len() >= 8, "codes and tokens of four providers");
+        stage.finish().await;
+        let requests = collector.received();
+        assert!(!spans(&requests).is_empty(), "traces were exported");
+        for request in &requests {
+            let body = String::from_utf8_lossy(&request.body);
+            assert!(issued.iter().all(|secret| !body.contains(secret.as_str())), "a code or token is in a trace");
+        }
     }
 }

@@ -202,13 +202,18 @@ pub(super) async fn post<S: Site>(shared: &Arc<Shared<S>>, posting: Posting) -> 
     if !shared.lock().site.sends(&posting.kind, &posting.facts) && posting.verbatim.is_none() {
         return None;
     }
+    if is_disabled(shared) {
+        return None;
+    }
     let request = match &posting.verbatim {
         Some(request) => request.clone(),
         None => sign(shared, &posting, false)?,
     };
     let sent = try_once(shared, &posting, &request).await;
     let retries = shared.lock().ambient.retries_ms.clone();
-    if !retries.is_empty() && !sent.succeeded(S::MANNERS) && posting.verbatim.is_none() {
+    if retries.is_empty() || sent.succeeded(S::MANNERS) || posting.verbatim.is_some() {
+        count(shared, sent.succeeded(S::MANNERS));
+    } else {
         let shared = Arc::downgrade(shared);
         tokio::spawn(async move {
             for wait in retries {
@@ -216,12 +221,27 @@ pub(super) async fn post<S: Site>(shared: &Arc<Shared<S>>, posting: Posting) -> 
                 let Some(shared) = shared.upgrade() else { return };
                 let Some(request) = sign(&shared, &posting, true) else { return };
                 if try_once(&shared, &posting, &request).await.succeeded(S::MANNERS) {
+                    count(&shared, true);
                     return;
                 }
+            }
+            if let Some(shared) = shared.upgrade() {
+                count(&shared, false);
             }
         });
     }
     Some(sent)
+}
+
+/// Whether so many webhooks failed in a row that it sends no more.
+fn is_disabled<S: Site>(shared: &Shared<S>) -> bool {
+    let inner = shared.lock();
+    inner.ambient.disable_after.is_some_and(|most| inner.failed >= most)
+}
+
+fn count<S: Site>(shared: &Shared<S>, succeeded: bool) {
+    let mut inner = shared.lock();
+    inner.failed = if succeeded { 0 } else { inner.failed.saturating_add(1) };
 }
 
 fn sign<S: Site>(shared: &Shared<S>, posting: &Posting, again: bool) -> Option<SignedRequest> {

@@ -44,6 +44,8 @@ pub(super) struct Inner<S: Site> {
     pub gateway: Option<String>,
     pub dice: Dice,
     pub issued: Vec<String>,
+    /// Webhooks in a row that failed for good.
+    pub failed: u32,
 }
 
 impl<S: Site> Inner<S> {
@@ -62,6 +64,7 @@ impl<S: Site> Inner<S> {
             gateway: None,
             dice: Dice::new(options.seed ^ S::PROVIDER.slug.bytes().fold(0, |sum, byte| sum * 31 + u64::from(byte))),
             issued: Vec::new(),
+            failed: 0,
         }
     }
 
@@ -199,9 +202,11 @@ impl<S: Site> Simulator<S> {
         change(self.shared.lock().site.knobs());
     }
 
-    /// Changes what can be set about any provider.
+    /// Changes what can be set about any provider. One that had stopped sending webhooks begins again.
     pub fn set(&self, change: impl FnOnce(&mut Ambient)) {
-        change(&mut self.shared.lock().ambient);
+        let mut inner = self.shared.lock();
+        change(&mut inner.ambient);
+        inner.failed = 0;
     }
 
     /// What people who say nothing themselves do on its pages from now on.

@@ -85,6 +85,9 @@ pub struct Ambient {
     pub timeout_ms: u64,
     /// When it tries a webhook again, milliseconds after the try before.
     pub retries_ms: Vec<u64>,
+    /// After how many webhooks in a row that failed for good it sends no more, until this is set anew (Linear and Sentry
+    /// do so, at figures they do not publish or may change); never, unless it is set.
+    pub disable_after: Option<u32>,
     /// Callback URLs registered with it beside the gateway's own.
     pub callbacks: Vec<String>,
 }

@@ -228,3 +228,20 @@ async fn a_failed_webhook_is_sent_again_with_a_new_time_and_only_200_is_success(
     let delivery = |at: usize| received[at].headers.get("linear-delivery").map(str::to_owned);
     assert_eq!(delivery(0), delivery(2));
 }
+
+#[tokio::test]
+async fn after_so_many_failures_in_a_row_nothing_more_is_sent_until_somebody_looks() {
+    let stage = Stage::set().await;
+    let linear = &stage.world.linear;
+    linear.set(|ambient| ambient.disable_after = Some(2));
+    stage.sink.behave("/webhooks/linear", crate::sim::sink::Behaviour::status_only(202));
+    for seed in 1..=2 {
+        let sent = linear.send("linear:issue.created", &linear.facts(1, seed)).await.expect("sent");
+        assert_eq!(sent.status, Some(202));
+    }
+    assert!(linear.send("linear:issue.created", &linear.facts(1, 3)).await.is_none(), "it has given up");
+    stage.sink.behave("/webhooks/linear", crate::sim::sink::Behaviour::ok());
+    linear.set(|_| {});
+    assert!(linear.send("linear:issue.created", &linear.facts(1, 4)).await.is_some());
+    assert_eq!(stage.sink.received().len(), 3);
+}

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde_json::{Map, json};
+use serde_json::json;
 use url::Url;
 
 use crate::{
@@ -120,22 +120,7 @@ impl BackfillHook {
     }
 
     fn pending_run(&self, of: &Installation) -> BackfillRun {
-        let now = self.deps.clock.now();
-        BackfillRun {
-            id: self.deps.ids.backfill_run(),
-            installation: of.id.clone(),
-            org: of.org.clone(),
-            provider: of.provider,
-            status: BackfillStatus::Pending,
-            depth_days: None,
-            entity_types: Vec::new(),
-            counts: Map::new(),
-            error: None,
-            started_at: None,
-            finished_at: None,
-            created_at: now,
-            updated_at: now,
-        }
+        BackfillRun::pending(self.deps.ids.backfill_run(), of, self.deps.clock.now())
     }
 
     /// Ends a run that nobody heard of; one that moved all the same is left alone.

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::{
     clock::EpochMs,
     ids::{BackfillRunId, InstallationId, OrgId},
+    installation::Installation,
     provider::ProviderSlug,
 };
 
@@ -88,4 +89,25 @@ pub struct BackfillRun {
     pub created_at: EpochMs,
     /// When the row last changed.
     pub updated_at: EpochMs,
+}
+
+impl BackfillRun {
+    /// A run of an installation's history that was asked for now.
+    pub fn pending(id: BackfillRunId, of: &Installation, now: EpochMs) -> Self {
+        Self {
+            id,
+            installation: of.id.clone(),
+            org: of.org.clone(),
+            provider: of.provider,
+            status: BackfillStatus::Pending,
+            depth_days: None,
+            entity_types: Vec::new(),
+            counts: Map::new(),
+            error: None,
+            started_at: None,
+            finished_at: None,
+            created_at: now,
+            updated_at: now,
+        }
+    }
 }

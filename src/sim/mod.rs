@@ -16,6 +16,7 @@ mod dice;
 mod filler;
 pub mod github;
 pub mod linear;
+mod listening;
 pub mod operator;
 pub mod sentry;
 pub mod signer;

@@ -23,9 +23,11 @@ use crate::{
     crypto::lightfast::LightfastKey,
     model::{
         clock::{Clock, EpochMs, Ids, SystemClock},
-        ids::InstallationId,
+        ids::{InstallationId, OrgId},
         installation::InstallationStatus,
+        integration::Integration,
         log_entry::{Actor, LogEntry},
+        resource::Resource,
         token::{SealedToken, TokenEdit},
     },
     store::{InstallationRecord, SharedStore, lightfast},
@@ -127,20 +129,15 @@ impl Import {
         }
         let has_ended = known.as_ref().is_some_and(|known| known.installation.status == InstallationStatus::Revoked);
         let token = match token {
-            Some(token) if self.store.find_token(&id).await?.is_some() || has_ended => {
+            Some(_) if self.store.find_token(&id).await?.is_some() || has_ended => {
                 self.report.of(TOKENS).already_here += 1;
-                drop(token);
                 None
             }
             Some(token) => self.seal(&id, &token)?,
             None => None,
         };
-        let there = |record: Option<&InstallationRecord>| {
-            let resources = record.map_or(&[][..], |record| &record.resources);
-            let integrations = record.map_or(&[][..], |record| &record.integrations);
-            (resources.to_vec(), integrations.to_vec())
-        };
-        let (here_resources, here_integrations) = there(known.as_ref());
+        let here_resources = known.as_ref().map_or(&[][..], |record| &record.resources);
+        let here_integrations = known.as_ref().map_or(&[][..], |record| &record.integrations);
         let is_here = |resource: &_| here_resources.iter().any(|here| same_resource(here, resource));
         let new_resources: Vec<_> = resources.iter().filter(|resource| !is_here(resource)).cloned().collect();
         let mut new_integrations = Vec::new();
@@ -151,7 +148,7 @@ impl Import {
             {
                 integration.resource = here.id.clone();
             }
-            let same = |here: &crate::model::integration::Integration| {
+            let same = |here: &Integration| {
                 here.id == integration.id
                     || (here.workspace == integration.workspace && here.resource == integration.resource)
             };
@@ -227,7 +224,7 @@ impl Import {
         }))
     }
 
-    fn entry(&self, org: &crate::model::ids::OrgId, id: &InstallationId, status: InstallationStatus) -> LogEntry {
+    fn entry(&self, org: &OrgId, id: &InstallationId, status: InstallationStatus) -> LogEntry {
         LogEntry {
             id: self.ids.log(),
             org: Some(org.clone()),
@@ -243,6 +240,6 @@ impl Import {
     }
 }
 
-fn same_resource(here: &crate::model::resource::Resource, wanted: &crate::model::resource::Resource) -> bool {
+fn same_resource(here: &Resource, wanted: &Resource) -> bool {
     here.id == wanted.id || here.provider_resource_id == wanted.provider_resource_id
 }

@@ -21,7 +21,7 @@ use crate::model::{
     backfill_run::{BackfillRun, BackfillStatus},
     clock::EpochMs,
     ids::BackfillRunId,
-    installation::{Installation, InstallationStatus},
+    installation::InstallationStatus,
 };
 
 /// How far back a run may reach, days.
@@ -62,7 +62,7 @@ pub async fn save(Writer(caller): Writer, id: web::Path<String>, body: ApiBody, 
     members.finish()?;
     let now = gateway.clock.now();
     let (known, status) = match run_id {
-        None => (new_run(gateway.ids.backfill_run(), &installation, now), StatusCode::CREATED),
+        None => (BackfillRun::pending(gateway.ids.backfill_run(), &installation, now), StatusCode::CREATED),
         Some(run_id) => {
             let found = gateway.store.find_backfill_run(&BackfillRunId::from_raw(run_id)).await?;
             let own = found.filter(|run| run.installation == installation.id);
@@ -112,24 +112,6 @@ impl Report {
             started_at: members.time("startedAt"),
             finished_at: members.time("finishedAt"),
         }
-    }
-}
-
-fn new_run(id: BackfillRunId, installation: &Installation, now: EpochMs) -> BackfillRun {
-    BackfillRun {
-        id,
-        installation: installation.id.clone(),
-        org: installation.org.clone(),
-        provider: installation.provider,
-        status: BackfillStatus::Pending,
-        depth_days: None,
-        entity_types: Vec::new(),
-        counts: Map::new(),
-        error: None,
-        started_at: None,
-        finished_at: None,
-        created_at: now,
-        updated_at: now,
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{Behaviour, Shared};
-use crate::model::webhook::Headers;
+use crate::{model::webhook::Headers, sim::listening};
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -92,22 +92,7 @@ impl AsyncWrite for Socket {
 
 /// Serves connections until aborted.
 pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next() => continue,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                connections.spawn(serve(stream, Arc::clone(&shared)));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the sink cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        }
-    }
+    listening::accept(listener, "the sink", move |stream| serve(stream, Arc::clone(&shared))).await;
 }
 
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     model::{clock::EpochMs, webhook::Headers},
-    sim::{SignedRequest, client::Client, signer::Encoding},
+    sim::{SignedRequest, client::Client, listening, signer::Encoding},
 };
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -40,22 +40,7 @@ pub(super) enum Cut {
 
 /// Serves connections until aborted.
 pub(super) async fn accept<S: Site>(listener: TcpListener, shared: Arc<Shared<S>>) {
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next() => continue,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                connections.spawn(serve(stream, Arc::clone(&shared)));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a simulated provider cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        }
-    }
+    listening::accept(listener, "a simulated provider", move |stream| serve(stream, Arc::clone(&shared))).await;
 }
 
 async fn serve<S: Site>(stream: TcpStream, shared: Arc<Shared<S>>) {

@@ -1,12 +1,17 @@
 //! A webhook before it is an event: raw bytes and headers.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::{clock::EpochMs, provider::ProviderSlug};
 
-/// Request headers, independent of any HTTP library: names in lower case, order and repetitions kept.
+/// A name and its value.
+type Header = (Box<str>, Box<[u8]>);
+
+/// Request headers, independent of any HTTP library: names in lower case, order and repetitions kept. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Headers(Vec<(Box<str>, Box<[u8]>)>);
+pub struct Headers(Arc<Vec<Header>>);
 
 impl Headers {
     /// No headers.
@@ -16,7 +21,7 @@ impl Headers {
 
     /// Appends a header; the name is lower-cased.
     pub fn append(&mut self, name: &str, value: impl Into<Box<[u8]>>) {
-        self.0.push((name.to_ascii_lowercase().into(), value.into()));
+        Arc::make_mut(&mut self.0).push((name.to_ascii_lowercase().into(), value.into()));
     }
 
     /// The value of a header that is present exactly once and is text; `None` when absent, repeated or not
@@ -42,11 +47,8 @@ impl Headers {
 
 impl<N: AsRef<str>, V: AsRef<[u8]>> FromIterator<(N, V)> for Headers {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(headers: I) -> Self {
-        let mut collected = Self::new();
-        for (name, value) in headers {
-            collected.append(name.as_ref(), value.as_ref());
-        }
-        collected
+        let lower = |(name, value): (N, V)| (name.as_ref().to_ascii_lowercase().into(), value.as_ref().into());
+        Self(Arc::new(headers.into_iter().map(lower).collect()))
     }
 }
 

@@ -31,6 +31,9 @@ use crate::model::clock::EpochMs;
 /// The largest body of the JSON API, bytes. Webhooks have their own limits.
 pub const MAX_API_BODY_BYTES: usize = 1024 * 1024;
 
+/// The most room made for a body before its bytes have come.
+const MAX_ROOM_AHEAD_BYTES: usize = 64 * 1024;
+
 /// The longest text member the JSON API takes, bytes.
 const MAX_TEXT_BYTES: usize = 1024;
 
@@ -150,6 +153,10 @@ where
                 Ok(Some(Err(error))) => Err(Problem::new(&codes::INCOMPLETE_BODY).caused_by(error)),
                 Err(_) => Err(Problem::new(&codes::REQUEST_TIMEOUT)),
             };
+        }
+        if body.is_empty() {
+            // Room for what is announced, as far as that is worth believing before it has come.
+            body.reserve(announced.unwrap_or(0).clamp(piece.len(), MAX_ROOM_AHEAD_BYTES.max(piece.len())));
         }
         body.extend_from_slice(&piece);
     }

@@ -199,6 +199,9 @@ fn set_headers(headers: &mut HeaderMap, ids: &RequestIds) {
 }
 
 fn log_line(response: &ServiceResponse<BoxBody>, problem: Option<&Problem>, ids: &RequestIds, started: Instant) {
+    if !RequestLine::is_wanted() {
+        return;
+    }
     let request = response.request();
     let extensions = request.extensions();
     let none = RequestNotes::default();

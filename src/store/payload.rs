@@ -13,8 +13,8 @@ use super::StoreError;
 const SMALLEST_WORTH_IT_BYTES: usize = 256;
 /// Above this, compressing takes long enough to leave the async thread (about a millisecond).
 const OFFLOAD_BYTES: usize = 256 * 1024;
-/// Level 1 halves a webhook several times over at some 300 MB/s; higher levels gain a few percent for twice the time.
-const LEVEL: i32 = 1;
+/// Of a 20 KB pull request level 1 leaves 12 % in 32 µs, level -3 leaves 17 % in 15 µs, and the time is a webhook's.
+const LEVEL: i32 = -3;
 
 const IDENTITY: &str = "identity";
 const ZSTD: &str = "zstd";

@@ -39,6 +39,11 @@ pub struct RequestLine<'a> {
 }
 
 impl RequestLine<'_> {
+    /// Whether anybody wants the line; who would have to gather its parts first may ask.
+    pub fn is_wanted() -> bool {
+        tracing::enabled!(target: "signalbox::request", tracing::Level::INFO)
+    }
+
     /// Writes the line. It is information whatever the status: what went wrong is logged where it went wrong.
     pub fn log(&self) {
         // Microseconds are precise enough, and keep the number short.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
 use super::{
@@ -272,7 +273,7 @@ impl Pipeline {
         let mut deliveries = self.deliveries_of(&event, plan.deliveries, understood.hold);
         let slots = self.lease(&mut deliveries);
         let new_event = NewEvent {
-            headers: kept_headers(&understood.headers),
+            headers: kept_headers(&understood.headers)?,
             content_type: understood.headers.get("content-type").map(str::to_owned),
             body_digest: understood.provider.delivery_id_is_unsigned().then(|| digest_prefix(&understood.body)),
             body: understood.body.clone(),
@@ -485,18 +486,29 @@ fn digest_prefix(body: &[u8]) -> [u8; 16] {
 }
 
 /// Headers worth keeping, as a JSON object; repeated ones are joined the way HTTP allows.
-fn kept_headers(headers: &Headers) -> String {
-    let mut kept = serde_json::Map::new();
-    for (name, value) in headers.iter() {
-        if HEADERS_NOT_KEPT.contains(&name) {
-            continue;
-        }
-        let value = String::from_utf8_lossy(value);
-        let joined = match kept.get(name).and_then(serde_json::Value::as_str) {
-            Some(before) => format!("{before}, {value}"),
-            None => value.into_owned(),
-        };
-        kept.insert(name.to_owned(), joined.into());
+fn kept_headers(headers: &Headers) -> Result<String, StoreError> {
+    serde_json::to_string(&KeptHeaders(headers))
+        .map_err(|error| StoreError::Driver(format!("the headers are not JSON: {error}")))
+}
+
+struct KeptHeaders<'h>(&'h Headers);
+
+impl Serialize for KeptHeaders<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let headers = self.0;
+        let is_first = |index: usize, name: &str| headers.iter().take(index).all(|(before, _)| before != name);
+        let kept = headers
+            .iter()
+            .enumerate()
+            .filter(|(index, (name, _))| !HEADERS_NOT_KEPT.contains(name) && is_first(*index, name));
+        serializer.collect_map(kept.map(|(_, (name, value))| {
+            let mut joined = String::from_utf8_lossy(value);
+            for again in headers.all(name).skip(1) {
+                let joined = joined.to_mut();
+                joined.push_str(", ");
+                joined.push_str(&String::from_utf8_lossy(again));
+            }
+            (name, joined)
+        }))
     }
-    serde_json::Value::Object(kept).to_string()
 }

@@ -5,6 +5,9 @@ use serde_json::{Map, Value, json};
 use super::APP_ID;
 use crate::sim::{Dice, Facts, numeric_id, to_the_second};
 
+/// Bodies asked to be at least this long, in bytes, hold everything that GitHub's do.
+const WHOLE_FROM_BYTES: usize = 20 * 1024;
+
 /// The making of one payload.
 pub(super) struct Story<'a> {
     facts: &'a Facts,
@@ -169,7 +172,12 @@ impl<'a> Story<'a> {
         let closed = merged || self.action == "closed";
         let at = to_the_second(self.facts.at);
         let number = self.dice.between(1, 4000);
-        let repository = json!({"id": numeric_id(&self.facts.resource_id), "name": self.facts.resource_name});
+        // GitHub repeats the whole repository here, which is most of a pull request's usual 20 KB and compresses as such.
+        let repository = if self.facts.body_bytes >= WHOLE_FROM_BYTES {
+            self.repository()
+        } else {
+            json!({"id": numeric_id(&self.facts.resource_id), "name": self.facts.resource_name})
+        };
         let pull_request = json!({
             "id": self.dice.between(2_900_000_000, 2_999_999_999), "node_id": "PR_kwDOLfl", "number": number,
             "state": if closed { "closed" } else { "open" }, "title": self.dice.title(), "body": self.dice.words(30),

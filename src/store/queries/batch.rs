@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use sqlx::Row as _;
 
-use super::{Builder, Conn, buckets, deliveries, list, query, text};
+use super::{Builder, Conn, buckets, deliveries, list, query, row_statement::RowStatement, text};
 use crate::{
     model::{event::EventOutcome, ids::EventId},
     store::{
@@ -118,13 +118,16 @@ async fn find_replays(conn: &mut Conn, events: &[&PreparedEvent]) -> Result<Hash
     Ok(replays)
 }
 
+static INSERT_EVENTS: RowStatement = RowStatement::new(
+    "INSERT INTO gw_events (id, provider, provider_delivery_id, wire_type, event_key, installation_id, org_id, external_id, \
+     resources, outcome, reason, possible_replay, held, received_at, correlation_id, trace_id, content_type, headers, \
+     decision, body_digest, payload_encoding, payload_bytes, payload) VALUES ",
+    23,
+    " ON CONFLICT (provider_delivery_id, provider) DO NOTHING RETURNING id",
+);
+
 async fn insert_events(conn: &mut Conn, events: &[Judged<'_>]) -> Result<Vec<String>, sqlx::Error> {
-    let mut sql = Builder::new(
-        "INSERT INTO gw_events (id, provider, provider_delivery_id, wire_type, event_key, installation_id, org_id, \
-         external_id, resources, outcome, reason, possible_replay, held, received_at, correlation_id, trace_id, \
-         content_type, headers, decision, body_digest, payload_encoding, payload_bytes, payload) ",
-    );
-    sql.push_values(events, |mut row, judged| {
+    let inserting = INSERT_EVENTS.query(events, |row, judged| {
         let (new, payload) = (&judged.event.new, &judged.event.payload);
         let event = &new.event;
         let (outcome, reason) = if judged.is_dropped() {
@@ -133,32 +136,31 @@ async fn insert_events(conn: &mut Conn, events: &[Judged<'_>]) -> Result<Vec<Str
             (event.outcome, event.reason.as_deref())
         };
         let owned = |value: &str| text(value).into_owned();
-        row.push_bind(event.id.as_str())
-            .push_bind(event.provider.as_str())
-            .push_bind(&*text(event.provider_delivery_id.as_str()))
-            .push_bind(&*text(&event.wire_type))
-            .push_bind(event.key.as_ref().map(|key| owned(key.as_str())))
-            .push_bind(event.installation.as_ref().map(|id| owned(id.as_str())))
-            .push_bind(event.org.as_ref().map(|org| owned(org.as_str())))
-            .push_bind(event.external_id.as_ref().map(|id| owned(id.as_str())))
-            .push_bind(list(event.resources.iter().map(crate::model::provider::ProviderResourceId::as_str)))
-            .push_bind(outcome.as_str())
-            .push_bind(reason.map(owned))
-            .push_bind(judged.possible_replay)
-            .push_bind(event.held && !judged.is_dropped())
-            .push_bind(event.received_at.0)
-            .push_bind(&*text(&event.correlation_id))
-            .push_bind(event.trace_id.as_deref())
-            .push_bind(new.content_type.as_deref().map(owned))
-            .push_bind(&*text(&new.headers))
-            .push_bind(&*text(&new.decision))
-            .push_bind(new.body_digest.map(Vec::from))
-            .push_bind(payload.encoding)
-            .push_bind(i64::try_from(payload.original_bytes).unwrap_or(i64::MAX))
-            .push_bind(&*payload.stored);
-    });
-    sql.push(" ON CONFLICT (provider_delivery_id, provider) DO NOTHING RETURNING id");
-    let rows = sql.build().fetch_all(&mut *conn).await?;
+        row.bind(event.id.as_str())
+            .bind(event.provider.as_str())
+            .bind(&*text(event.provider_delivery_id.as_str()))
+            .bind(&*text(&event.wire_type))
+            .bind(event.key.as_ref().map(|key| owned(key.as_str())))
+            .bind(event.installation.as_ref().map(|id| owned(id.as_str())))
+            .bind(event.org.as_ref().map(|org| owned(org.as_str())))
+            .bind(event.external_id.as_ref().map(|id| owned(id.as_str())))
+            .bind(list(event.resources.iter().map(crate::model::provider::ProviderResourceId::as_str)))
+            .bind(outcome.as_str())
+            .bind(reason.map(owned))
+            .bind(judged.possible_replay)
+            .bind(event.held && !judged.is_dropped())
+            .bind(event.received_at.0)
+            .bind(&*text(&event.correlation_id))
+            .bind(event.trace_id.as_deref())
+            .bind(new.content_type.as_deref().map(owned))
+            .bind(&*text(&new.headers))
+            .bind(&*text(&new.decision))
+            .bind(new.body_digest.map(Vec::from))
+            .bind(payload.encoding)
+            .bind(i64::try_from(payload.original_bytes).unwrap_or(i64::MAX))
+            .bind(&*payload.stored);
+    })?;
+    let rows = inserting.fetch_all(&mut *conn).await?;
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 

@@ -37,6 +37,7 @@ pub(super) mod migrations;
 pub(super) mod quarantine;
 pub(super) mod records;
 pub(super) mod retention;
+mod row_statement;
 mod rows;
 pub(super) mod sealed;
 pub(super) mod teardowns;

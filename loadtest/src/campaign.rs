@@ -145,7 +145,8 @@ pub async fn run_all(options: &Options, repeats: &Repeats, only: &[String], resu
                 let goal = verdict.goal;
                 let says = format!("{} ({name})", goal.says);
                 let row = goal.row.unwrap_or(u32::MAX);
-                let known = rows.iter_mut().find(|(key, known)| key.0 == row && known.0 == says && known.1 == goal.bounds());
+                let known =
+                    rows.iter_mut().find(|(key, known)| key.0 == row && known.0 == says && known.1 == goal.bounds());
                 let value = (verdict.value.map_or_else(|| "–".to_owned(), shown), verdict.is_met);
                 if let Some((_, known)) = known {
                     known.2.insert(database, value);

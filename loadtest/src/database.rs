@@ -269,12 +269,17 @@ impl Database {
         for (place, integration) in integrations.iter().enumerate() {
             let prefix = format!("int_{place:02x}");
             seeding
-                .copy("workspace_integrations", &format!("id = '{integration}'"), missing, &|column, sql| match column {
-                    "id" => Some(sql.id(&prefix, &time)),
-                    "installation_id" => Some(sql.id("in_", &time)),
-                    "resource_id" => Some(sql.id("res_", &time)),
-                    _ => None,
-                })
+                .copy(
+                    "workspace_integrations",
+                    &format!("id = '{integration}'"),
+                    missing,
+                    &|column, sql| match column {
+                        "id" => Some(sql.id(&prefix, &time)),
+                        "installation_id" => Some(sql.id("in_", &time)),
+                        "resource_id" => Some(sql.id("res_", &time)),
+                        _ => None,
+                    },
+                )
                 .await?;
         }
         self.copied = seeding.end(missing).await?;
@@ -286,7 +291,9 @@ impl Database {
         match self.kind {
             DatabaseKind::Sqlite => {
                 // Whatever breaks here breaks a run that is begun again from nothing.
-                for pragma in ["journal_mode = OFF", "synchronous = OFF", "cache_size = -1000000", "temp_store = MEMORY"] {
+                for pragma in
+                    ["journal_mode = OFF", "synchronous = OFF", "cache_size = -1000000", "temp_store = MEMORY"]
+                {
                     link.run(&format!("PRAGMA {pragma}")).await?;
                 }
             }

@@ -55,7 +55,10 @@ impl GatewayCommand {
             None => std::env::current_exe()?.with_file_name("signalbox"),
         };
         if !binary.exists() {
-            bail!("{} is missing: build it first (cargo build --release --workspace), or name it with --binary", binary.display());
+            bail!(
+                "{} is missing: build it first (cargo build --release --workspace), or name it with --binary",
+                binary.display()
+            );
         }
         Ok(binary.canonicalize()?)
     }

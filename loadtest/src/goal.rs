@@ -136,8 +136,7 @@ pub fn spread_of(runs: &[Figures]) -> BTreeMap<String, Spread> {
             let middle = values.len() / 2;
             let upper = *values.get(middle)?;
             let lower = if values.len() % 2 == 0 { *values.get(middle.checked_sub(1)?)? } else { upper };
-            let spread =
-                Spread { median: f64::midpoint(lower, upper), least: *values.first()?, most: *values.last()? };
+            let spread = Spread { median: f64::midpoint(lower, upper), least: *values.first()?, most: *values.last()? };
             Some((name.clone(), spread))
         })
         .collect()

@@ -168,8 +168,7 @@ impl Panel<'_> {
                 write!(path, "{}{:.1} {:.1}", if at == 0 { 'M' } else { 'L' }, x(*place), y(*value))?;
             }
             write!(svg, "<path class=\"l\" stroke=\"{colour}\" d=\"{path}\"/>")?;
-            let (left, lower) =
-                (LEFT + (number % 3) as f64 * inner / 3.0, bottom + 38.0 + (number / 3) as f64 * 18.0);
+            let (left, lower) = (LEFT + (number % 3) as f64 * inner / 3.0, bottom + 38.0 + (number / 3) as f64 * 18.0);
             write!(
                 svg,
                 "<path class=\"l\" stroke=\"{colour}\" d=\"M{left:.1} {:.1}h18\"/><text x=\"{:.1}\" y=\"{lower:.1}\">{}</text>",

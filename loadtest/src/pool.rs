@@ -250,8 +250,7 @@ impl Template {
     ) -> anyhow::Result<Self> {
         let mut facts = tenant_ids::facts(provider, base, base, body_bytes as u64 ^ 0x5eed);
         facts.body_bytes = body_bytes;
-        facts.delivery_id =
-            if provider.slug == "vercel" { event_id::short(0, 0) } else { event_id::uuid(0, 0) };
+        facts.delivery_id = if provider.slug == "vercel" { event_id::short(0, 0) } else { event_id::uuid(0, 0) };
         let secret = provider.secret.as_bytes();
         let request = provider.event(kind, &facts, secret).with_context(|| format!("nobody sends {kind}"))?;
         let mut head = format!("POST /webhooks/{} HTTP/1.1\r\nhost: {address}\r\n", provider.slug);
@@ -338,7 +337,11 @@ mod tests {
 
     fn mixed() -> Events {
         let providers = sim::PROVIDERS.iter().map(|provider| (provider.slug.to_owned(), 1)).collect();
-        Events { providers, sizes: vec![Size { bytes: 0, weight: 1 }, Size { bytes: 9000, weight: 2 }], pool_megabytes: 1 }
+        Events {
+            providers,
+            sizes: vec![Size { bytes: 0, weight: 1 }, Size { bytes: 9000, weight: 2 }],
+            pool_megabytes: 1,
+        }
     }
 
     /// Whether the signature in the head is that of the body, by the provider in the path.

@@ -29,7 +29,12 @@ pub struct Circumstances {
 impl Circumstances {
     /// Those of now.
     pub fn now(database: DatabaseKind, command: String) -> Self {
-        Self { database, command, commit: commit(), at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string() }
+        Self {
+            database,
+            command,
+            commit: commit(),
+            at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        }
     }
 }
 
@@ -201,7 +206,12 @@ impl Report<'_> {
             run("event_index_bytes_per_event"),
             run("disk_ratio_with_everything")
         )?;
-        writeln!(text, "memory        {:.0} MiB idle, {:.0} at the most", run("memory_idle_mb"), run("memory_peak_mb"))?;
+        writeln!(
+            text,
+            "memory        {:.0} MiB idle, {:.0} at the most",
+            run("memory_idle_mb"),
+            run("memory_peak_mb")
+        )?;
         for verdict in self.verdicts() {
             let value = verdict.value.map_or_else(|| "not measured".to_owned(), shown);
             let mark = if verdict.is_met { "met    " } else { "NOT MET" };
@@ -216,9 +226,8 @@ impl Report<'_> {
 
 fn quantiles(get: &impl Fn(&str, &str) -> Option<f64>, of: &str, what: &str) -> String {
     let all = [("p50", "p50"), ("p90", "p90"), ("p99", "p99"), ("p99_9", "p99.9"), ("max", "max")];
-    let shown = all.map(|(name, label)| {
-        format!("{label} {:.1}", get(of, &format!("{what}_{name}_ms")).unwrap_or(f64::NAN))
-    });
+    let shown =
+        all.map(|(name, label)| format!("{label} {:.1}", get(of, &format!("{what}_{name}_ms")).unwrap_or(f64::NAN)));
     format!("{} ms", shown.join(", "))
 }
 

@@ -69,8 +69,7 @@ pub async fn run_once(scenario: &Scenario, options: &Options) -> anyhow::Result<
     }
     let (stage, took) = Stage::set(scenario, options).await?;
     let sampler = Sampler::start(Arc::clone(&stage.ledger), stage.meter.clone());
-    let mut run =
-        Run { scenario, stage, sampler, figures: Figures::new(), curves: Vec::new(), faults: Vec::new() };
+    let mut run = Run { scenario, stage, sampler, figures: Figures::new(), curves: Vec::new(), faults: Vec::new() };
     run.set("run", "first_start_ms", took.as_secs_f64() * 1000.0);
     run.set("run", "memory_idle_mb", run.stage.meter.memory().gateway as f64 / MIB);
     if let Some(floors) = &scenario.floors {
@@ -215,7 +214,8 @@ impl Run<'_> {
         let address = nodes.first().context("no node")?;
         for beside in &phase.beside {
             match beside {
-                Beside::Events { tenants, rate, connections } | Beside::BadSignatures { tenants, rate, connections } => {
+                Beside::Events { tenants, rate, connections }
+                | Beside::BadSignatures { tenants, rate, connections } => {
                     let is_bad = matches!(beside, Beside::BadSignatures { .. });
                     let mut stream = self.stream(&nodes, tenants, phase, phase.seconds, Some(*rate), is_bad)?;
                     stream.generator.copies = 1;

@@ -94,8 +94,7 @@ async fn watch(origin: Instant, seen: Arc<Mutex<Seen>>, ledger: Arc<Ledger>, met
         let (now, cpu, memory, took) = (counts(), meter.cpu(), meter.memory(), then.elapsed().as_secs_f64());
         then = Instant::now();
         let rate = |at: usize| (now.get(at).unwrap_or(&0.0) - before.get(at).unwrap_or(&0.0)) / took;
-        let sample =
-            Sample { at_s: origin.elapsed().as_secs_f64(), acked: rate(0), delivered: rate(1), memory };
+        let sample = Sample { at_s: origin.elapsed().as_secs_f64(), acked: rate(0), delivered: rate(1), memory };
         let used = cpu.since(&cpu_before);
         let phase = {
             let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);

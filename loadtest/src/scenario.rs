@@ -379,7 +379,8 @@ mod tests {
 
     fn all() -> Vec<Scenario> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-        let mut paths: Vec<_> = std::fs::read_dir(folder).expect("a folder").flatten().map(|file| file.path()).collect();
+        let mut paths: Vec<_> =
+            std::fs::read_dir(folder).expect("a folder").flatten().map(|file| file.path()).collect();
         paths.sort();
         paths
             .iter()
@@ -408,7 +409,8 @@ mod tests {
 
     #[test]
     fn an_unknown_member_a_strange_phase_and_strange_tenants_are_mistakes() {
-        const GOOD: &str = "name = \"x\"\nproves = \"y\"\n[[tenants]]\nname = \"a\"\n[[phase]]\nname = \"p\"\ntenants = \"a\"\n";
+        const GOOD: &str =
+            "name = \"x\"\nproves = \"y\"\n[[tenants]]\nname = \"a\"\n[[phase]]\nname = \"p\"\ntenants = \"a\"\n";
         Scenario::parse(GOOD).expect("a good one");
         for (from, to) in [
             ("proves", "colour = 1\nproves"),

@@ -172,7 +172,9 @@ mod tests {
             for workspace in 0..2 {
                 let payload = "x".repeat(number as usize * 40_000);
                 let id = event_id::uuid(book.stream, number);
-                let body = format!("{{\"deliveryId\":\"{id}\",\"workspaceId\":\"a-0-{workspace}\",\"payload\":\"{payload}\"}}");
+                let body = format!(
+                    "{{\"deliveryId\":\"{id}\",\"workspaceId\":\"a-0-{workspace}\",\"payload\":\"{payload}\"}}"
+                );
                 let request = format!(
                     "POST /good HTTP/1.1\r\nwebhook-id: d{number}{workspace}\r\nContent-Length: {}\r\n\r\n{body}",
                     body.len()

@@ -72,8 +72,7 @@ impl Stage {
         for (place, tenants) in scenario.tenants.iter().enumerate() {
             connect(&first, &sink, scenario, place, tenants).await?;
         }
-        let mut stage =
-            Self { database, ledger, meter, servers: vec![Some(first)], command, directory, _sink: sink };
+        let mut stage = Self { database, ledger, meter, servers: vec![Some(first)], command, directory, _sink: sink };
         let copied: Vec<_> = scenario.tenants.iter().enumerate().filter(|(_, group)| is_copied(group)).collect();
         if !copied.is_empty() {
             stage.stop(Ending::Term).await?;

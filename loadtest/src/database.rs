@@ -313,7 +313,7 @@ impl Database {
         let mut number = async |sql: &str| link.number(sql).await.map(|bytes| bytes as f64);
         let sizes = match self.kind {
             DatabaseKind::Sqlite => {
-                let pages = |of: &str| format!("SELECT sum(pgsize) FROM dbstat WHERE aggregate AND name {of}");
+                let pages = |of: &str| format!("SELECT sum(pgsize) FROM dbstat WHERE name {of}");
                 let indexes = "IN (SELECT name FROM sqlite_schema WHERE type = 'index'";
                 Sizes {
                     all: std::fs::metadata(&self.file).map_or(0.0, |file| file.len() as f64),

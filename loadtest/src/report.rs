@@ -93,9 +93,7 @@ impl Report<'_> {
             });
             let values: Vec<Figures> = values.collect();
             let value = spread_of(&values).get("").map(|spread| spread.median);
-            let is_met = value.is_some_and(|value| {
-                goal.at_most.is_none_or(|most| value <= most) && goal.at_least.is_none_or(|least| value >= least)
-            });
+            let is_met = value.is_some_and(|value| goal.is_met_by(value));
             Verdict { goal, value, is_met }
         };
         self.scenario.goals.iter().filter(applies).map(judge).collect()
@@ -167,13 +165,15 @@ impl Report<'_> {
                     writeln!(text, "  deliveries  {count:.0} = {rate:.0}/s; the last {drain:.2} s after the last ack")?;
                     writeln!(text, "  end to end  {}", quantiles(&get, of, "e2e"))?;
                 }
-                let event = get(of, "cpu_us_per_event").unwrap_or(0.0);
-                write!(text, "  CPU         {event:.0} µs per event")?;
+                let event = get(of, "cpu_us_per_event").map(|event| format!("{event:.0} µs per event"));
+                write!(text, "  CPU         {}", event.unwrap_or_default())?;
                 if let (Some(gateway), Some(postgres)) =
                     (get(of, "gateway_cpu_us_per_event"), get(of, "postgres_cpu_us_per_event"))
                 {
-                    let request = get(of, "cpu_us_per_request").unwrap_or(0.0);
-                    write!(text, " ({gateway:.0} gateway + {postgres:.0} PostgreSQL); {request:.0} µs per request")?;
+                    write!(text, " ({gateway:.0} gateway + {postgres:.0} PostgreSQL); ")?;
+                }
+                if let Some(request) = get(of, "cpu_us_per_request") {
+                    write!(text, "{request:.0} µs per request")?;
                 }
                 writeln!(text)?;
             } else if get(of, "memory_mean_mb").is_some() {

@@ -297,11 +297,18 @@ impl Run<'_> {
         }
         self.set(name, "failed_over", posted.failed_over as f64);
         self.latencies(name, "ack", &posted.latency_us);
-        self.set(name, "cpu_us_per_event", cpu.sum() * 1e6 / acked);
-        self.set(name, "gateway_cpu_us_per_event", cpu.gateway_s * 1e6 / acked);
-        self.set(name, "postgres_cpu_us_per_event", cpu.postgres_s * 1e6 / acked);
-        self.set(name, "cpu_s_per_1000_events", cpu.sum() * 1e3 / acked);
-        self.set(name, "cpu_us_per_event_while_posting", posting_cpu.sum() * 1e6 / acked);
+        for (figure, seconds) in [
+            ("cpu_us_per_event", cpu.sum()),
+            ("gateway_cpu_us_per_event", cpu.gateway_s),
+            ("postgres_cpu_us_per_event", cpu.postgres_s),
+            ("cpu_us_per_event_while_posting", posting_cpu.sum()),
+        ] {
+            // Where nothing is accepted there is no event to divide by.
+            if posted.acked > 0 {
+                self.set(name, figure, seconds * 1e6 / acked);
+            }
+        }
+        self.set(name, "cpu_s_per_1000_requests", cpu.sum() * 1e3 / requests.max(1) as f64);
         self.set(name, "cpu_us_per_request", cpu.sum() * 1e6 / requests.max(1) as f64);
         self.curves.push((format!("{name}: ack"), posted.latency_us));
         if book.is_delivered() {

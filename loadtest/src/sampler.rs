@@ -9,7 +9,7 @@ use tokio::{
 
 use crate::{
     ledger::Ledger,
-    meter::{CpuTime, Memory, Meter},
+    meter::{Memory, Meter},
 };
 
 /// What a second was like.
@@ -88,7 +88,7 @@ async fn watch(origin: Instant, seen: Arc<Mutex<Seen>>, ledger: Arc<Ledger>, met
         [&ledger.counts.acked, &ledger.counts.delivered, &ledger.counts.refused]
             .map(|count| count.load(Ordering::Relaxed) as f64)
     };
-    let (mut before, mut then, mut cpu_before) = (counts(), Instant::now(), CpuTime::default());
+    let (mut before, mut then, mut cpu_before) = (counts(), Instant::now(), meter.cpu());
     loop {
         seconds.tick().await;
         let (now, cpu, memory, took) = (counts(), meter.cpu(), meter.memory(), then.elapsed().as_secs_f64());

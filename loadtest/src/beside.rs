@@ -22,7 +22,7 @@ pub async fn idle(address: SocketAddr, connections: usize) -> JoinSet<()> {
         clients.spawn(async move {
             while let Ok(mut stream) = TcpStream::connect(address).await {
                 // Returns when the other side has had enough.
-                stream.read(&mut [0; 64]).await.ok();
+                stream.read_u8().await.ok();
                 tokio::time::sleep(PACE).await;
             }
         });
@@ -60,12 +60,11 @@ async fn dawdle(address: SocketAddr, part: Part) -> std::io::Result<()> {
         Part::Head => start.into_bytes().into_iter().chain(std::iter::repeat_n(b'x', 8192)).collect(),
         Part::Body => vec![b' '; 8192],
     };
-    let mut heard = [0; 64];
     for byte in slowly {
         stream.write_all(&[byte]).await?;
         tokio::select! {
             () = tokio::time::sleep(PACE) => {}
-            _ = stream.read(&mut heard) => break,
+            _ = stream.read_u8() => break,
         }
     }
     Ok(())

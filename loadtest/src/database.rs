@@ -89,10 +89,11 @@ impl Link {
     }
 
     async fn close(self) -> anyhow::Result<()> {
-        Ok(match self {
+        match self {
             Self::Sqlite(link) => link.close().await?,
             Self::Postgres(link) => link.close().await?,
-        })
+        }
+        Ok(())
     }
 }
 
@@ -408,7 +409,7 @@ impl Seeding {
 
     /// The time of row `i`: the last is now.
     fn time(&self, count: u64) -> String {
-        let first = self.now - (count * MS_APART) as i64;
+        let first = self.now - (count * MS_APART).cast_signed();
         format!("({first} + (i - {}) * {MS_APART})", self.copied)
     }
 

@@ -87,7 +87,7 @@ impl GatewayCommand {
         command.stderr(log);
         let server = Server::spawn(command).with_context(|| self.last_words())?;
         let mut client = Client::new(server.address);
-        while began.elapsed() < Duration::from_secs(120) {
+        while began.elapsed() < Duration::from_mins(2) {
             match client.send("GET", "/readyz", &[], bytes_of("")).await {
                 Ok(answer) if answer.status == 200 => return Ok((server, began.elapsed())),
                 _ => tokio::time::sleep(Duration::from_millis(2)).await,
@@ -144,7 +144,7 @@ impl Server {
                 Command::new("kill").arg(self.pid().to_string()).status().context("no `kill`")?;
             }
         }
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_mins(1);
         while self.child.try_wait()?.is_none() {
             if Instant::now() > end {
                 bail!("the gateway does not stop");

@@ -82,10 +82,10 @@ pub async fn run_once(scenario: &Scenario, options: &Options) -> anyhow::Result<
         run.phase(phase).await.with_context(|| format!("phase {}; {}", phase.name, run.stage.last_words()))?;
     }
     run.close().await?;
-    let (samples, phases) = run.sampler.seen();
+    let (seconds, phases) = run.sampler.seen();
     let Run { stage, figures, curves, faults, .. } = run;
     stage.strike().await?;
-    Ok(RunResult { figures, curves, samples, phases, faults })
+    Ok(RunResult { figures, curves, samples: seconds, phases, faults })
 }
 
 impl Run<'_> {
@@ -172,7 +172,7 @@ impl Run<'_> {
                 bail!("{} is not served: {:?}; {}", tenants.name, posted.refused, self.stage.last_words());
             }
             if book.is_delivered() {
-                book.wait_for_all(Duration::from_secs(60)).await;
+                book.wait_for_all(Duration::from_mins(1)).await;
             }
         }
         Ok(())

@@ -114,6 +114,27 @@ async fn a_killed_node_s_deliveries_are_taken_over() {
     first.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_key_is_refused_on_every_node() {
+    let sink = Sink::start().await.expect("a port");
+    let Some((first, second, _, _)) = two_nodes(&sink).await else { return };
+    let key = first.make_key(&["--org", "org"]);
+    let ask = async |node: &App| node.send("GET", "/connections", &[("x-api-key", key.as_str())], "").await.status;
+    assert_eq!((ask(&first).await, ask(&second).await), (200, 200));
+    let listed = first.cli(&["keys", "list"]);
+    let listed = String::from_utf8(listed.stdout).expect("text");
+    let id = listed.split_whitespace().find(|word| word.starts_with("key_")).expect("the only key has an id").to_owned();
+    assert!(first.cli(&["keys", "revoke", &id]).status.success());
+    let refused = tokio::time::timeout(TOLD, async {
+        while (ask(&first).await, ask(&second).await) != (401, 401) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    refused.await.expect("neither node takes it any more");
+    second.leave().await;
+    first.finish().await;
+}
+
 /// An attempt's limit of a second makes a lease of sixteen.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_node_keeps_its_leases_to_their_end_and_what_it_says_afterwards_changes_nothing() {

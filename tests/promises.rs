@@ -222,7 +222,10 @@ fn a_missing_row_and_every_kind_of_missing_proof_are_noticed() {
     };
     complains(&whole.replace("### P4:", "#### P4:"), "P4 is missing");
     complains(&whole.replace("### P4:", "### P3:"), "P3 is there twice");
-    complains(&format!("{whole}\n### P99: more\n\n- `it::routing::exactly_one_outcome_per_webhook`\n"), "P99 is no row");
+    complains(
+        &format!("{whole}\n### P99: more\n\n- `it::routing::exactly_one_outcome_per_webhook`\n"),
+        "P99 is no row",
+    );
     let with = |item: &str| format!("{whole}\n- {item}\n");
     complains(&with("`it::routing::no_such_test`"), "S16: there is no test it::routing::no_such_test");
     complains(&with("`it::no_such_file::a_test`"), "there is no file for it::no_such_file::a_test");

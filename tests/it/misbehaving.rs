@@ -32,17 +32,27 @@ fn destinations() -> Vec<(&'static str, Behaviour, Option<&'static str>)> {
         ("/slow", after(700, Behaviour::ok()), None),
         ("/drips-its-body", Behaviour::Drip(Duration::from_millis(20)), None),
         ("/floods", Behaviour::Flood(100_000_000), None),
-        ("/floods-and-fails", after(0, Behaviour::Answer {
-            status: 500,
-            headers: vec![("x-large".to_owned(), "~".repeat(8_000))],
-            body: "~".repeat(1_000_000),
-        }), Some("http_status")),
+        (
+            "/floods-and-fails",
+            after(
+                0,
+                Behaviour::Answer {
+                    status: 500,
+                    headers: vec![("x-large".to_owned(), "~".repeat(8_000))],
+                    body: "~".repeat(1_000_000),
+                },
+            ),
+            Some("http_status"),
+        ),
         ("/hangs", Behaviour::Hang, Some("timeout")),
         ("/drips-its-head", Behaviour::DripHead(Duration::from_millis(20)), Some("timeout")),
         ("/resets", Behaviour::Reset, Some("connection_failed")),
         ("/talks-garbage", Behaviour::Garbage("SSH-2.0-OpenSSH_9.9\r\n\0\u{1}".to_owned()), Some("connection_failed")),
-        ("/endless-head", Behaviour::Garbage(format!("HTTP/1.1 200 OK\r\nx: {}", "~".repeat(2_000_000))),
-            Some("connection_failed")),
+        (
+            "/endless-head",
+            Behaviour::Garbage(format!("HTTP/1.1 200 OK\r\nx: {}", "~".repeat(2_000_000))),
+            Some("connection_failed"),
+        ),
         ("/redirects", Behaviour::redirect("/caught"), Some("http_status")),
         ("/wants-no-more-now", Behaviour::status_only(400), Some("http_status")),
     ]

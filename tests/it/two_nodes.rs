@@ -123,7 +123,8 @@ async fn a_revoked_key_is_refused_on_every_node() {
     assert_eq!((ask(&first).await, ask(&second).await), (200, 200));
     let listed = first.cli(&["keys", "list"]);
     let listed = String::from_utf8(listed.stdout).expect("text");
-    let id = listed.split_whitespace().find(|word| word.starts_with("key_")).expect("the only key has an id").to_owned();
+    let id =
+        listed.split_whitespace().find(|word| word.starts_with("key_")).expect("the only key has an id").to_owned();
     assert!(first.cli(&["keys", "revoke", &id]).status.success());
     let refused = tokio::time::timeout(TOLD, async {
         while (ask(&first).await, ask(&second).await) != (401, 401) {

@@ -67,7 +67,8 @@ async fn a_server_that_would_lose_what_it_acknowledged_is_refused() {
     store.check_durability().await.expect("as it comes");
     store.close().await;
     let mut connection = crate::postgres_connection(&database.url).await;
-    let weaken = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$";
+    let weaken =
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$";
     sqlx::raw_sql(weaken).execute(&mut connection).await.expect("an owner may");
     drop(connection);
     let store = store::open(options(&database.url, "node-a"), Arc::new(NoObserver)).await.expect("it opens");

@@ -90,7 +90,8 @@ impl Behaviour {
             | Self::Reset
             | Self::Garbage(_)
             | Self::DripHead(_)
-            | Self::FailFirst { .. } | Self::InTurn(_) => None,
+            | Self::FailFirst { .. }
+            | Self::InTurn(_) => None,
         }
     }
 }

@@ -86,10 +86,10 @@ fn tries(received: &[Received], path: &str) -> BTreeMap<String, usize> {
 
 on_both! {
     async fn a_clock_that_jumps_loses_repeats_and_hurries_nothing(backend) {
-        const ROUND: u64 = 6;
+        const ROUND: u64 = 4;
         let Some(clock) = FakeClock::find() else { return };
         let sink = Sink::start().await.expect("a port");
-        let slowly = Behaviour::After(Duration::from_millis(1500), Box::new(Behaviour::ok()));
+        let slowly = Behaviour::After(Duration::from_millis(600), Box::new(Behaviour::ok()));
         sink.behave("/slow", slowly);
         sink.behave("/fails", Behaviour::FailFirst { times: 2, with: Box::new(Behaviour::status_only(500)) });
         let options = clock
@@ -101,7 +101,7 @@ on_both! {
         let github = subscribed(&app, &sink, &["slow", "fails"]).await;
         let mut events = 0;
         // A day on, two days back, a day on to the true time: in flight, waiting for their turn and waiting for a retry.
-        for offset in ["+1d", "-1d", "+0", "-1d"] {
+        for offset in ["+1d", "-1d", "+0"] {
             post(&app, &github, events..events + ROUND).await;
             events += ROUND;
             let all = usize::try_from(events).expect("small");
@@ -163,7 +163,7 @@ async fn a_clock_that_is_ahead_on_one_node_frees_no_lease_of_another() {
     let first = App::start(backend, Options::default().with("SIGNALBOX_DELIVERY__TIMEOUT_MS", "20000")).await;
     let second = first.start_beside_with(clock.of(Options::default())).await;
     let github = subscribed(&first, &sink, &["in", "other"]).await;
-    sink.behave("/in", Behaviour::After(Duration::from_secs(8), Box::new(Behaviour::ok())));
+    sink.behave("/in", Behaviour::After(Duration::from_secs(5), Box::new(Behaviour::ok())));
     post(&first, &github, 0..EVENTS).await;
     let events = usize::try_from(EVENTS).expect("small");
     let in_flight = |received: &[Received]| tries(received, "/in").len() == events;
@@ -172,7 +172,7 @@ async fn a_clock_that_is_ahead_on_one_node_frees_no_lease_of_another() {
         clock.jump_to(offset);
         // It looks for what is due, and works.
         post(&second, &github, 100 * round..100 * round + 2).await;
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        tokio::time::sleep(Duration::from_millis(1200)).await;
     }
     let delivered = async {
         while first.count("SELECT COUNT(*) FROM gw_deliveries WHERE status <> 'delivered'").await > 0 {

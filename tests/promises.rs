@@ -174,18 +174,17 @@ fn look_up_command(command: &str, root: &Path) -> Result<(), String> {
         }
     }
     let known = |variable: &str| variable == "PROPTEST_CASES" || mentions(&root.join("tests"), variable);
-    for word in words.iter().take_while(|word| **word != "cargo") {
-        let Some((variable, _)) = word.split_once('=') else { return Err(format!("`{command}` is no command")) };
+    let variables = words.iter().take_while(|word| word.contains('='));
+    for (variable, _) in variables.clone().filter_map(|word| word.split_once('=')) {
         if !known(variable) {
             return Err(format!("nothing reads {variable} of `{command}`"));
         }
     }
-    if let Some(script) = words.first().filter(|word| word.contains('/'))
-        && !root.join(script).is_file()
-    {
-        return Err(format!("there is no {script}"));
+    match words.get(variables.count()) {
+        Some(&"cargo") => Ok(()),
+        Some(script) if script.contains('/') && root.join(script).is_file() => Ok(()),
+        _ => Err(format!("`{command}` is no command")),
     }
-    Ok(())
 }
 
 fn mentions(folder: &Path, text: &str) -> bool {
@@ -236,6 +235,7 @@ fn a_missing_row_and_every_kind_of_missing_proof_are_noticed() {
     complains(&with("script: `.ci/run` `no_such_step`"), "has no step no_such_step");
     complains(&with("long form: `SIGNALBOX_NO_SUCH_KNOB=1 cargo test --test it`"), "nothing reads SIGNALBOX_NO_SUCH");
     complains(&with("long form: `cargo test --test no_such_binary`"), "names a test binary that is not there");
+    complains(&with("long form: `fuzz/no_such_script.sh 7`"), "is no command");
     complains(&with("not yet: tomorrow"), "a proof is promised, not given");
     complains(&with("trust me"), "this is no proof");
     let alone = "### P1: a\n\n- long form: `cargo test --test it`\n";

@@ -214,18 +214,18 @@ fn every_promise_has_a_proof_that_exists_and_runs() {
 
 #[test]
 fn a_missing_row_and_every_kind_of_missing_proof_are_noticed() {
-    let whole = document();
+    let row = |id: &str, item: &str| format!("### {id}: a promise\n\n- {item}\n\n");
+    let proof = "`it::routing::exactly_one_outcome_per_webhook`";
     let complains = |document: &str, of: &str| {
         let complaints = complaints_about(document, root());
         assert!(complaints.iter().any(|complaint| complaint.contains(of)), "{of} is not in {complaints:#?}");
     };
-    complains(&whole.replace("### P4:", "#### P4:"), "P4 is missing");
-    complains(&whole.replace("### P4:", "### P3:"), "P3 is there twice");
-    complains(
-        &format!("{whole}\n### P99: more\n\n- `it::routing::exactly_one_outcome_per_webhook`\n"),
-        "P99 is no row",
-    );
-    let with = |item: &str| format!("{whole}\n- {item}\n");
+    let good = row("P3", proof);
+    assert_eq!(complaints_about(&good, root()).len(), rows().len() - 1, "all rows but this one are missing");
+    complains(&good, "P4 is missing");
+    complains(&good.repeat(2), "P3 is there twice");
+    complains(&row("P99", proof), "P99 is no row");
+    let with = |item: &str| row("S16", item);
     complains(&with("`it::routing::no_such_test`"), "S16: there is no test it::routing::no_such_test");
     complains(&with("`it::no_such_file::a_test`"), "there is no file for it::no_such_file::a_test");
     complains(&with("`errors_doc::write_the_page_of_error_codes`"), "is ignored");

@@ -157,6 +157,12 @@ on_both! {
         let obstacle = Obstacle::put_up(&app, name).await;
         let (request, address) = (push(&github, 1), app.address());
         let posting = tokio::spawn(async move { Client::new(address).post_webhook("github", &request).await });
+        let waiting = async {
+            while app.health(false).await["ledger"]["inProgress"].as_u64() < Some(1) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(SOON, waiting).await.expect("it waits for its commit");
         app.begin_to_stop().await;
         app.ended_in_order().await;
         obstacle.take_away().await;

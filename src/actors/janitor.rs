@@ -4,13 +4,18 @@
 //! **Invariants**: a tick that fails is logged and tried again at its next turn; two ticks of a kind never overlap; all
 //! of it may be late without harm.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use actix::{Actor, ActorContext, Addr, Arbiter, AsyncContext, Context, Handler, Message, WrapFuture};
 use tokio::sync::mpsc;
 
 use super::{
     backfill::BackfillHook,
+    clock_watch::ClockWatch,
     directory::Directory,
     dispatcher::DispatcherHandle,
     healing::HealingHandle,
@@ -25,10 +30,13 @@ use crate::{
         ids::{DestinationId, InstallationId},
         log_entry,
     },
-    store::{Change, RetentionCutoffs, SharedStore, StoreError},
+    store::{Change, EventFilter, PageRequest, RetentionCutoffs, SharedStore, StoreError},
 };
 
 const LEASES_EVERY: Duration = Duration::from_secs(2);
+const CLOCK_EVERY: Duration = Duration::from_secs(1);
+/// An event from this far in the future was stored before the clock was set back, while nobody was there to see it.
+const FUTURE: Duration = Duration::from_mins(1);
 const LAST_SEEN_EVERY: Duration = Duration::from_secs(1);
 const READDRESS_EVERY: Duration = Duration::from_secs(30);
 /// How long after a start providers are asked for the first time what they list.
@@ -111,6 +119,11 @@ impl Actor for Janitor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.every(ctx, LEASES_EVERY, "leases", |deps| async move { take_over_leases(&deps).await });
+        let watch = Arc::new(Mutex::new(None));
+        self.every(ctx, CLOCK_EVERY, "clock", move |deps| {
+            let watch = Arc::clone(&watch);
+            async move { follow_clock(&deps, &watch).await }
+        });
         self.every(ctx, LAST_SEEN_EVERY, "last seen", |deps| async move {
             deps.directory.forget_the_stopped();
             deps.directory.flush_seen().await
@@ -193,6 +206,36 @@ async fn take_over_leases(deps: &JanitorDeps) -> Result<(), StoreError> {
         deps.dispatcher.nudge(None);
     }
     Ok(())
+}
+
+/// After a clock that was set back, what waits is due when it would have been.
+async fn follow_clock(deps: &JanitorDeps, watch: &Mutex<Option<ClockWatch>>) -> Result<(), StoreError> {
+    let lock = || watch.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_first = lock().is_none();
+    let behind_at_start = if is_first { behind_what_is_stored(deps).await? } else { Duration::ZERO };
+    let now = deps.clock.now();
+    let owed = {
+        let mut watch = lock();
+        let watch = watch.get_or_insert_with(ClockWatch::default);
+        watch.owe(behind_at_start);
+        watch.look(now, Instant::now())
+    };
+    let Some(owed) = owed else { return Ok(()) };
+    let deliveries = deps.store.hasten_deliveries(owed, now).await?;
+    if let Some(watch) = lock().as_mut() {
+        watch.settle();
+    }
+    tracing::warn!(seconds = owed.as_secs(), deliveries, "the clock was set back; what waits is due that much earlier");
+    deps.dispatcher.nudge(None);
+    Ok(())
+}
+
+/// How far the clock is behind the newest event, if that is too far to be another node's.
+async fn behind_what_is_stored(deps: &JanitorDeps) -> Result<Duration, StoreError> {
+    let newest = deps.store.list_events(&EventFilter::default(), PageRequest { limit: 1, cursor: None }).await?;
+    let now = deps.clock.now();
+    let ahead = newest.items.first().map(|event| event.received_at.since(now));
+    Ok(ahead.filter(|ahead| *ahead >= FUTURE).unwrap_or_default())
 }
 
 async fn retain(deps: &JanitorDeps) -> Result<(), StoreError> {

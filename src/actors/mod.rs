@@ -2,6 +2,7 @@
 
 pub mod backfill;
 pub mod binding;
+mod clock_watch;
 pub mod config_files;
 pub mod connecting;
 pub mod destinations;

@@ -307,6 +307,7 @@ macro_rules! impl_store {
                 reroute_event(rerouting: Rerouting) -> bool = events::reroute;
                 release_leases(owner: &str, only: Option<&[DeliveryId]>, now: EpochMs) -> u64 = leases::release;
                 release_leases_of_the_gone(owner: &str, now: EpochMs) -> u64 = release_leases_of_the_gone;
+                hasten_deliveries(by: std::time::Duration, now: EpochMs) -> u64 = leases::hasten;
                 readdress_deliveries(org: Option<&OrgId>, fallback: Option<&DestinationId>, now: EpochMs) -> u64
                     = deliveries::readdress;
                 retry_delivery(id: &DeliveryId, now: EpochMs, entry: &LogEntry) -> bool = deliveries::retry;

@@ -609,6 +609,10 @@ pub trait Store: ConnectionStore {
     /// ends. On SQLite that is everybody but `owner`; on PostgreSQL nodes that no longer hold their presence lock.
     async fn release_leases_of_the_gone(&self, owner: &str, now: EpochMs) -> StoreResult<u64>;
 
+    /// Makes whatever nobody has leased and is due after `now` due that much earlier, but not before `now`: the clock was
+    /// set back. Answers how many.
+    async fn hasten_deliveries(&self, by: Duration, now: EpochMs) -> StoreResult<u64>;
+
     /// Sets the destination of pending and held deliveries to what serves their integration now: the integration's
     /// own, its workspace's, its org's, else `fallback`. `None` for `org` repairs every delivery without a
     /// destination.

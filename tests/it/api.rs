@@ -161,6 +161,29 @@ on_both! {
         scene.app.finish().await;
     }
 
+    async fn whoever_tries_keys_is_slowed_down_and_the_right_key_and_webhooks_are_not_refused(backend) {
+        let scene = Scene::set(App::start(backend, Options::default()).await).await;
+        let guesses: Vec<_> = (0..200)
+            .map(|guess| {
+                let mut client = scene.app.outsider();
+                tokio::spawn(async move {
+                    let key = format!("a-wrong-key-of-at-least-32-characters-{guess}");
+                    client.send("GET", "/connections", &[("x-api-key", &key)], bytes::Bytes::new()).await
+                })
+            })
+            .collect();
+        let mut operator = scene.app.operator("org");
+        for seed in 100..110 {
+            operator.ask("GET", "/connections", None).await.expect("the right key is served beside them");
+            let (_, answer) = scene.app.post_event(&scene.github, "github:push", seed).await;
+            assert_eq!((answer.status, answer.json()["outcome"].as_str()), (200, Some("routed")));
+        }
+        for guess in guesses {
+            assert_eq!(guess.await.expect("no panic").expect("an answer").status, 401);
+        }
+        scene.app.finish().await;
+    }
+
     async fn a_service_key_that_names_no_org_is_asked_for_one_only_where_one_is_needed(backend) {
         let scene = Scene::set(App::start(backend, Options::default()).await).await;
         let key = App::service_key();

@@ -23,13 +23,13 @@ const ACK_DEADLINE_MS: &str = "500";
 const PROVIDER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Somebody else in the database who holds what every commit needs.
-enum Obstacle {
+pub(crate) enum Obstacle {
     Sqlite(SqliteConnection),
     Postgres(PgConnection),
 }
 
 impl Obstacle {
-    async fn put_up(app: &App, backend: &'static str) -> Self {
+    pub(crate) async fn put_up(app: &App, backend: &'static str) -> Self {
         let url = app.database_url();
         if backend == "SQLite" {
             let mut connection = SqliteConnection::connect(&url).await.expect("the file is there");
@@ -42,7 +42,7 @@ impl Obstacle {
         }
     }
 
-    async fn take_away(self) {
+    pub(crate) async fn take_away(self) {
         match self {
             Self::Sqlite(mut connection) => {
                 connection.execute("ROLLBACK").await.expect("unlocked");

@@ -9,22 +9,29 @@ use std::{
     },
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use signalbox::{
     app,
     config::Config,
     model::{
         clock::EpochMs,
         provider::{ProviderDeliveryId, ProviderSlug},
+        secret::Secret,
         webhook::Headers,
     },
     providers::{
         Category, EventSpec, ExtractError, Inbound, Provider, ProviderSettings, Registry, ResourceFacts,
         SignatureScheme,
+        connector::{
+            Account, Callback, Completion, Connector, ConnectorError, DeliveryLog, Ended, FreshToken, Grant, HeldToken,
+            Leg, LogPage, ProxyAnswer, ProxyCall, ProxyEndpoint, ResourcePage,
+        },
     },
-    sim::{self, SignedRequest, client::Client, operator::Operator},
+    sim::{self, SignedRequest, browser::Browser, client::Client, operator::Operator},
 };
+use url::Url;
 
 /// GitHub, but a body that says `poison` panics while the fault is there.
 struct Faulty {
@@ -71,6 +78,83 @@ impl Provider for Faulty {
     }
 }
 
+/// The asking half of the same provider: every call of it panics while the fault is there.
+struct FaultyConnector {
+    fault: Arc<AtomicBool>,
+}
+
+impl FaultyConnector {
+    fn may_panic(&self) {
+        assert!(!self.fault.load(Ordering::SeqCst), "this provider has a fault");
+    }
+}
+
+#[async_trait]
+impl Connector for FaultyConnector {
+    fn uses_pkce(&self, _: Option<&Value>) -> bool {
+        false
+    }
+    /// Nobody is asked: the provider's page is our own callback.
+    fn authorize_url(&self, leg: &Leg<'_>) -> Result<Url, ConnectorError> {
+        let parameters = [("state", leg.state), ("code", "c")];
+        Url::parse_with_params(leg.redirect_uri, parameters).map_err(|_| ConnectorError::NotSupported)
+    }
+    async fn complete(&self, _: &Callback<'_>) -> Result<Completion, ConnectorError> {
+        self.may_panic();
+        Err(ConnectorError::Refused("access_denied"))
+    }
+    fn keeps_tokens(&self) -> bool {
+        false
+    }
+    async fn renew_token(&self, grant: &Grant, _: Option<&HeldToken>) -> Result<FreshToken, ConnectorError> {
+        self.may_panic();
+        Ok(FreshToken {
+            access: Secret::new("minted").expect("not empty"),
+            refresh: None,
+            token_type: None,
+            scope: None,
+            expires_at: Some(grant.now.plus(std::time::Duration::from_hours(1))),
+            refresh_expires_at: None,
+        })
+    }
+    async fn read_account(&self, _: &Grant, _: &Secret) -> Result<Account, ConnectorError> {
+        self.may_panic();
+        Ok(Account::default())
+    }
+    async fn end_grant(&self, _: &Grant, _: Option<&HeldToken>) -> Result<Ended, ConnectorError> {
+        self.may_panic();
+        Ok(Ended::Revoked)
+    }
+    async fn list_resources(&self, _: &Grant, _: &Secret, _: Option<&str>) -> Result<ResourcePage, ConnectorError> {
+        self.may_panic();
+        Ok(ResourcePage { items: Vec::new(), next_cursor: None })
+    }
+    fn proxy_endpoints(&self) -> &'static [ProxyEndpoint] {
+        &[]
+    }
+    async fn call(&self, _: &Grant, _: &Secret, _: &ProxyCall) -> Result<ProxyAnswer, ConnectorError> {
+        Err(ConnectorError::NotSupported)
+    }
+    fn delivery_log(&self) -> Option<&dyn DeliveryLog> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl DeliveryLog for FaultyConnector {
+    fn reach(&self) -> std::time::Duration {
+        std::time::Duration::from_hours(24)
+    }
+    async fn list(&self, _: EpochMs, _: Option<&str>) -> Result<LogPage, ConnectorError> {
+        self.may_panic();
+        Ok(LogPage { items: Vec::new(), next_cursor: None, wait: None })
+    }
+    async fn redeliver(&self, _: EpochMs, _: &str) -> Result<bool, ConnectorError> {
+        Ok(false)
+    }
+}
+
+const CONSOLE: &str = "http://localhost:4107";
 const SERVICE_KEY: &str = "a-service-key-of-at-least-32-characters";
 
 /// Runs a case against a gateway in this process whose GitHub has a fault that the case can mend.
@@ -86,6 +170,8 @@ fn with_a_faulty_provider<F: Future<Output = ()>>(case: impl FnOnce(SocketAddr, 
             ("SIGNALBOX_VAULT__KEY_FILE", directory.path().join("key").display().to_string()),
             ("SIGNALBOX_AUTH__SERVICE_KEY", SERVICE_KEY.to_owned()),
             ("SIGNALBOX_INGEST__ACK_DEADLINE_MS", "30000".to_owned()),
+            ("SIGNALBOX_CONSOLE__URL", CONSOLE.to_owned()),
+            ("SIGNALBOX_HEALING__ENABLED", "false".to_owned()),
         ];
         let settings = sim::gateway_settings().chain(settings.map(|(name, value)| (name.to_owned(), value)));
         let specs: Vec<_> = Registry::built_in().iter().map(|registered| registered.spec).collect();
@@ -98,8 +184,10 @@ fn with_a_faulty_provider<F: Future<Output = ()>>(case: impl FnOnce(SocketAddr, 
             max_body_bytes: None,
             timestamp_tolerance: std::time::Duration::from_mins(1),
         };
+        let slug = faulty.slug();
         let registry =
             Registry::new(vec![Arc::new(faulty)], vec![("github".to_owned(), enabled)]).expect("a good registry");
+        let registry = registry.with_connector(slug, Ok(Arc::new(FaultyConnector { fault: fault.clone() })));
         let running = app::start(config, Some(registry)).await.expect("it starts");
         case(running.address, fault).await;
         running.stop().await;
@@ -156,4 +244,50 @@ fn an_edit_that_panics_keeps_nothing_and_the_next_one_finds_the_supervisor_in_or
         let linked = operator.ask("GET", &path, None).await.expect("the connection");
         assert_eq!(linked["resources"].as_array().map(Vec::len), Some(1), "{linked}");
     });
+}
+
+#[test]
+fn a_provider_that_panics_when_it_is_asked_ends_that_call_and_no_other() {
+    with_a_faulty_provider(async |address, fault| {
+        let mut operator = Operator::new(address, SERVICE_KEY, "org");
+        let github = sim::find("github").expect("simulated");
+        let connection = operator.adopt(github, &github.facts(1, 1, EpochMs(0))).await.expect("adopted");
+        let token = format!("/connections/{connection}/token");
+        let picker = format!("/connections/{connection}/available-resources");
+        let heal = json!({"provider": "github", "since": 0});
+
+        // Connecting, tokens, the picker, healing: each call fails, twice, and says so without a word of the panic.
+        for _ in 0..2 {
+            for path in [&token, &picker] {
+                let answer = operator.call("GET", path, None).await.expect("an answer");
+                assert!((500..600).contains(&answer.status), "{path}: {}", answer.json());
+                assert!(!answer.json().to_string().contains("fault"), "{}", answer.json());
+            }
+            let run = operator.ask("POST", "/admin/heal", Some(&heal)).await.expect("a report");
+            assert_eq!((&run["status"], &run["error"]), (&json!("failed"), &json!("the run panicked")), "{run:#}");
+            assert_eq!(ending_of_a_flow(&mut operator).await, "internal_error");
+        }
+        // Webhooks of the same provider go their way all the while.
+        let mut client = Client::new(address);
+        let fine = client.post_webhook("github", &push("fine", r#"{"a":"fine"}"#)).await.expect("an answer");
+        assert_eq!((fine.status, fine.json()["status"].clone()), (200, "accepted".into()));
+
+        fault.store(false, Ordering::SeqCst);
+        let minted = operator.ask("GET", &token, None).await.expect("a token");
+        assert_eq!(minted["accessToken"], "minted", "{minted}");
+        operator.ask("GET", &picker, None).await.expect("a list");
+        let run = operator.ask("POST", "/admin/heal", Some(&heal)).await.expect("a report");
+        assert_eq!(run["status"], "completed", "{run:#}");
+        assert_eq!(ending_of_a_flow(&mut operator).await, "access_denied", "the provider's answer is heard again");
+        operator.ask("DELETE", &format!("/connections/{connection}"), None).await.expect("torn down");
+    });
+}
+
+/// A whole flow in a browser; the code of the error it ends with.
+async fn ending_of_a_flow(operator: &mut Operator) -> String {
+    let begun = operator.ask("GET", "/connections/github/authorize", None).await.expect("begun");
+    let mut browser = Browser::new().stopping_at(CONSOLE);
+    let page = browser.visit(begun["url"].as_str().expect("a URL")).await.expect("a page");
+    let ended = page.url.query_pairs().find(|(name, _)| name == "error").map(|(_, code)| code.into_owned());
+    ended.unwrap_or_else(|| panic!("it did not end with an error: {}", page.url))
 }

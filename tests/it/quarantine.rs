@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use signalbox::{
     model::clock::{Clock, SystemClock},
-    sim::{self, sink::Sink},
+    sim::{self, Encoding, sink::Sink},
 };
 
 use crate::support::{App, Options, on_both};
@@ -42,6 +42,34 @@ on_both! {
         sink.wait_for(1, SOON).await.expect("delivered at last");
         let empty = app.operator("org").ask_for_all("GET", "/admin/quarantine").await.expect("an answer");
         assert_eq!(empty["items"], json!([]));
+        app.finish().await;
+    }
+
+    async fn a_body_that_nobody_can_read_is_kept_the_third_time_and_its_connection_goes_on(backend) {
+        let sink = Sink::start().await.expect("a port");
+        let app = App::start(backend, Options::default()).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+        app.subscribe("org", "ws", &github, Some(&["github:push"])).await;
+        let headers = vec![("x-github-event", "push".to_owned()), ("x-github-delivery", "unreadable".to_owned())];
+        let secret = github.provider.secret.as_bytes();
+        let unreadable = github.provider.signing.sign(headers, "{\"ref\":", secret, Encoding::Json);
+        let kept = async || {
+            let kept = app.operator("org").ask_for_all("GET", "/admin/quarantine").await.expect("an answer");
+            kept["items"].as_array().expect("items").clone()
+        };
+        for time in 1..=4 {
+            let answer = app.outsider().post_webhook("github", &unreadable).await.expect("an answer");
+            assert_eq!(answer.status, 400, "{}", answer.json());
+            assert_eq!(kept().await.len(), usize::from(time >= 3), "after {time} times");
+            let (_, fine) = app.post_event(&github, "github:push", time).await;
+            assert_eq!(fine.json()["outcome"], "routed", "its connection goes on");
+        }
+        assert_eq!(kept().await[0]["cause"], "invalid_payload", "{:?}", kept().await);
+        // Nothing has been mended: it stays, and says so.
+        let released = app.operator("org").ask_for_all("POST", "/admin/quarantine/reverify").await.expect("an answer");
+        assert_eq!((released["accepted"].as_i64(), kept().await.len()), (Some(0), 1), "{released}");
+        sink.wait_for(4, SOON).await.expect("the others are delivered");
         app.finish().await;
     }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 use signalbox::sim::{
     self,
@@ -18,7 +19,11 @@ const TAKEN_OVER: Duration = Duration::from_secs(20);
 
 /// Two nodes with a connection, a workspace's integration and a destination; `None` without a PostgreSQL server.
 async fn two_nodes(sink: &Sink) -> Option<(App, App, Connected, String)> {
-    let first = App::start(Backend::postgres().await?, Options::default()).await;
+    two_nodes_with(sink, Options::default()).await
+}
+
+async fn two_nodes_with(sink: &Sink, options: Options) -> Option<(App, App, Connected, String)> {
+    let first = App::start(Backend::postgres().await?, options).await;
     let second = first.start_beside().await;
     first.set_destination("org", None, &sink.url("/in")).await;
     let github = first.connect("org", sim::find("github").expect("simulated"), 1).await;
@@ -79,6 +84,7 @@ async fn each_delivery_is_sent_once_whichever_node_took_it() {
     let received = sink.wait_for(usize::try_from(EVENTS).expect("small"), SOON).await.expect("delivered");
     let ids: HashSet<_> = received.iter().map(|received| received.webhook_id.clone()).collect();
     assert_eq!(ids.len(), received.len(), "none twice");
+    assert!(received.iter().all(|received| received.beside == 0));
     // Both stop in order, and what was delivered stays delivered.
     second.leave().await;
     first.check_invariants().await;
@@ -103,6 +109,72 @@ async fn a_killed_node_s_deliveries_are_taken_over() {
         received.iter().map(|received| received.webhook_id.clone()).collect()
     };
     assert_eq!(ids(&all[EVENTS..]), ids(&hung), "the same deliveries, under the same ids");
+    assert!(all.iter().all(|received| received.beside == 0), "never two attempts of one at a time");
     second.leave().await;
+    first.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_key_is_refused_on_every_node() {
+    let sink = Sink::start().await.expect("a port");
+    let Some((first, second, _, _)) = two_nodes(&sink).await else { return };
+    let key = first.make_key(&["--org", "org"]);
+    let ask = async |node: &App| node.send("GET", "/connections", &[("x-api-key", key.as_str())], "").await.status;
+    assert_eq!((ask(&first).await, ask(&second).await), (200, 200));
+    let listed = first.cli(&["keys", "list"]);
+    let listed = String::from_utf8(listed.stdout).expect("text");
+    let id =
+        listed.split_whitespace().find(|word| word.starts_with("key_")).expect("the only key has an id").to_owned();
+    assert!(first.cli(&["keys", "revoke", &id]).status.success());
+    let refused = tokio::time::timeout(TOLD, async {
+        while (ask(&first).await, ask(&second).await) != (401, 401) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    refused.await.expect("neither node takes it any more");
+    second.leave().await;
+    first.finish().await;
+}
+
+/// An attempt's limit of a second makes a lease of sixteen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_node_keeps_its_leases_to_their_end_and_what_it_says_afterwards_changes_nothing() {
+    const EVENTS: usize = 6;
+    const LEASE: Duration = Duration::from_secs(16);
+    let sink = Sink::start().await.expect("a port");
+    sink.behave("/in", Behaviour::Hang);
+    let options = Options::default().with("SIGNALBOX_DELIVERY__TIMEOUT_MS", "1000");
+    let Some((first, mut second, github, _)) = two_nodes_with(&sink, options).await else { return };
+    for seed in 0..EVENTS {
+        assert_eq!(outcome_of(&second, &github, u64::try_from(seed).expect("small")).await, "routed");
+    }
+    let hung = sink.wait_for(EVENTS, SOON).await.expect("all are in flight");
+    second.signal(Signal::SIGSTOP);
+    sink.behave("/in", Behaviour::ok());
+    // The other node goes on with what is its own.
+    assert_eq!(outcome_of(&first, &github, 1000).await, "routed");
+    let all = sink.wait_for(2 * EVENTS + 1, SOON).await.expect("the other node takes over");
+    for late in all.iter().skip(EVENTS) {
+        let Some(before) = hung.iter().find(|hung| hung.webhook_id == late.webhook_id) else { continue };
+        // A little less: the lease began before the request arrived.
+        let apart = late.instant - before.instant;
+        assert!(apart > LEASE - Duration::from_secs(4), "a lease was freed after {apart:?}");
+    }
+    second.signal(Signal::SIGCONT);
+    // What it tried is written down as what it was: a try that ended too late.
+    let all_tries = i64::try_from(2 * EVENTS + 1).expect("small");
+    let recorded = async {
+        while first.count("SELECT COUNT(*) FROM gw_attempts").await < all_tries {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(SOON, recorded).await.expect("the thawed node records its attempts");
+    assert_eq!(first.count("SELECT COUNT(*) FROM gw_deliveries WHERE status <> 'delivered'").await, 0);
+    assert_eq!(first.count_leases().await, 0);
+    assert_eq!(outcome_of(&second, &github, 2000).await, "routed", "it is a node like any other again");
+    sink.wait_for(2 * EVENTS + 2, SOON).await.expect("delivered");
+    second.leave().await;
+    first.check_invariants().await;
+    assert_eq!(sink.total(), 2 * EVENTS + 2, "nothing was sent a third time");
     first.finish().await;
 }

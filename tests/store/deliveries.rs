@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use signalbox::model::{
-    clock::EpochMs,
+    clock::{Clock as _, EpochMs, SystemClock},
     delivery::DeliveryStatus,
     destination::DestinationScope,
     ids::{DeliveryId, DestinationId, OrgId},
@@ -106,5 +106,42 @@ store_suite! {
         assert_eq!(store.readdress_deliveries(None, Some(&fallback), store.now()).await.expect("readdressed"), 1);
         let read = store.delivery(&id).await;
         assert_eq!((read.status, read.destination), (DeliveryStatus::Held, Some(fallback)));
+    }
+
+    async fn what_waits_is_due_earlier_when_the_clock_was_set_back(store: TestStore) {
+        const DAY: Duration = Duration::from_hours(24);
+        let later = store.now().plus(DAY).plus(Duration::from_secs(5));
+        let due_at = |name: &str, due_at: EpochMs, leased: bool| {
+            let mut event = store.with_delivery(store.event(name));
+            let new = &mut event.deliveries[0];
+            new.delivery.due_at = due_at;
+            new.delivery.lease_until = leased.then_some(due_at);
+            new.lease_owner = leased.then(|| "node-a".into());
+            event
+        };
+        let events = [due_at("leased", later, true), due_at("far", later, false), due_at("near", store.now().plus(DAY / 2), false)];
+        let ids: Vec<_> = events.iter().map(|event| event.deliveries[0].delivery.id.clone()).collect();
+        for event in events {
+            store.accept_event(event).await.expect("stored");
+        }
+        assert_eq!(store.hasten_deliveries(DAY, store.now()).await.expect("written"), 2);
+        let mut due = Vec::new();
+        for id in &ids {
+            due.push(store.delivery(id).await.due_at);
+        }
+        assert_eq!(due, [later, store.now().plus(Duration::from_secs(5)), store.now()]);
+        assert_eq!(store.hasten_deliveries(DAY, store.now()).await.expect("written"), 1, "the one that is due later");
+    }
+
+    async fn a_node_whose_clock_is_ahead_takes_no_lease_of_another(store: TestStore) {
+        let lease_until = SystemClock.now().plus(Duration::from_hours(1));
+        let mut event = store.with_delivery(store.event("d1"));
+        let new = &mut event.deliveries[0];
+        (new.delivery.due_at, new.delivery.lease_until) = (lease_until, Some(lease_until));
+        new.lease_owner = Some("node-a".into());
+        store.accept_event(event).await.expect("stored");
+        store.clock.set(lease_until.plus(Duration::from_hours(24)));
+        // One process serves from a file: whoever else had a lease is gone.
+        assert_eq!(store.claim("node-b").await.len(), usize::from(store.backend() == "sqlite"));
     }
 }

@@ -33,6 +33,12 @@ store_suite! {
         assert!(matches!(refused, Err(StoreError::Migration(_))), "{refused:?}");
     }
 
+    async fn a_migration_that_was_edited_after_it_was_applied_is_refused(store: TestStore) {
+        store.meddle("UPDATE _sqlx_migrations SET checksum = '' WHERE version = 1").await;
+        let refused = store.migrate().await;
+        assert!(matches!(refused, Err(StoreError::Migration(_))), "{refused:?}");
+    }
+
     async fn what_was_acknowledged_is_there_after_a_restart(store: TestStore) {
         let delivery = store.accept_one("d1").await;
         store.claim("node-a").await;
@@ -52,6 +58,24 @@ store_suite! {
 async fn a_url_of_neither_database_is_refused() {
     let refused = store::open(options("mysql://localhost/x", "node-a"), Arc::new(NoObserver)).await;
     assert!(matches!(refused.map(|_| ()), Err(StoreError::Driver(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_would_lose_what_it_acknowledged_is_refused() {
+    let Some(database) = Database::create(true).await else { return };
+    let store = store::open(options(&database.url, "node-a"), Arc::new(NoObserver)).await.expect("it opens");
+    store.check_durability().await.expect("as it comes");
+    store.close().await;
+    let mut connection = crate::postgres_connection(&database.url).await;
+    let weaken =
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$";
+    sqlx::raw_sql(weaken).execute(&mut connection).await.expect("an owner may");
+    drop(connection);
+    let store = store::open(options(&database.url, "node-a"), Arc::new(NoObserver)).await.expect("it opens");
+    let refused = store.check_durability().await;
+    assert!(matches!(refused, Err(StoreError::NotDurable(_))), "{refused:?}");
+    store.close().await;
+    database.drop_it().await;
 }
 
 async fn migrate_from_nothing(url: &str) {

@@ -24,6 +24,10 @@ pub enum Behaviour {
     Flood(u64),
     /// A 200 whose body comes a byte at a time, this far apart, for as long as anybody listens.
     Drip(Duration),
+    /// Instead of HTTP, this.
+    Garbage(String),
+    /// The head of an answer a byte at a time, this far apart, and never its end.
+    DripHead(Duration),
     /// The first `times` tries of every delivery (by `webhook-id`) get this; later ones 200.
     FailFirst {
         /// How many tries fail.
@@ -82,7 +86,12 @@ impl Behaviour {
             Self::Answer { status, .. } => Some(*status),
             Self::After(_, then) => then.status(),
             Self::Flood(_) | Self::Drip(_) => Some(200),
-            Self::Hang | Self::Reset | Self::FailFirst { .. } | Self::InTurn(_) => None,
+            Self::Hang
+            | Self::Reset
+            | Self::Garbage(_)
+            | Self::DripHead(_)
+            | Self::FailFirst { .. }
+            | Self::InTurn(_) => None,
         }
     }
 }

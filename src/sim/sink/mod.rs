@@ -1,5 +1,5 @@
 //! A receiver of deliveries over real HTTP that does to each path what it was told to: answer, dawdle, hang, reset,
-//! redirect, flood, drip, fail a few times.
+//! redirect, flood, drip, talk garbage, fail a few times.
 //!
 //! **Invariants.** A request is recorded before it is answered, so an answer seen is a record kept. Paths know nothing
 //! of each other. Without instructions a path answers 200 at once.
@@ -83,6 +83,10 @@ pub struct Received {
     pub instant: Instant,
     /// The status it was answered with; `None` if it got no proper answer.
     pub answered: Option<u16>,
+    /// How many earlier tries of the same delivery were still open when it came: neither answered nor given up.
+    pub beside: u32,
+    /// How many requests were open at its path when it came, itself included. Neither is counted for load.
+    pub open_here: u32,
 }
 
 impl Received {
@@ -122,6 +126,8 @@ struct PathRules {
     secrets: Vec<String>,
     seen: HashMap<String, u32>,
     requests: u32,
+    /// Requests that are open, by `webhook-id`.
+    open: HashMap<String, u32>,
 }
 
 #[derive(Debug)]
@@ -276,9 +282,46 @@ impl Sink {
     }
 }
 
+/// A request that is open until this is dropped, and what was open beside it when it came.
+#[derive(Debug)]
+struct Open {
+    shared: Arc<Shared>,
+    path: String,
+    webhook_id: String,
+    beside: u32,
+    here: u32,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut ledger = self.shared.ledger();
+        let Some(rules) = ledger.rules.get_mut(&self.path) else { return };
+        if let Some(open) = rules.open.get_mut(&self.webhook_id) {
+            *open -= 1;
+            if *open == 0 {
+                rules.open.remove(&self.webhook_id);
+            }
+        }
+    }
+}
+
 impl Shared {
+    /// Counts a request as open; not for load, which asks nothing of it.
+    fn open(self: &Arc<Self>, path: &str, webhook_id: &str) -> Option<Open> {
+        let mut ledger = self.ledger();
+        if ledger.keep == Keep::Nothing {
+            return None;
+        }
+        let rules = ledger.rules.entry(path.to_owned()).or_default();
+        let beside = rules.open.get(webhook_id).copied().unwrap_or_default();
+        let here = rules.open.values().sum::<u32>() + 1;
+        rules.open.insert(webhook_id.to_owned(), beside + 1);
+        drop(ledger);
+        Some(Open { shared: Arc::clone(self), path: path.to_owned(), webhook_id: webhook_id.to_owned(), beside, here })
+    }
+
     /// Records a request and says what to do with it.
-    fn record(&self, path: &str, headers: Headers, body: Bytes) -> Behaviour {
+    fn record(&self, path: &str, headers: Headers, body: Bytes, open: Option<&Open>) -> Behaviour {
         let (at, instant) = (SystemClock.now(), Instant::now());
         let webhook_id = headers.get("webhook-id").unwrap_or_default().to_owned();
         let envelope = serde_json::from_slice::<EnvelopeIds>(&body).ok().filter(|ids| !ids.event_id.is_empty());
@@ -316,6 +359,8 @@ impl Shared {
             at,
             instant,
             answered,
+            beside: open.as_ref().map_or(0, |open| open.beside),
+            open_here: open.as_ref().map_or(0, |open| open.here),
         };
         if ledger.keep == Keep::Nothing {
             received.headers = Headers::new();

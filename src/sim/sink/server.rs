@@ -2,13 +2,9 @@
 
 use std::{
     convert::Infallible,
-    io,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll},
+    future::poll_fn,
+    io, iter,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -18,7 +14,7 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{Request, Response, body::Frame, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
 };
 
@@ -30,64 +26,23 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 /// Why a request gets no answer; ends its connection.
 #[derive(Debug, thiserror::Error)]
 enum Cut {
-    #[error("told to reset")]
-    Reset,
+    #[error("told not to answer")]
+    Told,
     #[error("the request broke off: {0}")]
     Request(#[from] hyper::Error),
     #[error("told to send an impossible answer: {0}")]
     Answer(#[from] hyper::http::Error),
 }
 
-/// A connection that ends with RST instead of FIN when it was told to.
-struct Socket {
-    stream: TcpStream,
-    reset: Arc<AtomicBool>,
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if self.reset.load(Ordering::Relaxed)
-            && let Err(error) = self.stream.set_zero_linger()
-        {
-            tracing::debug!(%error, "a connection ends politely instead of with a reset");
-        }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A FIN before the RST would let the other side read a clean end.
-        if self.reset.load(Ordering::Relaxed) {
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+/// How a connection ends that was told not to answer.
+#[derive(Debug)]
+enum Ending {
+    /// With RST instead of FIN.
+    Reset,
+    /// With these bytes, which are no HTTP.
+    Garbage(Bytes),
+    /// With the head of an answer that comes a byte at a time and never ends.
+    DripHead(Duration),
 }
 
 /// Serves connections until aborted.
@@ -99,24 +54,63 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection keeps its delays");
     }
-    let reset = Arc::new(AtomicBool::new(false));
-    let socket = Socket { stream, reset: Arc::clone(&reset) };
-    let service = service_fn(|request| answer(request, Arc::clone(&shared), Arc::clone(&reset)));
-    if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(socket), service).await {
-        tracing::debug!(%error, "a connection to the sink ended early");
+    let ending = Arc::new(OnceLock::new());
+    let service = service_fn(|request| Box::pin(answer(request, Arc::clone(&shared), Arc::clone(&ending))));
+    let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    // Not shut down by hyper: a FIN before a RST would let the other side read a clean end.
+    let served = poll_fn(|context| connection.poll_without_shutdown(context)).await;
+    let stream = connection.into_parts().io.into_inner();
+    let ended = match ending.get() {
+        None => {
+            if let Err(error) = served {
+                tracing::debug!(%error, "a connection to the sink ended early");
+            }
+            let mut stream = stream;
+            stream.shutdown().await
+        }
+        Some(ending) => end(stream, ending).await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection to the sink did not end as it should");
+    }
+}
+
+/// Ends a connection that was told to end oddly.
+async fn end(mut stream: TcpStream, ending: &Ending) -> io::Result<()> {
+    match ending {
+        Ending::Reset => stream.set_zero_linger(),
+        Ending::Garbage(bytes) => {
+            stream.write_all(bytes).await?;
+            stream.shutdown().await
+        }
+        Ending::DripHead(pause) => {
+            let head = b"HTTP/1.1 200 OK\r\nx-drip: ".iter().chain(iter::repeat(&b'.'));
+            for byte in head {
+                tokio::time::sleep(*pause).await;
+                stream.write_all(&[*byte]).await?;
+            }
+            Ok(())
+        }
     }
 }
 
 async fn answer(
     request: Request<Incoming>,
     shared: Arc<Shared>,
-    reset: Arc<AtomicBool>,
+    ending: Arc<OnceLock<Ending>>,
 ) -> Result<Response<Body>, Cut> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
     let headers: Headers = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    let mut doing = shared.record(&path, headers, body);
+    // Open until it is answered, or until whoever asked is gone and this future with them.
+    let open = shared.open(&path, headers.get("webhook-id").unwrap_or_default());
+    let mut doing = shared.record(&path, headers, body, open.as_ref());
+    // It is told once: a connection that ends oddly carries no other request.
+    let cut = |how| {
+        ending.get_or_init(|| how);
+        Cut::Told
+    };
     loop {
         doing = match doing {
             Behaviour::After(wait, then) => {
@@ -133,10 +127,9 @@ async fn answer(
             Behaviour::Hang => std::future::pending().await,
             Behaviour::Flood(bytes) => return Ok(Response::new(flood(bytes))),
             Behaviour::Drip(pause) => return Ok(Response::new(drip(pause))),
-            Behaviour::Reset | Behaviour::FailFirst { .. } | Behaviour::InTurn(_) => {
-                reset.store(true, Ordering::Relaxed);
-                return Err(Cut::Reset);
-            }
+            Behaviour::Garbage(text) => return Err(cut(Ending::Garbage(Bytes::from(text)))),
+            Behaviour::DripHead(pause) => return Err(cut(Ending::DripHead(pause))),
+            Behaviour::Reset | Behaviour::FailFirst { .. } | Behaviour::InTurn(_) => return Err(cut(Ending::Reset)),
         }
     }
 }

@@ -118,3 +118,45 @@ async fn followers_see_every_request_even_when_nothing_is_kept() {
     assert_eq!((received.webhook_id.as_str(), received.body.len()), ("dlv_1", 0));
     assert_eq!((sink.total(), sink.received().len()), (1, 0));
 }
+
+#[tokio::test]
+async fn garbage_and_the_drips_of_a_head_are_no_answer() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let sink = Sink::start().await.expect("a port");
+    sink.behave("/garbage", Behaviour::Garbage("\0SSH-2.0-no http\r\n".to_owned()));
+    sink.behave("/drip", Behaviour::DripHead(Duration::from_millis(1)));
+    let mut raw = tokio::net::TcpStream::connect(sink.address()).await.expect("connected");
+    raw.write_all(b"POST /garbage HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}").await.expect("written");
+    let mut said = Vec::new();
+    raw.read_to_end(&mut said).await.expect("an end");
+    assert_eq!(said, b"\0SSH-2.0-no http\r\n");
+
+    let mut raw = tokio::net::TcpStream::connect(sink.address()).await.expect("connected");
+    raw.write_all(b"POST /drip HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}").await.expect("written");
+    let mut head = [0; 30];
+    raw.read_exact(&mut head).await.expect("drop by drop");
+    assert_eq!(&head, b"HTTP/1.1 200 OK\r\nx-drip: .....");
+    assert!(sink.received().iter().all(|received| received.answered.is_none()));
+}
+
+#[tokio::test]
+async fn a_try_beside_an_open_one_is_seen_and_one_after_it_is_not() {
+    let sink = Sink::start().await.expect("a port");
+    sink.behave("/in", Behaviour::InTurn(vec![Behaviour::Hang, Behaviour::ok()]));
+    let hanging = Client::new(sink.address());
+    let gone = {
+        let mut hanging = hanging.with_limit(Duration::from_mins(1));
+        tokio::spawn(async move { hanging.send("POST", "/in", &[("webhook-id", "dlv_1")], Bytes::new()).await.is_ok() })
+    };
+    sink.wait_for(1, SOON).await.expect("it hangs");
+    post(&sink, "/in", "dlv_2").await.expect("an answer");
+    post(&sink, "/in", "dlv_1").await.expect("an answer");
+    gone.abort();
+    // The sink hears of it when the connection ends.
+    while sink.shared.ledger().rules["/in"].open.contains_key("dlv_1") {
+        tokio::task::yield_now().await;
+    }
+    post(&sink, "/in", "dlv_1").await.expect("an answer");
+    let beside: Vec<_> = sink.received().iter().map(|received| (received.beside, received.open_here)).collect();
+    assert_eq!(beside, [(0, 1), (0, 2), (1, 2), (0, 1)]);
+}

@@ -53,6 +53,13 @@ use crate::model::{
     token::SealedToken,
 };
 
+/// A lease is over when the server says so too: a node whose own clock is ahead takes nothing from the others.
+macro_rules! lease_is_over {
+    () => {
+        " AND (d.lease_owner IS NULL OR d.due_at <= (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint)"
+    };
+}
+
 /// What another node is claiming is not waited for.
 macro_rules! skip_locked {
     () => {

@@ -20,7 +20,9 @@ macro_rules! pick {
         concat!(
             "SELECT d.id FROM gw_deliveries d WHERE d.status = 'pending' AND d.destination_id = $1 AND d.is_retry = ",
             $is_retry,
-            " AND d.due_at <= $2 ORDER BY d.due_at LIMIT $3",
+            " AND d.due_at <= $2",
+            lease_is_over!(),
+            " ORDER BY d.due_at LIMIT $3",
             skip_locked!()
         )
     };

@@ -5,7 +5,7 @@
 //! BIGINT milliseconds, JSON as TEXT; text that comes from outside goes through [`text`]; columns are read in the order
 //! of the lists in `columns.rs`. **Must not know** pools and transactions: it is given a [`Session`].
 //!
-//! What a dialect forces comes from the including module: the macros `skip_locked!`, `for_update!`, `in_list!`,
+//! What a dialect forces comes from the including module: the macros `skip_locked!`, `lease_is_over!`, `for_update!`, `in_list!`,
 //! `table_exists!`, and the functions `notify` and `unhurried`.
 
 use std::borrow::Cow;

@@ -97,12 +97,23 @@ impl App {
     /// Starts another gateway on the same PostgreSQL database and with the same keys: two nodes are one gateway. End it
     /// with [`App::leave`], before the first.
     pub async fn start_beside(&self) -> Self {
-        let backend = self.backend.shared().expect("several nodes share a PostgreSQL database");
-        Self::start_in(Arc::clone(&self.directory), backend, self.settings.clone()).await
+        self.start_beside_with(Options::default()).await
     }
 
-    async fn start_in(directory: Arc<TempDir>, backend: Backend, settings: Vec<(&'static str, String)>) -> Self {
-        let mut app = Self {
+    /// The same, with settings of its own beside or instead of the first node's.
+    pub async fn start_beside_with(&self, options: Options) -> Self {
+        let backend = self.backend.shared().expect("several nodes share a PostgreSQL database");
+        let settings = self.settings.iter().cloned().chain(options.settings).collect();
+        Self::start_in(Arc::clone(&self.directory), backend, settings).await
+    }
+
+    /// A gateway that has not been started yet: [`App::restart`] does.
+    pub fn prepare(backend: Backend, options: Options) -> Self {
+        Self::prepare_in(Arc::new(tempfile::tempdir().expect("a temporary directory")), backend, options.settings)
+    }
+
+    fn prepare_in(directory: Arc<TempDir>, backend: Backend, settings: Vec<(&'static str, String)>) -> Self {
+        Self {
             backend,
             directory,
             settings,
@@ -110,7 +121,11 @@ impl App {
             log: Arc::default(),
             last_start: Duration::ZERO,
             finished: false,
-        };
+        }
+    }
+
+    async fn start_in(directory: Arc<TempDir>, backend: Backend, settings: Vec<(&'static str, String)>) -> Self {
+        let mut app = Self::prepare_in(directory, backend, settings);
         app.launch().await;
         app
     }
@@ -243,10 +258,42 @@ impl App {
 
     /// Stops the process with SIGTERM and checks that it ends in order.
     pub async fn terminate(&mut self) {
-        let pid = Pid::from_raw(i32::try_from(self.running().child.id()).expect("a pid"));
-        kill(pid, Signal::SIGTERM).expect("it takes signals");
+        self.signal(Signal::SIGTERM);
+        self.ended_in_order().await;
+    }
+
+    /// Waits until a process that was told to stop has ended, and checks that it did in order.
+    pub async fn ended_in_order(&mut self) {
         let status = self.wait().await;
         assert!(status.success(), "after SIGTERM it ended with {status}\n{}", self.log_text());
+    }
+
+    /// Sends SIGTERM and answers once the process has noticed.
+    pub async fn begin_to_stop(&mut self) {
+        const NOTICED: &str = "stopping: finishing what is in flight";
+        let before = self.log_text().matches(NOTICED).count();
+        self.signal(Signal::SIGTERM);
+        let deadline = Instant::now() + PATIENCE;
+        while self.log_text().matches(NOTICED).count() == before {
+            assert!(Instant::now() < deadline, "it did not notice the signal\n{}", self.log_text());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Sends the process a signal: SIGSTOP freezes it, SIGCONT thaws it.
+    pub fn signal(&mut self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.running().child.id()).expect("a pid"));
+        kill(pid, signal).expect("it takes signals");
+    }
+
+    /// What a statement that counts answers, whoever else uses the database.
+    pub async fn count(&self, sql: &str) -> i64 {
+        self.backend.count(self.directory.path(), sql).await
+    }
+
+    /// How many deliveries are leased by anybody.
+    pub async fn count_leases(&self) -> i64 {
+        self.count("SELECT COUNT(*) FROM gw_deliveries WHERE lease_owner IS NOT NULL").await
     }
 
     /// Starts the process again on the same database.

@@ -32,6 +32,11 @@ impl Backend {
         postgres::Database::create(true).await.map(Self::Postgres)
     }
 
+    /// The same without a table in it.
+    pub async fn empty_postgres() -> Option<Self> {
+        postgres::Database::create(false).await.map(Self::Postgres)
+    }
+
     /// Removes the database, which nobody uses any more.
     pub async fn remove(self) {
         if let Self::Postgres(database) = self {
@@ -71,6 +76,22 @@ impl Backend {
             }
         };
         done.unwrap_or_else(|error| panic!("{error} in\n{sql}"));
+    }
+
+    /// What a statement that counts answers.
+    pub async fn count(&self, directory: &Path, sql: &str) -> i64 {
+        let (url, statement) = (self.url(directory), AssertSqlSafe(sql));
+        let counted = match self {
+            Self::Sqlite => {
+                let mut connection = SqliteConnection::connect(&url).await.expect("opens");
+                sqlx::query_scalar(statement).fetch_one(&mut connection).await
+            }
+            Self::Postgres(_) | Self::Shared { .. } => {
+                let mut connection = PgConnection::connect(&url).await.expect("connects");
+                sqlx::query_scalar(statement).fetch_one(&mut connection).await
+            }
+        };
+        counted.unwrap_or_else(|error| panic!("{error} in\n{sql}"))
     }
 
     /// Everything in the database as text: the bytes of the file, or every row of every table.

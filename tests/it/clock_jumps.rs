@@ -1,0 +1,194 @@
+//! `promises.md` P12: a machine's clock that jumps a day loses nothing, repeats nothing and frees nobody's lease.
+//!
+//! The real binary runs under `libfaketime` (Debian: `faketime`), which moves the wall clock of a running process and
+//! leaves its monotonic clock alone, as a correction by NTP or by hand does. Without the library these tests are
+//! skipped, said aloud; with `REQUIRE_FAKETIME=1` that is a failure.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use signalbox::sim::{
+    self,
+    sink::{Behaviour, Received, Sink},
+};
+use tempfile::TempDir;
+
+use crate::support::{App, Backend, Connected, Options, on_both};
+
+const SOON: Duration = Duration::from_secs(40);
+
+/// The wall clock of processes that are started with its settings.
+struct FakeClock {
+    directory: TempDir,
+    library: PathBuf,
+}
+
+impl FakeClock {
+    /// At the true time; `None` on a machine without the library.
+    fn find() -> Option<Self> {
+        let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut candidates = folders.map(|folder| folder.join("faketime/libfaketimeMT.so.1"));
+        let Some(library) = candidates.find(|library| library.exists()) else {
+            assert!(std::env::var_os("REQUIRE_FAKETIME").is_none(), "libfaketime is required and not there");
+            eprintln!("!!! SKIPPED: there is no libfaketime (Debian: apt-get install faketime)");
+            return None;
+        };
+        let clock = Self { directory: tempfile::tempdir().expect("a temporary directory"), library };
+        clock.jump_to("+0");
+        Some(clock)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.path().join("offset")
+    }
+
+    /// Sets the clock, this far from the true time: `+1d`, `-1d`, `+0`.
+    fn jump_to(&self, offset: &str) {
+        // In one step: whoever reads it sees the old time or the new.
+        let aside = self.directory.path().join("next");
+        std::fs::write(&aside, format!("{offset}\n")).expect("written");
+        std::fs::rename(aside, self.file()).expect("renamed");
+    }
+
+    fn of(&self, options: Options) -> Options {
+        options
+            .with("LD_PRELOAD", &self.library.display().to_string())
+            .with("FAKETIME_TIMESTAMP_FILE", &self.file().display().to_string())
+            .with("FAKETIME_NO_CACHE", "1")
+            .with("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            .with("SIGNALBOX_DELIVERY__RETRY_SCHEDULE_S", "1,1,1,1")
+    }
+}
+
+async fn subscribed(app: &App, sink: &Sink, workspaces: &[&str]) -> Connected {
+    let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+    for workspace in workspaces {
+        app.subscribe("org", workspace, &github, Some(&["github:push"])).await;
+        app.set_destination("org", Some(workspace), &sink.url(&format!("/{workspace}"))).await;
+    }
+    github
+}
+
+async fn post(app: &App, to: &Connected, seeds: std::ops::Range<u64>) {
+    for seed in seeds {
+        let (_, answer) = app.post_event(to, "github:push", seed).await;
+        assert_eq!((answer.status, answer.json()["outcome"].as_str()), (200, Some("routed")), "{seed}");
+    }
+}
+
+/// How often each delivery was tried at that path.
+fn tries(received: &[Received], path: &str) -> BTreeMap<String, usize> {
+    let mut tries = BTreeMap::new();
+    for received in received.iter().filter(|received| received.path == path) {
+        *tries.entry(received.webhook_id.clone()).or_default() += 1;
+    }
+    tries
+}
+
+on_both! {
+    async fn a_clock_that_jumps_loses_repeats_and_hurries_nothing(backend) {
+        const ROUND: u64 = 4;
+        const CAP: usize = 4;
+        let Some(clock) = FakeClock::find() else { return };
+        let sink = Sink::start().await.expect("a port");
+        let slowly = Behaviour::After(Duration::from_millis(600), Box::new(Behaviour::ok()));
+        sink.behave("/slow", slowly);
+        sink.behave("/fails", Behaviour::FailFirst { times: 2, with: Box::new(Behaviour::status_only(500)) });
+        let options = clock
+            .of(Options::default())
+            .with("SIGNALBOX_DELIVERY__CIRCUIT_FAILURES", "100000")
+            // So that some are in flight and the others wait.
+            .with("SIGNALBOX_DELIVERY__MAX_IN_FLIGHT_PER_DESTINATION", &CAP.to_string());
+        let app = App::start(backend, options).await;
+        let github = subscribed(&app, &sink, &["slow", "fails"]).await;
+        let mut events = 0;
+        // A day on, two days back, a day on to the true time: in flight, waiting for their turn and waiting for a retry.
+        for offset in ["+1d", "-1d", "+0"] {
+            post(&app, &github, events..events + ROUND).await;
+            events += ROUND;
+            let all = usize::try_from(events).expect("small");
+            let first_tries = |received: &[Received]| tries(received, "/fails").len() == all;
+            sink.wait_until("a first try of each", SOON, first_tries).await.expect("tried");
+            clock.jump_to(offset);
+            post(&app, &github, events..events + ROUND).await;
+            events += ROUND;
+            let all = usize::try_from(events).expect("small");
+            let done = |received: &[Received]| {
+                let fails = tries(received, "/fails");
+                tries(received, "/slow").len() == all && fails.len() == all && fails.values().all(|tries| *tries >= 3)
+            };
+            let waited = sink.wait_until("everything everywhere", SOON, done).await;
+            waited.unwrap_or_else(|error| panic!("after the jump to {offset}: {error}"));
+        }
+        let delivered = async {
+            while app.count("SELECT COUNT(*) FROM gw_deliveries WHERE status = 'delivered'").await
+                < i64::try_from(2 * events).expect("small")
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(SOON, delivered).await.expect("recorded");
+        let received = sink.received();
+        assert!(received.iter().all(|received| received.beside == 0), "one attempt of a delivery at a time");
+        // A result that is being written when the clock jumps ahead may be repeated, as after a crash: no more than were in
+        // flight, at each of the two jumps forward.
+        for (path, each) in [("/slow", 1), ("/fails", 3)] {
+            let tries = tries(&received, path);
+            let repeats = tries.values().sum::<usize>() - tries.len() * each;
+            assert!(repeats <= 2 * CAP, "{path}: {repeats} repeats, {tries:?}");
+        }
+        app.finish().await;
+    }
+
+    async fn a_start_with_a_clock_a_day_behind_goes_on_with_what_is_open(backend) {
+        let Some(clock) = FakeClock::find() else { return };
+        let sink = Sink::start().await.expect("a port");
+        sink.behave("/in", Behaviour::FailFirst { times: 1, with: Box::new(Behaviour::status_only(500)) });
+        let options = clock.of(Options::default()).with("SIGNALBOX_DELIVERY__CIRCUIT_FAILURES", "100000");
+        let mut app = App::start(backend, options).await;
+        let github = subscribed(&app, &sink, &["in"]).await;
+        post(&app, &github, 0..5).await;
+        sink.wait_for(5, SOON).await.expect("tried");
+        app.kill().await;
+        clock.jump_to("-1d");
+        app.restart().await;
+        post(&app, &github, 5..6).await;
+        let done = |received: &[Received]| {
+            let tries = tries(received, "/in");
+            tries.len() == 6 && tries.values().all(|tries| *tries >= 2)
+        };
+        sink.wait_until("everything", SOON, done).await.expect("delivered");
+        app.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_ahead_on_one_node_frees_no_lease_of_another() {
+    const EVENTS: u64 = 6;
+    let (Some(backend), Some(clock)) = (Backend::postgres().await, FakeClock::find()) else { return };
+    let sink = Sink::start().await.expect("a port");
+    let first = App::start(backend, Options::default().with("SIGNALBOX_DELIVERY__TIMEOUT_MS", "20000")).await;
+    let second = first.start_beside_with(clock.of(Options::default())).await;
+    let github = subscribed(&first, &sink, &["in", "other"]).await;
+    sink.behave("/in", Behaviour::After(Duration::from_secs(5), Box::new(Behaviour::ok())));
+    post(&first, &github, 0..EVENTS).await;
+    let events = usize::try_from(EVENTS).expect("small");
+    let in_flight = |received: &[Received]| tries(received, "/in").len() == events;
+    sink.wait_until("every one in flight", SOON, in_flight).await.expect("sent");
+    for (round, offset) in (1..).zip(["+1d", "+0", "+1d"]) {
+        clock.jump_to(offset);
+        // It looks for what is due, and works.
+        post(&second, &github, 100 * round..100 * round + 2).await;
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+    }
+    let delivered = async {
+        while first.count("SELECT COUNT(*) FROM gw_deliveries WHERE status <> 'delivered'").await > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(SOON, delivered).await.expect("all are delivered");
+    let received = sink.received();
+    assert!(received.iter().all(|received| received.beside == 0), "one attempt of a delivery in the whole cluster");
+    assert!(tries(&received, "/in").values().all(|tries| *tries == 1), "{:?}", tries(&received, "/in"));
+    second.leave().await;
+    first.finish().await;
+}

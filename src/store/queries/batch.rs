@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use sqlx::Row as _;
 
-use super::{Builder, Conn, buckets, deliveries, list, query, text};
+use super::{BUCKETS, Builder, Conn, buckets, deliveries, list, query, text};
 use crate::{
     model::{event::EventOutcome, ids::EventId},
     store::{
@@ -176,28 +176,72 @@ async fn find_duplicate(conn: &mut Conn, event: &PreparedEvent) -> Result<Option
     }))
 }
 
+/// The least bucket that holds so many records. Attempts are written in statements of few sizes, so that each is
+/// prepared once, and what a record does not fill is NULL: one statement costs more than the rows it writes.
+fn padded(records: usize) -> usize {
+    BUCKETS.into_iter().rev().find(|size| records <= *size).unwrap_or(BUCKETS[0])
+}
+
+/// Records in the largest buckets, the last one filled up.
+fn padded_buckets<T>(records: &[T]) -> impl Iterator<Item = impl Iterator<Item = Option<&T>>> {
+    records.chunks(BUCKETS[0]).map(|bucket| {
+        let missing = padded(bucket.len()) - bucket.len();
+        bucket.iter().map(Some).chain(std::iter::repeat_n(None, missing))
+    })
+}
+
 async fn write_attempts(conn: &mut Conn, records: &[&AttemptRecord]) -> Result<(), sqlx::Error> {
-    for bucket in buckets(records) {
+    for bucket in padded_buckets(records) {
         let mut sql = Builder::new(
             "INSERT INTO gw_attempts (delivery_id, id, number, started_at, duration_ms, result, status_code, error, \
-             response_body) ",
+             response_body) SELECT v.column1, v.column2, v.column3, v.column4, v.column5, v.column6, v.column7, v.column8, \
+             v.column9 FROM (",
         );
         sql.push_values(bucket, |mut row, record| {
-            let attempt = &record.attempt;
-            row.push_bind(attempt.delivery.as_str())
-                .push_bind(attempt.id.as_str())
-                .push_bind(i64::from(attempt.number))
-                .push_bind(attempt.started_at.0)
-                .push_bind(i64::from(attempt.duration_ms))
-                .push_bind(attempt.result.as_str())
-                .push_bind(attempt.status_code.map(i64::from))
-                .push_bind(attempt.error.as_deref().map(|error| text(error).into_owned()))
-                .push_bind(attempt.response_body.as_deref().map(|body| text(body).into_owned()));
+            let attempt = record.map(|record| &record.attempt);
+            row.push_bind(attempt.map(|attempt| attempt.delivery.as_str()))
+                .push_bind(attempt.map(|attempt| attempt.id.as_str()))
+                .push_bind(attempt.map(|attempt| i64::from(attempt.number)))
+                .push_bind(attempt.map(|attempt| attempt.started_at.0))
+                .push_bind(attempt.map(|attempt| i64::from(attempt.duration_ms)))
+                .push_bind(attempt.map(|attempt| attempt.result.as_str()))
+                .push_bind(attempt.and_then(|attempt| attempt.status_code).map(i64::from))
+                .push_bind(attempt.and_then(|attempt| attempt.error.as_deref()).map(|error| text(error).into_owned()))
+                .push_bind(
+                    attempt.and_then(|attempt| attempt.response_body.as_deref()).map(|body| text(body).into_owned()),
+                );
         });
-        sql.push(" ON CONFLICT (delivery_id, id) DO NOTHING").build().execute(&mut *conn).await?;
+        sql.push(") AS v WHERE v.column1 IS NOT NULL ON CONFLICT (delivery_id, id) DO NOTHING");
+        sql.build().execute(&mut *conn).await?;
     }
     Ok(())
 }
+
+/// What is set, of a row `v` that says what became of a delivery.
+macro_rules! set_results {
+    () => {
+        "UPDATE gw_deliveries SET status = v.column3, reason = v.column4, attempts = v.column5, is_retry = true, \
+         due_at = v.column6, finished_at = v.column7, lease_owner = NULL FROM ("
+    };
+}
+/// The status is compared in a way that no partial index can be used for: there is one of what is pending, a planner that
+/// knows nothing of the table takes it for short, and would go through a whole backlog for each batch.
+macro_rules! of_deliveries {
+    () => {
+        ") AS v WHERE gw_deliveries.id = v.column1 AND gw_deliveries.status || '' = 'pending' \
+         AND (gw_deliveries.lease_owner = v.column2 \
+              OR (gw_deliveries.lease_owner IS NULL AND gw_deliveries.attempts < v.column5))"
+    };
+}
+
+/// The statement of results with one row, for whoever wants its plan.
+pub(in super::super) const SET_RESULT: &str = concat!(
+    set_results!(),
+    "SELECT CAST($1 AS TEXT) AS column1, CAST($2 AS TEXT) AS column2, CAST($3 AS TEXT) AS column3, \
+     CAST($4 AS TEXT) AS column4, CAST($5 AS BIGINT) AS column5, CAST($6 AS BIGINT) AS column6, \
+     CAST($7 AS BIGINT) AS column7",
+    of_deliveries!()
+);
 
 /// Sets the deliveries' new state: of those their owner still holds, and of those that nobody holds and that know fewer
 /// attempts (their lease was given up while the attempt was under way; what it found out is true all the same).
@@ -211,26 +255,34 @@ async fn write_results(conn: &mut Conn, records: &[&AttemptRecord]) -> Result<()
     }
     let mut newest: Vec<(&str, &AttemptRecord)> = newest.into_iter().collect();
     newest.sort_unstable_by_key(|(id, _)| *id);
-    for bucket in buckets(&newest) {
-        let mut sql = Builder::new(
-            "UPDATE gw_deliveries SET status = v.column3, reason = v.column4, attempts = v.column5, is_retry = true, \
-             due_at = v.column6, finished_at = v.column7, lease_owner = NULL FROM (",
-        );
-        sql.push_values(bucket, |mut row, (id, record)| {
-            row.push_bind(*id)
-                .push_bind(&*text(&record.owner))
-                .push_bind(record.status.as_str())
-                .push_bind(record.reason.as_deref().map(|reason| text(reason).into_owned()))
-                .push_bind(i64::from(record.attempt.number))
-                .push_bind(record.due_at.0)
-                .push_bind(record.finished_at.map(|at| at.0));
+    for bucket in padded_buckets(&newest) {
+        let mut sql = Builder::new(set_results!());
+        sql.push_values(bucket, |mut row, result| {
+            let record = result.map(|(_, record)| *record);
+            row.push_bind(result.map(|(id, _)| *id))
+                .push_bind(record.map(|record| text(&record.owner).into_owned()))
+                .push_bind(record.map(|record| record.status.as_str()))
+                .push_bind(record.and_then(|record| record.reason.as_deref()).map(|reason| text(reason).into_owned()))
+                .push_bind(record.map(|record| i64::from(record.attempt.number)))
+                .push_bind(record.map(|record| record.due_at.0))
+                .push_bind(record.and_then(|record| record.finished_at).map(|at| at.0));
         });
-        sql.push(
-            ") AS v WHERE gw_deliveries.id = v.column1 AND gw_deliveries.status = 'pending' \
-             AND (gw_deliveries.lease_owner = v.column2 \
-                  OR (gw_deliveries.lease_owner IS NULL AND gw_deliveries.attempts < v.column5))",
-        );
-        sql.build().execute(&mut *conn).await?;
+        sql.push(of_deliveries!()).build().execute(&mut *conn).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_last_bucket_is_filled_up_and_no_record_is_lost() {
+        for (records, sizes) in [(1, vec![1]), (2, vec![4]), (5, vec![16]), (64, vec![64]), (150, vec![64, 64, 64])] {
+            let numbers: Vec<usize> = (0..records).collect();
+            let written: Vec<Vec<Option<&usize>>> = padded_buckets(&numbers).map(Iterator::collect).collect();
+            assert_eq!(written.iter().map(Vec::len).collect::<Vec<_>>(), sizes);
+            assert_eq!(written.into_iter().flatten().flatten().copied().collect::<Vec<_>>(), numbers);
+        }
+    }
 }

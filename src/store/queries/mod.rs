@@ -186,6 +186,8 @@ pub(super) fn hot_statements() -> Vec<(&'static str, &'static str)> {
         ("claim_deliveries: retries", claims::PICK_RETRIES),
         ("claim_deliveries: the lease", claims::LEASE),
         ("claim_deliveries: what was claimed", claims::READ_CLAIMED),
+        ("claim_deliveries: its events", claims::READ_EVENTS),
+        ("record_attempts: the results", batch::SET_RESULT),
         ("list_due_destinations", claims::DUE_DESTINATIONS),
         ("release_leases", leases::RELEASE_ALL),
         ("list_held", events::LIST_HELD),

@@ -213,11 +213,14 @@ macro_rules! impl_store {
                 let read = self.home.in_time(async {
                     let mut conn = self.reading().await?;
                     let mut db = Session { conn: &mut conn, known: &self.known };
-                    let read = claims::read_claimed(&mut db, &ids).await?;
+                    let (mut claimed, payloads) = claims::read_claimed(&mut db, &ids).await?;
                     drop(conn);
-                    let mut claimed = Vec::with_capacity(read.len());
-                    for (delivery, payload) in read {
-                        claimed.push(ClaimedDelivery { body: payload.decode().await?, ..delivery });
+                    let mut bodies = std::collections::HashMap::with_capacity(payloads.len());
+                    for (event, payload) in payloads {
+                        bodies.insert(event, payload.decode().await?);
+                    }
+                    for claimed in &mut claimed {
+                        claimed.body = bodies.get(&claimed.event.id).cloned().unwrap_or_default();
                     }
                     Ok(claimed)
                 })

@@ -275,6 +275,8 @@ pub struct ClaimRequest {
     pub first_tries: u32,
     /// Retries at the most.
     pub retries: u32,
+    /// Both together at the most; first tries get what retries leave.
+    pub in_all: u32,
 }
 
 /// A claimed delivery with what its envelope needs.

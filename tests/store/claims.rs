@@ -69,15 +69,15 @@ store_suite! {
         for name in ["fresh 1", "fresh 2", "fresh 3"] {
             store.accept_one(name).await;
         }
-        let claim = async |first_tries, retries| {
-            let request = ClaimRequest { first_tries, retries, ..store.claim_of("node-a") };
+        let claim = async |first_tries, retries, in_all| {
+            let request = ClaimRequest { first_tries, retries, in_all, ..store.claim_of("node-a") };
             let claimed = store.claim_deliveries(&request).await.expect("claiming works");
             claimed.into_iter().map(|claimed| claimed.delivery.attempts).collect::<Vec<_>>()
         };
-        assert_eq!(claim(0, 0).await, [0; 0]);
-        assert_eq!(claim(2, 1).await, [0, 0, 1]);
-        assert_eq!(claim(0, 5).await, [1]);
-        assert_eq!(claim(5, 0).await, [0]);
+        assert_eq!(claim(0, 0, 5).await, [0; 0]);
+        assert_eq!(claim(5, 1, 3).await, [0, 0, 1], "first tries take what retries leave");
+        assert_eq!(claim(0, 5, 5).await, [1]);
+        assert_eq!(claim(5, 0, 5).await, [0]);
     }
 
     async fn only_what_is_due_to_that_destination_is_claimed(store: TestStore) {

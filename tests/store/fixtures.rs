@@ -190,6 +190,7 @@ impl TestStore {
             lease_until: EpochMs(self.now().0 + 30_000),
             first_tries: 100,
             retries: 100,
+            in_all: 200,
         }
     }
 

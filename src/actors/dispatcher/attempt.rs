@@ -1,9 +1,8 @@
-//! One attempt of one delivery, from its lease to its record.
+//! One attempt of one delivery, from its lease to its result (`recording` writes that down).
 //!
 //! **Invariants**: nothing is sent unless the lease, by a clock that only moves forward, outlasts a whole attempt; a
-//! delivery is in one task's hands at a time; an attempt that panics frees its slot and leaves its row to the lease;
-//! a result that cannot be recorded is tried again until the lease is about to end and then given up: the delivery is
-//! repeated under the same `webhook-id`, never lost. **Must not know** who claimed it.
+//! delivery is in one task's hands at a time; an attempt that panics frees its slot and leaves its row to the lease.
+//! **Must not know** who claimed it.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -15,7 +14,8 @@ use bytes::Bytes;
 use super::{
     destinations::{Found, Target},
     lanes::Slot,
-    shared::{Shared, lock},
+    recording::Unrecorded,
+    shared::Shared,
     state::{Aftermath, Verdict},
 };
 use crate::{
@@ -34,11 +34,6 @@ use crate::{
     telemetry::traces::AttemptSpan,
 };
 
-/// Recording ends this long before the lease does.
-const RECORDING_MARGIN: Duration = Duration::from_secs(1);
-/// Waits between tries to record, doubling from the first to the last.
-const FIRST_RECORDING_WAIT: Duration = Duration::from_millis(50);
-const LAST_RECORDING_WAIT: Duration = Duration::from_secs(2);
 /// How long a destination rests whose delivery could not be tried for a reason of ours.
 const REST: Duration = Duration::from_secs(1);
 
@@ -55,7 +50,7 @@ impl Shared {
 }
 
 /// A delivery in this process's hands.
-struct HeldDelivery {
+pub(super) struct HeldDelivery {
     shared: Arc<Shared>,
     id: DeliveryId,
 }
@@ -275,37 +270,20 @@ impl OneAttempt {
         self.shared.give_back_leases(std::slice::from_ref(&self.claimed.delivery.id)).await;
     }
 
-    /// Writes the result down, trying again while the lease lasts.
+    /// Hands the result in to be written down. The room is free when this returns.
     async fn record(&mut self, attempt: Attempt, status: DeliveryStatus, reason: Option<String>, due_at: EpochMs) {
         let shared = Arc::clone(&self.shared);
         let finished_at = (status != DeliveryStatus::Pending).then_some(due_at);
         let record = AttemptRecord { attempt, owner: shared.node.clone(), status, reason, due_at, finished_at };
-        let mut wait = FIRST_RECORDING_WAIT;
-        self.held = None;
-        while let Err(error) = shared.store.record_attempts(vec![record.clone()]).await {
-            let left = self.slot.lease_left(shared.lease());
-            if left < wait + RECORDING_MARGIN {
-                tracing::error!(
-                    delivery.id = %record.attempt.delivery,
-                    code = error.code(),
-                    "an attempt cannot be recorded; its delivery will be repeated"
-                );
-                return;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = shared.is_cut() => return,
-            }
-            wait = (wait * 2).min(LAST_RECORDING_WAIT);
-        }
-        if status == DeliveryStatus::Pending {
-            let destination = &self.slot.lane().id;
-            if lock(&shared.retry_times).note(due_at, destination, shared.clock.now()) {
-                shared.wake();
-            }
-        } else {
-            shared.metrics.delivery_finished(self.claimed.event.provider, status);
-        }
+        let result = Unrecorded {
+            record,
+            provider: self.claimed.event.provider,
+            lane: Arc::clone(self.slot.lane()),
+            leased_at: self.slot.leased_at(),
+            held: self.held.take(),
+            _counted: shared.count_task(),
+        };
+        shared.record(result).await;
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use super::{
     lanes::{SharedLane, Slot},
     shared::Shared,
-    state::{Ask, ClaimPlan, ClaimRoom},
+    state::{Ask, ClaimPlan, ClaimRoom, Got},
 };
 use crate::{
     model::ids::DeliveryId,
@@ -56,7 +56,7 @@ impl Claim {
                 }
             };
             let retries = rows.iter().filter(|row| is_retry(row)).count();
-            plan.learn(ask, Ask { first_tries: rows.len() - retries, retries });
+            plan.learn(ask, Got { first_tries: rows.len() - retries, retries });
             self.start(rows, leased_at).await;
         }
         self.open.learnt = Some(plan);
@@ -72,6 +72,7 @@ impl Claim {
             lease_until: now.plus(self.shared.lease()),
             first_tries: count(ask.first_tries),
             retries: count(ask.retries),
+            in_all: count(ask.in_all),
         }
     }
 

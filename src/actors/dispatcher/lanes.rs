@@ -199,6 +199,11 @@ impl Slot {
         }
     }
 
+    /// When the lease of what it carries began at the earliest.
+    pub(super) fn leased_at(&self) -> Instant {
+        self.leased_at
+    }
+
     /// How much of a lease of this length is left.
     pub(super) fn lease_left(&self, lease: Duration) -> Duration {
         lease.saturating_sub(self.leased_at.elapsed())

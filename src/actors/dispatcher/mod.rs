@@ -2,8 +2,8 @@
 //!
 //! **Owns** leases, the attempts in flight and what is known of destinations' health. A delivery gets here in one of two
 //! ways: fresh, committed together with its event under a lease of this node ([`DispatcherHandle::send`]), or claimed
-//! from the store when it falls due (`claim`). Either way one task tries it once (`attempt`) and records what came of
-//! it.
+//! from the store when it falls due (`claim`). Either way one task tries it once (`attempt`) and hands in what came of
+//! it, to be recorded together with others (`recording`).
 //!
 //! **Invariants**: nothing is sent without a committed lease; room is bounded per destination and in all; a failing
 //! destination slows nobody else, and its retries never keep first tries waiting; after [`DispatcherHandle::drain`]
@@ -15,6 +15,7 @@ mod claim;
 mod destinations;
 mod lanes;
 mod messages;
+mod recording;
 mod shared;
 mod state;
 mod trial;

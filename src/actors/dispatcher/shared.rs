@@ -27,6 +27,7 @@ use super::{
     destinations::Target,
     lanes::{ClaimStart, Lanes},
     messages::Wake,
+    recording::RecordQueue,
     state::{Circuit, ClaimQueue, RetryTimes},
 };
 use crate::{
@@ -74,6 +75,8 @@ pub(super) struct Shared {
     /// Deliveries this process has in its hands: a row is never tried twice at once, even after a clock jumped and its
     /// lease looked expired.
     pub held: DashSet<DeliveryId>,
+    /// Results that are not recorded yet.
+    pub record_queue: Mutex<RecordQueue>,
     pub draining: AtomicBool,
     /// Told true when attempts in flight must be cut.
     pub cut: watch::Sender<bool>,
@@ -115,6 +118,7 @@ impl Shared {
             lanes,
             retry_times: Mutex::default(),
             held: DashSet::new(),
+            record_queue: Mutex::default(),
             draining: AtomicBool::new(false),
             cut: watch::Sender::new(false),
             queue: Mutex::default(),

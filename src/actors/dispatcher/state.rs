@@ -382,9 +382,20 @@ impl Lane {
     }
 }
 
-/// How many of each are asked for.
+/// How many of each are asked for at the most. Retries come first, and first tries get the room they leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ask {
+    /// Deliveries without an attempt.
+    pub first_tries: usize,
+    /// Deliveries with one.
+    pub retries: usize,
+    /// Both together.
+    pub in_all: usize,
+}
+
+/// How many of each were claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Got {
     /// Deliveries without an attempt.
     pub first_tries: usize,
     /// Deliveries with one.
@@ -403,18 +414,18 @@ impl ClaimPlan {
         Self { first_tries_open: true, retries_open: true }
     }
 
-    /// What to ask for next, with that much room left; `None` ends the claim. With both waiting, half goes to each; a
-    /// single place goes to a first try.
+    /// What to ask for next, with that much room left; `None` ends the claim. With both waiting, half goes to each, and
+    /// what retries do not need goes to first tries in the same transaction; a single place goes to a first try.
     pub(super) fn ask(self, slots: usize, retry_room: usize) -> Option<Ask> {
         let retries_wanted = if self.retries_open { retry_room } else { 0 };
         let retries = if self.first_tries_open { retries_wanted.min(slots / 2) } else { retries_wanted.min(slots) };
-        let first_tries = if self.first_tries_open { slots - retries } else { 0 };
-        (first_tries + retries > 0).then_some(Ask { first_tries, retries })
+        let first_tries = if self.first_tries_open { slots } else { 0 };
+        (first_tries + retries > 0).then_some(Ask { first_tries, retries, in_all: slots })
     }
 
     /// What the answer says: fewer than asked for means there are no more.
-    pub(super) fn learn(&mut self, asked: Ask, got: Ask) {
-        self.first_tries_open &= got.first_tries >= asked.first_tries;
+    pub(super) fn learn(&mut self, asked: Ask, got: Got) {
+        self.first_tries_open &= got.first_tries >= asked.first_tries.min(asked.in_all.saturating_sub(got.retries));
         self.retries_open &= got.retries >= asked.retries;
     }
 }

@@ -73,7 +73,8 @@ macro_rules! for_update {
 }
 macro_rules! in_list {
     ($parameter:literal) => {
-        concat!(" IN (SELECT jsonb_array_elements_text(", $parameter, "::jsonb))")
+        // An array, not a subselect: of that the planner knows nothing, and would rather read a whole table.
+        concat!(" = ANY(ARRAY(SELECT jsonb_array_elements_text(", $parameter, "::jsonb)))")
     };
 }
 macro_rules! table_exists {

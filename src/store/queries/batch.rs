@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use sqlx::Row as _;
 
-use super::{Builder, Conn, buckets, deliveries, list, query, row_statement::RowStatement, text};
+use super::{Conn, deliveries, list, query, row_statement::RowStatement, text};
 use crate::{
     model::{event::EventOutcome, ids::EventId},
     store::{
@@ -56,9 +56,7 @@ async fn write_events(conn: &mut Conn, events: &[&PreparedEvent]) -> Result<Vec<
     judged.sort_by(|a, b| key(a.event).cmp(&key(b.event)));
 
     let mut inserted: HashSet<String> = HashSet::with_capacity(judged.len());
-    for bucket in buckets(&judged) {
-        inserted.extend(insert_events(conn, bucket).await?);
-    }
+    insert_events(conn, &judged, &mut inserted).await?;
     let mut fresh: Vec<&NewDelivery> = Vec::new();
     for judged in judged.iter().filter(|judged| inserted.contains(judged.event.new.event.id.as_str())) {
         if !judged.is_dropped() {
@@ -83,22 +81,21 @@ fn key(event: &PreparedEvent) -> (&str, &str) {
     (event.provider.as_str(), event.provider_delivery_id.as_str())
 }
 
+/// Two of the delivery ids are enough to tell that there is another one.
+static FIND_DIGESTS: RowStatement = RowStatement::new(
+    "SELECT e.provider, e.body_digest, MIN(e.provider_delivery_id), MAX(e.provider_delivery_id) FROM gw_events e \
+     WHERE e.body_digest IN (SELECT v.column1 FROM",
+    1,
+    ") GROUP BY e.provider, e.body_digest",
+);
+
 /// Which events' bodies were seen under another delivery id: earlier in the batch, or in the database.
 async fn find_replays(conn: &mut Conn, events: &[&PreparedEvent]) -> Result<HashSet<usize>, sqlx::Error> {
     // Delivery ids known for each body.
     let mut seen: HashMap<(String, Vec<u8>), Vec<String>> = HashMap::new();
     let digests: Vec<&[u8; 16]> = events.iter().filter_map(|event| event.new.body_digest.as_ref()).collect();
-    for bucket in buckets(&digests) {
-        // Two of the delivery ids are enough to tell that there is another one.
-        let mut sql = Builder::new(
-            "SELECT provider, body_digest, MIN(provider_delivery_id), MAX(provider_delivery_id) FROM gw_events \
-             WHERE body_digest IN (",
-        );
-        let mut wanted = sql.separated(", ");
-        for digest in bucket {
-            wanted.push_bind(digest.as_slice());
-        }
-        for row in sql.push(") GROUP BY provider, body_digest").build().fetch_all(&mut *conn).await? {
+    for finding in FIND_DIGESTS.queries(&digests, |row, digest| _ = row.bind(digest.as_slice())) {
+        for row in finding?.fetch_all(&mut *conn).await? {
             let body = (row.try_get::<String, _>(0)?, row.try_get::<Vec<u8>, _>(1)?);
             seen.entry(body).or_default().extend([row.try_get(2)?, row.try_get(3)?]);
         }
@@ -121,13 +118,17 @@ async fn find_replays(conn: &mut Conn, events: &[&PreparedEvent]) -> Result<Hash
 static INSERT_EVENTS: RowStatement = RowStatement::new(
     "INSERT INTO gw_events (id, provider, provider_delivery_id, wire_type, event_key, installation_id, org_id, external_id, \
      resources, outcome, reason, possible_replay, held, received_at, correlation_id, trace_id, content_type, headers, \
-     decision, body_digest, payload_encoding, payload_bytes, payload) VALUES ",
+     decision, body_digest, payload_encoding, payload_bytes, payload) SELECT * FROM",
     23,
-    " ON CONFLICT (provider_delivery_id, provider) DO NOTHING RETURNING id",
+    "ON CONFLICT (provider_delivery_id, provider) DO NOTHING RETURNING id",
 );
 
-async fn insert_events(conn: &mut Conn, events: &[Judged<'_>]) -> Result<Vec<String>, sqlx::Error> {
-    let inserting = INSERT_EVENTS.query(events, |row, judged| {
+async fn insert_events(
+    conn: &mut Conn,
+    events: &[Judged<'_>],
+    inserted: &mut HashSet<String>,
+) -> Result<(), sqlx::Error> {
+    let inserting = INSERT_EVENTS.queries(events, |row, judged| {
         let (new, payload) = (&judged.event.new, &judged.event.payload);
         let event = &new.event;
         let (outcome, reason) = if judged.is_dropped() {
@@ -159,9 +160,13 @@ async fn insert_events(conn: &mut Conn, events: &[Judged<'_>]) -> Result<Vec<Str
             .bind(payload.encoding)
             .bind(i64::try_from(payload.original_bytes).unwrap_or(i64::MAX))
             .bind(&*payload.stored);
-    })?;
-    let rows = inserting.fetch_all(&mut *conn).await?;
-    rows.iter().map(|row| row.try_get(0)).collect()
+    });
+    for inserting in inserting {
+        for row in inserting?.fetch_all(&mut *conn).await? {
+            inserted.insert(row.try_get(0)?);
+        }
+    }
+    Ok(())
 }
 
 /// The answer to an event that was not inserted.
@@ -178,28 +183,59 @@ async fn find_duplicate(conn: &mut Conn, event: &PreparedEvent) -> Result<Option
     }))
 }
 
+static INSERT_ATTEMPTS: RowStatement = RowStatement::new(
+    "INSERT INTO gw_attempts (delivery_id, id, number, started_at, duration_ms, result, status_code, error, \
+     response_body) SELECT * FROM",
+    9,
+    "ON CONFLICT (delivery_id, id) DO NOTHING",
+);
+
 async fn write_attempts(conn: &mut Conn, records: &[&AttemptRecord]) -> Result<(), sqlx::Error> {
-    for bucket in buckets(records) {
-        let mut sql = Builder::new(
-            "INSERT INTO gw_attempts (delivery_id, id, number, started_at, duration_ms, result, status_code, error, \
-             response_body) ",
-        );
-        sql.push_values(bucket, |mut row, record| {
-            let attempt = &record.attempt;
-            row.push_bind(attempt.delivery.as_str())
-                .push_bind(attempt.id.as_str())
-                .push_bind(i64::from(attempt.number))
-                .push_bind(attempt.started_at.0)
-                .push_bind(i64::from(attempt.duration_ms))
-                .push_bind(attempt.result.as_str())
-                .push_bind(attempt.status_code.map(i64::from))
-                .push_bind(attempt.error.as_deref().map(|error| text(error).into_owned()))
-                .push_bind(attempt.response_body.as_deref().map(|body| text(body).into_owned()));
-        });
-        sql.push(" ON CONFLICT (delivery_id, id) DO NOTHING").build().execute(&mut *conn).await?;
+    let inserting = INSERT_ATTEMPTS.queries(records, |row, record| {
+        let attempt = &record.attempt;
+        row.bind(attempt.delivery.as_str())
+            .bind(attempt.id.as_str())
+            .bind(i64::from(attempt.number))
+            .bind(attempt.started_at.0)
+            .bind(i64::from(attempt.duration_ms))
+            .bind(attempt.result.as_str())
+            .bind(attempt.status_code.map(i64::from))
+            .bind(attempt.error.as_deref().map(|error| text(error).into_owned()))
+            .bind(attempt.response_body.as_deref().map(|body| text(body).into_owned()));
+    });
+    for inserting in inserting {
+        inserting?.execute(&mut *conn).await?;
     }
     Ok(())
 }
+
+/// What is set, of a row `v` that says what became of a delivery.
+macro_rules! set_results {
+    () => {
+        "UPDATE gw_deliveries SET status = v.column3, reason = v.column4, attempts = v.column5, is_retry = true, \
+         due_at = v.column6, finished_at = v.column7, lease_owner = NULL FROM"
+    };
+}
+/// The status is compared in a way that no partial index can be used for: there is one of what is pending, a planner that
+/// knows nothing of the table takes it for short, and would go through a whole backlog for each batch.
+macro_rules! of_deliveries {
+    () => {
+        "AND gw_deliveries.id = v.column1 AND gw_deliveries.status || '' = 'pending' \
+         AND (gw_deliveries.lease_owner = v.column2 \
+              OR (gw_deliveries.lease_owner IS NULL AND gw_deliveries.attempts < v.column5))"
+    };
+}
+
+/// The statement of results with one row, for whoever wants its plan.
+pub(in super::super) const SET_RESULT: &str = concat!(
+    set_results!(),
+    " (SELECT CAST($1 AS TEXT) AS column1, CAST($2 AS TEXT) AS column2, CAST($3 AS TEXT) AS column3, \
+     CAST($4 AS TEXT) AS column4, CAST($5 AS BIGINT) AS column5, CAST($6 AS BIGINT) AS column6, \
+     CAST($7 AS BIGINT) AS column7) AS v WHERE v.column1 IS NOT NULL ",
+    of_deliveries!()
+);
+
+static SET_RESULTS: RowStatement = RowStatement::new(set_results!(), 7, of_deliveries!());
 
 /// Sets the deliveries' new state: of those their owner still holds, and of those that nobody holds and that know fewer
 /// attempts (their lease was given up while the attempt was under way; what it found out is true all the same).
@@ -213,26 +249,17 @@ async fn write_results(conn: &mut Conn, records: &[&AttemptRecord]) -> Result<()
     }
     let mut newest: Vec<(&str, &AttemptRecord)> = newest.into_iter().collect();
     newest.sort_unstable_by_key(|(id, _)| *id);
-    for bucket in buckets(&newest) {
-        let mut sql = Builder::new(
-            "UPDATE gw_deliveries SET status = v.column3, reason = v.column4, attempts = v.column5, is_retry = true, \
-             due_at = v.column6, finished_at = v.column7, lease_owner = NULL FROM (",
-        );
-        sql.push_values(bucket, |mut row, (id, record)| {
-            row.push_bind(*id)
-                .push_bind(&*text(&record.owner))
-                .push_bind(record.status.as_str())
-                .push_bind(record.reason.as_deref().map(|reason| text(reason).into_owned()))
-                .push_bind(i64::from(record.attempt.number))
-                .push_bind(record.due_at.0)
-                .push_bind(record.finished_at.map(|at| at.0));
-        });
-        sql.push(
-            ") AS v WHERE gw_deliveries.id = v.column1 AND gw_deliveries.status = 'pending' \
-             AND (gw_deliveries.lease_owner = v.column2 \
-                  OR (gw_deliveries.lease_owner IS NULL AND gw_deliveries.attempts < v.column5))",
-        );
-        sql.build().execute(&mut *conn).await?;
+    let setting = SET_RESULTS.queries(&newest, |row, (id, record)| {
+        row.bind(*id)
+            .bind(&*text(&record.owner))
+            .bind(record.status.as_str())
+            .bind(record.reason.as_deref().map(|reason| text(reason).into_owned()))
+            .bind(i64::from(record.attempt.number))
+            .bind(record.due_at.0)
+            .bind(record.finished_at.map(|at| at.0));
+    });
+    for setting in setting {
+        setting?.execute(&mut *conn).await?;
     }
     Ok(())
 }

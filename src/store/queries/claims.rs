@@ -3,13 +3,15 @@
 //! `due_at` is the visibility timeout: a lease sets it to the lease's end, so that an abandoned delivery falls due by
 //! itself and one index answers every question.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Fields, Session, list, query, text};
 use crate::{
     model::{
         clock::EpochMs,
-        ids::{DeliveryId, DestinationId},
+        delivery::Delivery,
+        event::Event,
+        ids::{DeliveryId, DestinationId, EventId},
     },
     store::{ClaimRequest, ClaimedDelivery, DueDestination, StoreResult, payload::StoredPayload},
 };
@@ -34,13 +36,14 @@ pub(super) const PICK_RETRIES: &str = pick!("true");
 pub(super) const LEASE: &str =
     concat!("UPDATE gw_deliveries SET lease_owner = $1, due_at = $2 WHERE id", in_list!("$3"));
 
-pub(super) const READ_CLAIMED: &str = concat!(
+pub(super) const READ_CLAIMED: &str =
+    concat!("SELECT ", delivery_columns!(), " FROM gw_deliveries d WHERE d.id", in_list!("$1"));
+
+/// Apart from the deliveries: an event that goes to fifty integrations is read, and its payload decoded, once.
+pub(super) const READ_EVENTS: &str = concat!(
     "SELECT ",
-    delivery_columns!(),
-    ", ",
     event_columns!(),
-    ", e.content_type, e.payload_encoding, e.payload_bytes, e.payload \
-     FROM gw_deliveries d JOIN gw_events e ON e.id = d.event_id WHERE d.id",
+    ", e.content_type, e.payload_encoding, e.payload_bytes, e.payload FROM gw_events e WHERE e.id",
     in_list!("$1")
 );
 
@@ -88,21 +91,11 @@ pub(crate) async fn list_due_destinations(
 
 /// Leases; answers the ids, first tries before retries, oldest due first.
 pub(crate) async fn claim(db: &mut Session<'_>, request: &ClaimRequest) -> StoreResult<Vec<DeliveryId>> {
-    let mut claimed: Vec<DeliveryId> = Vec::new();
-    for (sql, limit) in [(PICK_FIRST_TRIES, request.first_tries), (PICK_RETRIES, request.retries)] {
-        if limit == 0 {
-            continue;
-        }
-        let picked = query(sql)
-            .bind(&*text(request.destination.as_str()))
-            .bind(request.now.0)
-            .bind(i64::from(limit))
-            .fetch_all(&mut *db.conn)
-            .await?;
-        for row in &picked {
-            claimed.push(DeliveryId::from_raw(Fields::new(row).get::<&str>()?));
-        }
-    }
+    // Retries are looked for first, and first tries take what room they leave: one transaction fills it.
+    let retries = pick(db, PICK_RETRIES, request, request.retries.min(request.in_all)).await?;
+    let left = request.in_all.saturating_sub(u32::try_from(retries.len()).unwrap_or(u32::MAX));
+    let mut claimed = pick(db, PICK_FIRST_TRIES, request, request.first_tries.min(left)).await?;
+    claimed.extend(retries);
     if !claimed.is_empty() {
         query(LEASE)
             .bind(&*text(&request.owner))
@@ -114,16 +107,42 @@ pub(crate) async fn claim(db: &mut Session<'_>, request: &ClaimRequest) -> Store
     Ok(claimed)
 }
 
-/// Reads what was claimed, in that order, bodies still in their stored form.
-pub(crate) async fn read_claimed(
+async fn pick(
     db: &mut Session<'_>,
-    ids: &[DeliveryId],
-) -> StoreResult<Vec<(ClaimedDelivery, StoredPayload)>> {
+    sql: &'static str,
+    request: &ClaimRequest,
+    limit: u32,
+) -> StoreResult<Vec<DeliveryId>> {
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let picked = query(sql)
+        .bind(&*text(request.destination.as_str()))
+        .bind(request.now.0)
+        .bind(i64::from(limit))
+        .fetch_all(&mut *db.conn)
+        .await?;
+    picked.iter().map(|row| Ok(DeliveryId::from_raw(Fields::new(row).get::<&str>()?))).collect()
+}
+
+/// What was claimed: the deliveries in the order they were asked for, without bodies, and their events' payloads as they
+/// are stored.
+pub(crate) type Claimed = (Vec<ClaimedDelivery>, HashMap<EventId, StoredPayload>);
+
+/// Reads what was claimed.
+pub(crate) async fn read_claimed(db: &mut Session<'_>, ids: &[DeliveryId]) -> StoreResult<Claimed> {
     let rows = query(READ_CLAIMED).bind(list(ids.iter().map(DeliveryId::as_str))).fetch_all(&mut *db.conn).await?;
-    let mut read = HashMap::with_capacity(rows.len());
+    let mut deliveries: HashMap<DeliveryId, Delivery> = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        let delivery = Fields::new(row).delivery()?;
+        deliveries.insert(delivery.id.clone(), delivery);
+    }
+    let wanted: HashSet<&str> = deliveries.values().map(|delivery| delivery.event.as_str()).collect();
+    let rows = query(READ_EVENTS).bind(list(wanted)).fetch_all(&mut *db.conn).await?;
+    let mut events: HashMap<EventId, (Event, Option<String>)> = HashMap::with_capacity(rows.len());
+    let mut payloads = HashMap::with_capacity(rows.len());
     for row in &rows {
         let mut fields = Fields::new(row);
-        let delivery = fields.delivery()?;
         let event = fields.event(db.known)?;
         let content_type = fields.get()?;
         let payload = StoredPayload {
@@ -132,8 +151,13 @@ pub(crate) async fn read_claimed(
             original_bytes: fields.get()?,
             stored: fields.get()?,
         };
-        let claimed = ClaimedDelivery { delivery, event, content_type, body: bytes::Bytes::new() };
-        read.insert(claimed.delivery.id.clone(), (claimed, payload));
+        payloads.insert(event.id.clone(), payload);
+        events.insert(event.id.clone(), (event, content_type));
     }
-    Ok(ids.iter().filter_map(|id| read.remove(id)).collect())
+    let claimed = ids.iter().filter_map(|id| {
+        let delivery = deliveries.remove(id)?;
+        let (event, content_type) = events.get(&delivery.event)?.clone();
+        Some(ClaimedDelivery { delivery, event, content_type, body: bytes::Bytes::new() })
+    });
+    Ok((claimed.collect(), payloads))
 }

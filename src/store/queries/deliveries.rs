@@ -1,6 +1,6 @@
 //! Deliveries and attempts, read and mended. Claiming is in `claims.rs`, leases in `leases.rs`.
 
-use super::{Builder, Conn, Fields, Session, buckets, log, query, row_statement::RowStatement, text};
+use super::{Builder, Conn, Fields, Session, log, query, row_statement::RowStatement, text};
 use crate::{
     model::{
         clock::EpochMs,
@@ -32,36 +32,36 @@ pub(super) const ATTEMPTS_OF_EVENT: &str = concat!(
 
 static INSERT: RowStatement = RowStatement::new(
     "INSERT INTO gw_deliveries (id, event_id, integration_id, resource_id, workspace_id, org_id, destination_id, status, \
-     reason, attempts, is_retry, due_at, lease_owner, replay, created_at, finished_at) VALUES ",
+     reason, attempts, is_retry, due_at, lease_owner, replay, created_at, finished_at) SELECT * FROM",
     16,
     "",
 );
 
 /// Inserts deliveries. Also within the writer's batch, hence the driver's error.
 pub(super) async fn insert(conn: &mut Conn, deliveries: &[&NewDelivery]) -> Result<(), sqlx::Error> {
-    for bucket in buckets(deliveries) {
-        let inserting = INSERT.query(bucket, |row, new| {
-            let delivery = &new.delivery;
-            // Without an owner there is no lease, and without a lease the delivery is due when it says.
-            let due_at = new.lease_owner.as_ref().and(delivery.lease_until).unwrap_or(delivery.due_at);
-            row.bind(delivery.id.as_str())
-                .bind(delivery.event.as_str())
-                .bind(delivery.integration.as_str())
-                .bind(delivery.resource.as_str())
-                .bind(&*text(delivery.workspace.as_str()))
-                .bind(delivery.org.as_str())
-                .bind(delivery.destination.as_ref().map(DestinationId::as_str))
-                .bind(delivery.status.as_str())
-                .bind(delivery.reason.as_deref().map(|reason| text(reason).into_owned()))
-                .bind(i64::from(delivery.attempts))
-                .bind(delivery.attempts > 0)
-                .bind(due_at.0)
-                .bind(new.lease_owner.as_deref())
-                .bind(delivery.replay)
-                .bind(delivery.created_at.0)
-                .bind(delivery.finished_at.map(|at| at.0));
-        })?;
-        inserting.execute(&mut *conn).await?;
+    let inserting = INSERT.queries(deliveries, |row, new| {
+        let delivery = &new.delivery;
+        // Without an owner there is no lease, and without a lease the delivery is due when it says.
+        let due_at = new.lease_owner.as_ref().and(delivery.lease_until).unwrap_or(delivery.due_at);
+        row.bind(delivery.id.as_str())
+            .bind(delivery.event.as_str())
+            .bind(delivery.integration.as_str())
+            .bind(delivery.resource.as_str())
+            .bind(&*text(delivery.workspace.as_str()))
+            .bind(delivery.org.as_str())
+            .bind(delivery.destination.as_ref().map(DestinationId::as_str))
+            .bind(delivery.status.as_str())
+            .bind(delivery.reason.as_deref().map(|reason| text(reason).into_owned()))
+            .bind(i64::from(delivery.attempts))
+            .bind(delivery.attempts > 0)
+            .bind(due_at.0)
+            .bind(new.lease_owner.as_deref())
+            .bind(delivery.replay)
+            .bind(delivery.created_at.0)
+            .bind(delivery.finished_at.map(|at| at.0));
+    });
+    for inserting in inserting {
+        inserting?.execute(&mut *conn).await?;
     }
     Ok(())
 }

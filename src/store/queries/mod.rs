@@ -54,22 +54,8 @@ pub(super) struct Session<'c> {
     pub(super) known: &'c KnownProviders,
 }
 
-/// Chunk sizes of multi-row statements. Fixed, so that each text is prepared once and found again; small enough for
-/// SQLite's 32,766 variables with a few dozen columns.
-const BUCKETS: [usize; 4] = [64, 16, 4, 1];
-
 fn query(sql: &'static str) -> Query<'static, Db, Arguments> {
     sqlx::query::<Db>(sql)
-}
-
-/// Splits rows into the largest buckets that they fill.
-fn buckets<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
-    std::iter::from_fn(move || {
-        let size = BUCKETS.into_iter().find(|size| *size <= rows.len())?;
-        let (bucket, rest) = rows.split_at(size);
-        rows = rest;
-        Some(bucket)
-    })
 }
 
 /// Text that came from outside, as both databases can store it: PostgreSQL has no U+0000 in its texts, so it becomes
@@ -187,6 +173,8 @@ pub(super) fn hot_statements() -> Vec<(&'static str, &'static str)> {
         ("claim_deliveries: retries", claims::PICK_RETRIES),
         ("claim_deliveries: the lease", claims::LEASE),
         ("claim_deliveries: what was claimed", claims::READ_CLAIMED),
+        ("claim_deliveries: its events", claims::READ_EVENTS),
+        ("record_attempts: the results", batch::SET_RESULT),
         ("list_due_destinations", claims::DUE_DESTINATIONS),
         ("release_leases", leases::RELEASE_ALL),
         ("list_held", events::LIST_HELD),
@@ -215,14 +203,6 @@ pub(super) fn hot_statements() -> Vec<(&'static str, &'static str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rows_are_split_into_the_largest_buckets_and_none_is_lost() {
-        let rows: Vec<usize> = (0..150).collect();
-        let sizes: Vec<usize> = buckets(&rows).map(<[usize]>::len).collect();
-        assert_eq!(sizes, [64, 64, 16, 4, 1, 1]);
-        assert_eq!(buckets(&rows).flatten().copied().collect::<Vec<_>>(), rows);
-    }
 
     #[test]
     fn text_without_a_zero_character_is_left_alone() {

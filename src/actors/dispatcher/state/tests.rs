@@ -68,7 +68,7 @@ fn a_full_lane_refuses_and_newcomers_do_not_overtake_who_waits() {
     let room = lane.start_claim(&RULES, 100, now).expect("room");
     assert_eq!(room.slots, 1);
     let mut plan = ClaimPlan::new();
-    plan.learn(Ask { first_tries: 1, retries: 0 }, Ask { first_tries: 0, retries: 0 });
+    plan.learn(Ask { first_tries: 1, retries: 0, in_all: 1 }, Got { first_tries: 0, retries: 0 });
     lane.release(false, false, now);
     lane.end_claim(Some(plan));
     assert!(lane.reserve(now), "nobody waits any more");
@@ -218,23 +218,26 @@ fn a_resting_lane_neither_claims_nor_takes_more() {
 fn half_of_a_claim_goes_to_retries_and_what_one_kind_leaves_the_other_takes() {
     let mut plan = ClaimPlan::new();
     let first = plan.ask(8, 4).expect("asks");
-    assert_eq!(first, Ask { first_tries: 4, retries: 4 });
-    plan.learn(first, Ask { first_tries: 1, retries: 4 });
+    assert_eq!(first, Ask { first_tries: 8, retries: 4, in_all: 8 });
+    plan.learn(first, Got { first_tries: 1, retries: 4 });
     assert_eq!(plan.ask(3, 0), None, "no more first tries, no more room for retries");
-    assert_eq!(plan.ask(3, 2), Some(Ask { first_tries: 0, retries: 2 }));
+    assert_eq!(plan.ask(3, 2), Some(Ask { first_tries: 0, retries: 2, in_all: 3 }));
 
     let mut plan = ClaimPlan::new();
-    plan.learn(first, Ask { first_tries: 4, retries: 0 });
-    assert_eq!(plan.ask(4, 4), Some(Ask { first_tries: 4, retries: 0 }));
+    plan.learn(first, Got { first_tries: 8, retries: 0 });
+    assert_eq!(plan.ask(4, 4), Some(Ask { first_tries: 4, retries: 0, in_all: 4 }));
+    let mut plan = ClaimPlan::new();
+    plan.learn(first, Got { first_tries: 4, retries: 4 });
+    assert_eq!(plan.ask(2, 2), Some(Ask { first_tries: 2, retries: 1, in_all: 2 }), "there may be more of both");
 }
 
 #[test]
 fn a_single_place_goes_to_a_first_try_and_to_a_retry_only_if_there_is_none() {
     let mut plan = ClaimPlan::new();
     let ask = plan.ask(1, 4).expect("asks");
-    assert_eq!(ask, Ask { first_tries: 1, retries: 0 });
-    plan.learn(ask, Ask { first_tries: 0, retries: 0 });
-    assert_eq!(plan.ask(1, 4), Some(Ask { first_tries: 0, retries: 1 }));
+    assert_eq!(ask, Ask { first_tries: 1, retries: 0, in_all: 1 });
+    plan.learn(ask, Got { first_tries: 0, retries: 0 });
+    assert_eq!(plan.ask(1, 4), Some(Ask { first_tries: 0, retries: 1, in_all: 1 }));
 }
 
 #[test]
@@ -356,8 +359,10 @@ proptest! {
         let mut plan = ClaimPlan::new();
         let mut asks = 0;
         while let Some(ask) = plan.ask(slots, retry_room) {
-            prop_assert!(ask.first_tries + ask.retries <= slots && ask.retries <= retry_room);
-            let got = Ask { first_tries: ask.first_tries.min(first_tries), retries: ask.retries.min(retries) };
+            prop_assert!(ask.in_all <= slots && ask.retries <= retry_room && ask.retries <= ask.in_all);
+            let claimed_retries = ask.retries.min(retries);
+            let left = ask.in_all - claimed_retries;
+            let got = Got { first_tries: ask.first_tries.min(left).min(first_tries), retries: claimed_retries };
             plan.learn(ask, got);
             slots -= got.first_tries + got.retries;
             retry_room -= got.retries;

@@ -3,6 +3,7 @@
 mod access;
 mod api;
 mod belonging;
+mod broken_database;
 mod conformance;
 mod connecting;
 mod crash;
@@ -14,6 +15,7 @@ mod hostile;
 mod import;
 mod outage;
 mod poison;
+mod power_loss;
 mod quarantine;
 mod routing;
 mod secrets;

@@ -21,8 +21,9 @@ impl SmallDisk {
     pub fn mount(mebibytes: u32) -> Option<Self> {
         let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
         let size = format!("size={mebibytes}m,mode=0755");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "signalbox-test"]).arg(directory.path());
-        let reason = match { mounted }.output() {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "signalbox-test"]).arg(directory.path());
+        let reason = match mount.output() {
             Ok(output) if output.status.success() => return Some(Self { directory }),
             Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
             Err(error) => error.to_string(),

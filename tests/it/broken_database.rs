@@ -10,13 +10,13 @@ use signalbox::{
     model::clock::{Clock, SystemClock},
     sim::{
         self,
-        sink::{Keep, Received, Sink},
+        sink::{Behaviour, Keep, Received, Sink},
     },
 };
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::support::{App, Deliveries, Load, Options, OwnPostgres, on_both};
+use crate::support::{App, Backend, Deliveries, Load, Options, OwnPostgres, SmallDisk, on_both};
 
 const CONNECTIONS: usize = 8;
 const WORKSPACE: &str = "ws";
@@ -25,6 +25,16 @@ const MAX_IN_FLIGHT: u64 = 16;
 /// Tries that are refused before the trouble ends: more than one for each connection.
 const REFUSALS: u64 = 3 * CONNECTIONS as u64;
 const ACKS: usize = 40;
+/// What a delivery takes, so that some are in flight at every moment.
+const DELIVERY: Duration = Duration::from_millis(150);
+/// A lease lasts as long as an attempt may, and a little longer.
+const LONGER_THAN_A_LEASE: Duration = Duration::from_secs(5);
+
+/// How often a test breaks its database: `SIGNALBOX_OUTAGES` times, or this often.
+fn outages(usual: u64) -> u64 {
+    std::env::var_os("SIGNALBOX_OUTAGES")
+        .map_or(usual, |times| times.to_str().and_then(|times| times.parse().ok()).expect("a number of outages"))
+}
 
 fn options() -> Options {
     Options::default()
@@ -36,6 +46,7 @@ fn options() -> Options {
 }
 
 async fn begin_load(app: &App, sink: &Sink) -> Load {
+    sink.behave("/in", Behaviour::After(DELIVERY, Box::new(Behaviour::ok())));
     sink.expect_all_signed(&app.set_destination("org", None, &sink.url("/in")).await);
     let mut connected = Vec::new();
     for provider in sim::PROVIDERS {
@@ -54,7 +65,7 @@ async fn expect_nothing_lost(
     mut load: Load,
     arrivals: &mut UnboundedReceiver<Received>,
     most_repeats: u64,
-) -> Deliveries {
+) {
     let acked = load.end().await;
     let mut deliveries = Deliveries::default();
     let missing = deliveries.collect(arrivals, acked.keys(), &[WORKSPACE], PATIENCE).await;
@@ -82,7 +93,6 @@ async fn expect_nothing_lost(
     );
     assert!(deliveries.repeats <= most_repeats, "{} repeats, at most {most_repeats}", deliveries.repeats);
     app.finish().await;
-    deliveries
 }
 
 async fn alive(app: &App) {
@@ -91,14 +101,14 @@ async fn alive(app: &App) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_postgresql_loses_nothing_and_is_used_again_when_it_is_back() {
-    const KILLS: u64 = 3;
+    let kills = outages(2);
     let Some(server) = OwnPostgres::prepare("a killed PostgreSQL", "") else { return };
     server.start();
     let sink = Sink::start_keeping(Keep::Nothing).await.expect("a port");
     let mut arrivals = sink.follow();
     let app = App::start(server.backend(), options()).await;
     let load = begin_load(&app, &sink).await;
-    for _ in 0..KILLS {
+    for _ in 0..kills {
         load.wait_for_acks(ACKS, PATIENCE).await;
         server.kill();
         load.wait_for_refusals(REFUSALS, PATIENCE).await;
@@ -106,19 +116,19 @@ async fn a_killed_postgresql_loses_nothing_and_is_used_again_when_it_is_back() {
         server.start();
     }
     load.wait_for_acks(ACKS, PATIENCE).await;
-    expect_nothing_lost(app, load, &mut arrivals, KILLS * MAX_IN_FLIGHT).await;
+    expect_nothing_lost(app, load, &mut arrivals, kills * MAX_IN_FLIGHT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_postgresql_is_a_503_in_time_and_everything_goes_on_when_it_thaws() {
-    const FREEZES: u64 = 2;
+    let freezes = outages(1);
     let Some(server) = OwnPostgres::prepare("a frozen PostgreSQL", "") else { return };
     server.start();
     let sink = Sink::start_keeping(Keep::Nothing).await.expect("a port");
     let mut arrivals = sink.follow();
     let app = App::start(server.backend(), options()).await;
     let load = begin_load(&app, &sink).await;
-    for _ in 0..FREEZES {
+    for _ in 0..freezes {
         load.wait_for_acks(ACKS, PATIENCE).await;
         server.freeze();
         load.wait_for_refusals(REFUSALS, PATIENCE).await;
@@ -126,25 +136,25 @@ async fn a_frozen_postgresql_is_a_503_in_time_and_everything_goes_on_when_it_tha
         server.thaw();
     }
     load.wait_for_acks(ACKS, PATIENCE).await;
-    expect_nothing_lost(app, load, &mut arrivals, FREEZES * MAX_IN_FLIGHT).await;
+    expect_nothing_lost(app, load, &mut arrivals, freezes * MAX_IN_FLIGHT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_postgresql_that_is_restarted_under_load_loses_nothing() {
-    const RESTARTS: u64 = 3;
+    let restarts = outages(1);
     let Some(server) = OwnPostgres::prepare("a restarted PostgreSQL", "") else { return };
     server.start();
     let sink = Sink::start_keeping(Keep::Nothing).await.expect("a port");
     let mut arrivals = sink.follow();
     let app = App::start(server.backend(), options()).await;
     let load = begin_load(&app, &sink).await;
-    for _ in 0..RESTARTS {
+    for _ in 0..restarts {
         load.wait_for_acks(ACKS, PATIENCE).await;
         server.stop();
         server.start();
     }
     load.wait_for_acks(ACKS, PATIENCE).await;
-    expect_nothing_lost(app, load, &mut arrivals, RESTARTS * MAX_IN_FLIGHT).await;
+    expect_nothing_lost(app, load, &mut arrivals, restarts * MAX_IN_FLIGHT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -200,12 +210,13 @@ on_both! {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_a_503_on_sqlite_and_no_flood_of_repeats_when_there_is_room_again() {
-    let Some(disk) = crate::support::SmallDisk::mount(16) else { return };
+    let Some(disk) = SmallDisk::mount(16) else { return };
     let sink = Sink::start_keeping(Keep::Nothing).await.expect("a port");
     let mut arrivals = sink.follow();
-    let app = App::start_in(disk.directory(), crate::support::Backend::sqlite(), options()).await;
+    let app = App::start_in(disk.directory(), Backend::sqlite(), options()).await;
     let load = begin_load(&app, &sink).await;
-    for _ in 0..FULL {
+    let fills = outages(2);
+    for _ in 0..fills {
         load.wait_for_acks(ACKS, PATIENCE).await;
         disk.fill();
         load.wait_for_refusals(REFUSALS, PATIENCE).await;
@@ -216,13 +227,14 @@ async fn a_full_disk_is_a_503_on_sqlite_and_no_flood_of_repeats_when_there_is_ro
         disk.make_room();
     }
     load.wait_for_acks(ACKS, PATIENCE).await;
-    expect_nothing_lost(app, load, &mut arrivals, FULL * MAX_IN_FLIGHT).await;
+    expect_nothing_lost(app, load, &mut arrivals, fills * MAX_IN_FLIGHT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_a_503_on_postgresql_and_no_flood_of_repeats_when_there_is_room_again() {
-    let Some(disk) = crate::support::SmallDisk::mount(100) else { return };
-    let Some(server) = OwnPostgres::prepare_below(&disk.path().join("server"), "PostgreSQL on a full disk", "") else {
+    let Some(disk) = SmallDisk::mount(100) else { return };
+    let home = disk.directory().path().join("server");
+    let Some(server) = OwnPostgres::prepare_below(&home, "PostgreSQL on a full disk", "") else {
         return;
     };
     server.start();
@@ -230,7 +242,8 @@ async fn a_full_disk_is_a_503_on_postgresql_and_no_flood_of_repeats_when_there_i
     let mut arrivals = sink.follow();
     let app = App::start(server.backend(), options()).await;
     let load = begin_load(&app, &sink).await;
-    for _ in 0..FULL {
+    let fills = outages(2);
+    for _ in 0..fills {
         load.wait_for_acks(ACKS, PATIENCE).await;
         disk.fill();
         load.wait_for_refusals(REFUSALS, PATIENCE).await;
@@ -243,9 +256,5 @@ async fn a_full_disk_is_a_503_on_postgresql_and_no_flood_of_repeats_when_there_i
         }
     }
     load.wait_for_acks(ACKS, PATIENCE).await;
-    expect_nothing_lost(app, load, &mut arrivals, FULL * MAX_IN_FLIGHT).await;
+    expect_nothing_lost(app, load, &mut arrivals, fills * MAX_IN_FLIGHT).await;
 }
-
-const FULL: u64 = 2;
-/// A lease lasts as long as an attempt may, and a little longer.
-const LONGER_THAN_A_LEASE: Duration = Duration::from_secs(5);

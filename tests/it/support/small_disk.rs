@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::Write as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
     sync::Arc,
 };
@@ -55,11 +55,6 @@ impl SmallDisk {
     /// Makes room again.
     pub fn make_room(&self) {
         fs::remove_file(self.ballast()).expect("it was filled");
-    }
-
-    /// The path of something on it.
-    pub fn path(&self) -> &Path {
-        self.directory.path()
     }
 }
 

@@ -300,8 +300,16 @@ RESIZE(ftruncate64)
     int name(const char *path, off_t size) { \
         REAL(name); \
         char whole[PATH_MAX]; \
-        if (resolve(path, whole)) record_text(UNSEEN, 0, 0, #name); \
-        return real(path, size); \
+        struct stat file; \
+        if (!resolve(path, whole)) return real(path, size); \
+        lock_names(); \
+        int done = real(path, size); \
+        if (done == 0 && stat(path, &file) == 0) { \
+            record_text(OPENED, file.st_ino, 0, whole); \
+            record(RESIZED, file.st_ino, (uint64_t)size, NULL, 0); \
+        } \
+        unlock_names(); \
+        return done; \
     }
 TRUNCATE(truncate)
 TRUNCATE(truncate64)

@@ -268,8 +268,8 @@ async fn a_writer_for_the_test_above() {
 
 // --- PostgreSQL -----------------------------------------------------------------------------------------------------------
 
-/// What PostgreSQL writes past the recorder: statistics, which a crash resets anyway.
-const UNSEEN_IN_POSTGRES: [&str; 2] = ["pg_stat/", "pg_stat_tmp/"];
+/// What PostgreSQL writes past the recorder: statistics, which a crash resets, and a cache, which every start removes.
+const UNSEEN_IN_POSTGRES: [&str; 2] = ["pg_stat/", "pg_internal.init"];
 
 /// A server on what the cut left; `None` if it does not even start.
 fn postgres_after(trace: &Trace, cut: &Cut) -> Option<OwnPostgres> {
@@ -343,7 +343,17 @@ async fn a_loss_of_power_takes_what_postgresql_committed_without_flushing() {
     for setting in ["synchronous_commit", "fsync"] {
         let sink = Sink::start_keeping(Keep::Nothing).await.expect("a port");
         let Some((trace, promises, _)) = record_postgres(&sink, &[(setting, "off")]).await else { return };
-        let lost = lost_on_postgres(&trace, &promises, &promises.last_cut(Flushes::Kept)).await;
+        // A background process may have flushed just before one of these moments, not before all of them.
+        let mut moments: Vec<u64> = promises.acked.values().copied().collect();
+        moments.sort_unstable();
+        let mut lost = 0;
+        for at in moments.into_iter().rev().step_by(5).take(10) {
+            let cut = Cut { at, flushes: Flushes::Kept, unflushed: Unflushed::Gone };
+            lost = lost_on_postgres(&trace, &promises, &cut).await;
+            if lost > 0 {
+                break;
+            }
+        }
         assert!(lost > 0, "{setting}=off lost nothing: the test of power loss would not notice");
     }
 }
@@ -353,16 +363,15 @@ async fn a_gateway_does_not_start_on_a_postgresql_database_that_would_lose_commi
     let Some(backend) = Backend::postgres().await else { return };
     let mut app = App::start(backend, options()).await;
     app.terminate().await;
-    for (setting, value) in [("synchronous_commit", "off")] {
-        let name = "(SELECT current_database())";
-        let change = |to: &str| {
-            format!("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET {setting} = {to}', {name}); END $$")
-        };
-        app.execute(&change(value)).await;
-        let said = app.restart_refused().await;
-        assert!(said.contains(&format!("{setting} is {value}")), "{said}");
-        app.execute(&change("on")).await;
-    }
+    let change = |to: &str| {
+        format!(
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = {to}', current_database()); END $$"
+        )
+    };
+    app.execute(&change("off")).await;
+    let said = app.restart_refused().await;
+    assert!(said.contains("synchronous_commit is off"), "{said}");
+    app.execute(&change("on")).await;
     app.restart().await;
     app.finish().await;
 }

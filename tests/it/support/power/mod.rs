@@ -10,7 +10,7 @@
 //! library at run time.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     io::Write as _,
     path::{Path, PathBuf},
@@ -444,9 +444,10 @@ impl Trace {
         let mut there = BTreeMap::new();
         walk(&self.directory, "", &mut |path, contents| drop(there.insert(path, contents)));
         let counts = |path: &String| is_kept(path) && !unseen.iter().any(|unseen| path.contains(unseen));
-        let names: Vec<_> = history.names.keys().filter(|path| counts(path)).collect();
-        let found: Vec<_> = there.keys().filter(|path| counts(path)).collect();
-        assert_eq!(names, found, "the recorder missed a change of names");
+        let names: BTreeSet<_> = history.names.keys().filter(|path| counts(path)).collect();
+        let found: BTreeSet<_> = there.keys().filter(|path| counts(path)).collect();
+        let missed: Vec<_> = names.symmetric_difference(&found).collect();
+        assert!(missed.is_empty(), "the recorder missed a change of names: {missed:?}");
         for (path, contents) in there.iter().filter(|(path, _)| counts(path)) {
             if let (Some(contents), Some(file)) = (contents, history.names[path]) {
                 assert!(*contents == history.contents(file, &cut), "the recorder missed a change of {path}");

@@ -60,12 +60,7 @@ async fn begin_load(app: &App, sink: &Sink) -> Load {
 
 /// Ends the load: all that was acknowledged is delivered, is in the rows, and came twice at most where an attempt could not be
 /// written down.
-async fn expect_nothing_lost(
-    app: App,
-    mut load: Load,
-    arrivals: &mut UnboundedReceiver<Received>,
-    most_repeats: u64,
-) {
+async fn expect_nothing_lost(app: App, mut load: Load, arrivals: &mut UnboundedReceiver<Received>, most_repeats: u64) {
     let acked = load.end().await;
     let mut deliveries = Deliveries::default();
     let missing = deliveries.collect(arrivals, acked.keys(), &[WORKSPACE], PATIENCE).await;
@@ -89,7 +84,10 @@ async fn expect_nothing_lost(
     }
     println!(
         "{} acknowledged, {} refused, {} resent, {} repeats (at most {most_repeats})",
-        acked.len(), load.refused(), load.resent(), deliveries.repeats
+        acked.len(),
+        load.refused(),
+        load.resent(),
+        deliveries.repeats
     );
     assert!(deliveries.repeats <= most_repeats, "{} repeats, at most {most_repeats}", deliveries.repeats);
     app.finish().await;

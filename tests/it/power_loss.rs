@@ -28,7 +28,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::support::{
-    App, Backend, Cut, Deliveries, Flushes, Load, Options, OwnPostgres, Recorder, Trace, Unflushed, Webhook,
+    App, Backend, Cut, Deliveries, Flushes, Load, Options, OwnPostgres, Recorder, Trace, Unflushed, Webhook, in_memory,
 };
 
 const CUTS: usize = 9;
@@ -157,7 +157,7 @@ async fn expect_sound(directory: &Path) {
 }
 
 async fn lost_on_sqlite(trace: &Trace, promises: &Promises, cut: &Cut) -> usize {
-    let disk = tempfile::tempdir().expect("a temporary directory");
+    let disk = in_memory();
     trace.image(cut, disk.path());
     let stored = read_sqlite(disk.path()).await.map(|(stored, _)| stored).unwrap_or_default();
     promises.until(cut.at).iter().filter(|webhook| !stored.contains(*webhook)).count()
@@ -167,7 +167,7 @@ async fn lost_on_sqlite(trace: &Trace, promises: &Promises, cut: &Cut) -> usize 
 async fn lose_power_on_sqlite(cuts: usize, dice: &mut Dice) -> Option<usize> {
     let sink = Sink::start_keeping(Keep::Nothing).await.expect("a port");
     let mut arrivals = sink.follow();
-    let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+    let directory = Arc::new(in_memory());
     let recorder = Recorder::of(directory.path())?;
     let recorded = recorder.environment().into_iter().fold(options(), |all, (name, value)| all.with(name, &value));
     let app = App::start_in(Arc::clone(&directory), Backend::sqlite(), recorded).await;
@@ -179,7 +179,7 @@ async fn lose_power_on_sqlite(cuts: usize, dice: &mut Dice) -> Option<usize> {
     assert!(lost > 0, "what was never flushed is there: this test would not notice");
 
     for cut in promises.cuts(dice, cuts) {
-        let disk = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        let disk = Arc::new(in_memory());
         trace.image(&cut, disk.path());
         let app = App::start_in(Arc::clone(&disk), Backend::sqlite(), options()).await;
         let (stored, integrations) = read_sqlite(disk.path()).await.expect("the gateway serves from it");
@@ -214,7 +214,7 @@ async fn what_was_acknowledged_survives_a_loss_of_power_on_sqlite() {
 
 /// How many of the commits that a writer acknowledged are gone after a loss of power, with that `synchronous`.
 async fn lost_by_a_writer(synchronous: &str) -> Option<usize> {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = in_memory();
     let recorder = Recorder::of(directory.path())?;
     let clock = recorder.clock();
     let mut writer = Command::new(std::env::current_exe().expect("this program"))
@@ -228,7 +228,7 @@ async fn lost_by_a_writer(synchronous: &str) -> Option<usize> {
     let acked: Vec<u64> = lines.filter(|line| line.contains("committed")).map(|_| clock()).collect();
     assert!(writer.wait().expect("a child of ours").success() && acked.len() == 50, "{} commits", acked.len());
     let trace = recorder.finish();
-    let disk = tempfile::tempdir().expect("a temporary directory");
+    let disk = in_memory();
     let cut = Cut { at: acked[acked.len() - 1], flushes: Flushes::Kept, unflushed: Unflushed::Gone };
     trace.image(&cut, disk.path());
     let stored = async {
@@ -254,9 +254,8 @@ async fn a_writer_for_the_test_above() {
     let task = task.into_string().expect("text");
     let (synchronous, url) = task.split_once(' ').expect("two words");
     let mut connection = SqliteConnection::connect(&format!("{url}?mode=rwc")).await.expect("it opens");
-    let prepare = format!(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous}; CREATE TABLE numbers (number INTEGER)"
-    );
+    let prepare =
+        format!("PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous}; CREATE TABLE numbers (number INTEGER)");
     sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut connection).await.expect("prepared");
     for number in 0..50 {
         sqlx::query("INSERT INTO numbers VALUES ($1)").bind(number).execute(&mut connection).await.expect("inserted");
@@ -273,7 +272,7 @@ const UNSEEN_IN_POSTGRES: [&str; 2] = ["pg_stat/", "pg_internal.init"];
 
 /// A server on what the cut left; `None` if it does not even start.
 fn postgres_after(trace: &Trace, cut: &Cut) -> Option<OwnPostgres> {
-    let home = tempfile::tempdir().expect("a temporary directory");
+    let home = in_memory();
     trace.image(cut, &home.path().join("data"));
     let server = OwnPostgres::prepare_on(home, "what is left after a loss of power", "")?;
     server.try_start().is_ok().then_some(server)
@@ -334,7 +333,9 @@ async fn what_was_acknowledged_survives_a_loss_of_power_on_postgresql() {
         }
         expect_all_arrived(&mut arrivals, &promises).await;
         let acked = promises.acked.len();
-        println!("PostgreSQL: {cuts} losses of power within {acked} acknowledged webhooks, none lost (chance {chance})");
+        println!(
+            "PostgreSQL: {cuts} losses of power within {acked} acknowledged webhooks, none lost (chance {chance})"
+        );
     }
 }
 

@@ -219,11 +219,7 @@ impl Ledger {
         if dice.between(1, 4) == 1 {
             let now_at = *address.borrow();
             if let Some(again) = self.post(to, kind, &facts, now_at).await.map(|again| again.json()) {
-                assert_eq!(
-                    (&again["status"], &again["eventId"]),
-                    (&"duplicate".into(), &body["eventId"]),
-                    "{kind}"
-                );
+                assert_eq!((&again["status"], &again["eventId"]), (&"duplicate".into(), &body["eventId"]), "{kind}");
                 self.repeated.fetch_add(1, Ordering::Relaxed);
             }
         }

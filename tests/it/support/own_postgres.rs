@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use tokio::task::block_in_place;
 
 use super::{
-    Backend,
+    Backend, in_memory,
     postgres::{Server, skip},
 };
 
@@ -35,7 +35,7 @@ pub struct OwnPostgres {
 impl OwnPostgres {
     /// A server with its files made and not yet started; `None`, said aloud, on a machine without its programs.
     pub fn prepare(what_is_tested: &str, settings: &str) -> Option<Self> {
-        let home = tempfile::tempdir().expect("a temporary directory");
+        let home = in_memory();
         let path = home.path().to_owned();
         Self::prepare_in(path, Some(home), what_is_tested, settings)
     }

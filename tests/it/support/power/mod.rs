@@ -59,7 +59,11 @@ impl Recorder {
         let source = folder.path().join("recorder.c");
         fs::write(&source, SOURCE).map_err(|error| error.to_string())?;
         let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(folder.path().join("recorder.so")).arg(&source).arg("-ldl");
+        compiler
+            .args(["-shared", "-fPIC", "-O1", "-o"])
+            .arg(folder.path().join("recorder.so"))
+            .arg(&source)
+            .arg("-ldl");
         let compiled = compiler.output().map_err(|error| format!("There is no C compiler: cc: {error}"))?;
         assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
         fs::write(folder.path().join("log"), "").map_err(|error| error.to_string())?;
@@ -277,10 +281,13 @@ impl<'a> History<'a> {
     fn of(trace: &'a Trace, until: u64) -> Self {
         let (mut files, mut base) = (Vec::new(), Names::new());
         walk(&trace.base.path().join("base"), "", &mut |path, contents| {
-            base.insert(path, contents.map(|contents| {
-                files.push(File { base: contents, ..File::default() });
-                files.len() - 1
-            }));
+            base.insert(
+                path,
+                contents.map(|contents| {
+                    files.push(File { base: contents, ..File::default() });
+                    files.len() - 1
+                }),
+            );
         });
         let mut history = Self { files, names: base.clone(), base, namings: Vec::new(), folders_flushed: 0 };
         let mut inodes: HashMap<u64, usize> = HashMap::new();
@@ -309,9 +316,7 @@ impl<'a> History<'a> {
                 inodes.insert(record.inode, file);
                 truncated.then_some((file, Change::Size(0)))
             }
-            Event::Written { offset, bytes } => {
-                Some((file(), Change::Bytes(size(*offset), &trace.log[bytes.clone()])))
-            }
+            Event::Written { offset, bytes } => Some((file(), Change::Bytes(size(*offset), &trace.log[bytes.clone()]))),
             Event::Resized(to) => Some((file(), Change::Size(size(*to)))),
             Event::Grown(to) => Some((file(), Change::LeastSize(size(*to)))),
             Event::Flushed { began } => {
@@ -330,7 +335,10 @@ impl<'a> History<'a> {
             Event::Mapped => {
                 let file = file();
                 let path = self.names.iter().find(|(_, named)| **named == Some(file)).map(|(path, _)| path);
-                assert!(path.is_some_and(|path| !is_kept(path)), "{path:?} is written through memory, which is not seen");
+                assert!(
+                    path.is_some_and(|path| !is_kept(path)),
+                    "{path:?} is written through memory, which is not seen"
+                );
                 None
             }
         };

@@ -1,14 +1,30 @@
-//! A disk that is soon full.
+//! Disks for tests: one that is soon full, and one that is memory.
 
 use std::{
     fs::{self, File},
     io::Write as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::Arc,
 };
 
 use tempfile::TempDir;
+
+/// What a memory disk must have free, in KiB: containers often have next to nothing.
+const ROOM_KIB: u64 = 1 << 20;
+
+/// A temporary directory in memory where there is plenty, so that tests of databases that are made and thrown away do
+/// not wait for a disk. Nothing that these tests say depends on it: what a process wrote is there after it was killed, and
+/// losses of power are not left to the disk.
+pub fn in_memory() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let free = Command::new("df").args(["--output=avail", "-k"]).arg(memory).output().ok().and_then(|output| {
+        let said = String::from_utf8(output.stdout).ok()?;
+        said.lines().nth(1)?.trim().parse::<u64>().ok()
+    });
+    let in_memory = (free.unwrap_or_default() > ROOM_KIB).then(|| tempfile::tempdir_in(memory).ok()).flatten();
+    in_memory.unwrap_or_else(|| tempfile::tempdir().expect("a temporary directory"))
+}
 
 /// A file system of a few mebibytes. Dropping it takes it away.
 #[derive(Debug)]
@@ -29,8 +45,11 @@ impl SmallDisk {
             Err(error) => error.to_string(),
         };
         // Not `eprintln!`, which the test runner keeps to itself while tests pass.
-        writeln!(std::io::stderr(), "\n!!! SKIPPED: a full disk was not tested; that needs the right to mount. {reason}\n")
-            .expect("stderr is open");
+        writeln!(
+            std::io::stderr(),
+            "\n!!! SKIPPED: a full disk was not tested; that needs the right to mount. {reason}\n"
+        )
+        .expect("stderr is open");
         None
     }
 

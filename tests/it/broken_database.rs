@@ -27,13 +27,29 @@ const REFUSALS: u64 = 3 * CONNECTIONS as u64;
 const ACKS: usize = 40;
 /// What a delivery takes, so that some are in flight at every moment.
 const DELIVERY: Duration = Duration::from_millis(150);
-/// A lease lasts as long as an attempt may, and a little longer.
-const LONGER_THAN_A_LEASE: Duration = Duration::from_secs(5);
+/// How long a disk stays full at least: long enough for a flood of repeats, if anything were sent without a lease.
+const FULL: Duration = Duration::from_secs(3);
+/// The same where the number of outages is given: a lease lasts 15 s longer than an attempt may take.
+const FULL_LONGER_THAN_A_LEASE: Duration = Duration::from_secs(20);
 
-/// How often a test breaks its database: `SIGNALBOX_OUTAGES` times, or this often.
+/// The long form: so many outages.
+fn outages_wanted() -> Option<u64> {
+    let times = std::env::var_os("SIGNALBOX_OUTAGES")?;
+    Some(times.to_str().and_then(|times| times.parse().ok()).expect("a number of outages"))
+}
+
+/// How often a test breaks its database.
 fn outages(usual: u64) -> u64 {
-    std::env::var_os("SIGNALBOX_OUTAGES")
-        .map_or(usual, |times| times.to_str().and_then(|times| times.parse().ok()).expect("a number of outages"))
+    outages_wanted().unwrap_or(usual)
+}
+
+/// A disk that is full: every provider is refused, and whatever was in flight has to be written down somehow.
+async fn stay_full(app: &App, load: &Load) {
+    load.wait_for_refusals(REFUSALS, PATIENCE).await;
+    let full = if outages_wanted().is_some() { FULL_LONGER_THAN_A_LEASE } else { FULL };
+    tokio::time::sleep(full).await;
+    load.wait_for_refusals(REFUSALS, PATIENCE).await;
+    alive(app).await;
 }
 
 fn options() -> Options {
@@ -217,11 +233,7 @@ async fn a_full_disk_is_a_503_on_sqlite_and_no_flood_of_repeats_when_there_is_ro
     for _ in 0..fills {
         load.wait_for_acks(ACKS, PATIENCE).await;
         disk.fill();
-        load.wait_for_refusals(REFUSALS, PATIENCE).await;
-        // Longer than any lease: whoever would send without one does so now, again and again.
-        tokio::time::sleep(LONGER_THAN_A_LEASE).await;
-        load.wait_for_refusals(REFUSALS, PATIENCE).await;
-        alive(&app).await;
+        stay_full(&app, &load).await;
         disk.make_room();
     }
     load.wait_for_acks(ACKS, PATIENCE).await;
@@ -244,9 +256,7 @@ async fn a_full_disk_is_a_503_on_postgresql_and_no_flood_of_repeats_when_there_i
     for _ in 0..fills {
         load.wait_for_acks(ACKS, PATIENCE).await;
         disk.fill();
-        load.wait_for_refusals(REFUSALS, PATIENCE).await;
-        tokio::time::sleep(LONGER_THAN_A_LEASE).await;
-        alive(&app).await;
+        stay_full(&app, &load).await;
         disk.make_room();
         if !server.is_running() {
             // Without room for its log PostgreSQL itself gives up; whoever runs it starts it again.

@@ -303,13 +303,12 @@ impl<'a> History<'a> {
         let size = |number: u64| usize::try_from(number).expect("it fits in memory");
         let change = match &record.event {
             Event::Opened { path, truncated } => {
-                let file = match self.names.get(path).copied().flatten() {
-                    Some(file) => file,
-                    None => {
-                        self.files.push(File { made: Some(self.namings.len()), ..File::default() });
-                        self.name(record.at, Naming::Made(path, self.files.len() - 1));
-                        self.files.len() - 1
-                    }
+                let file = if let Some(file) = self.names.get(path).copied().flatten() {
+                    file
+                } else {
+                    self.files.push(File { made: Some(self.namings.len()), ..File::default() });
+                    self.name(record.at, Naming::Made(path, self.files.len() - 1));
+                    self.files.len() - 1
                 };
                 let before = self.files[file].inode.replace(record.inode);
                 assert!(before.is_none_or(|before| before == record.inode), "{path} became another file unseen");

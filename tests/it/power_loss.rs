@@ -169,8 +169,8 @@ async fn lose_power_on_sqlite(cuts: usize, dice: &mut Dice) -> Option<usize> {
     let mut arrivals = sink.follow();
     let directory = Arc::new(in_memory());
     let recorder = Recorder::of(directory.path())?;
-    let recorded = recorder.environment().into_iter().fold(options(), |all, (name, value)| all.with(name, &value));
-    let app = App::start_in(Arc::clone(&directory), Backend::sqlite(), recorded).await;
+    let settings = recorder.environment().into_iter().fold(options(), |all, (name, value)| all.with(name, &value));
+    let app = App::start_in(Arc::clone(&directory), Backend::sqlite(), settings).await;
     let promises = make_promises(&app, &sink, recorder.clock()).await;
     app.leave().await;
     let trace = recorder.finish();
@@ -287,10 +287,10 @@ async fn read_postgres(server: &OwnPostgres) -> Result<(HashSet<Webhook>, i64), 
 }
 
 async fn lost_on_postgres(trace: &Trace, promises: &Promises, cut: &Cut) -> usize {
-    let promised = promises.until(cut.at);
-    let Some(server) = postgres_after(trace, cut) else { return promised.len() };
+    let due = promises.until(cut.at);
+    let Some(server) = postgres_after(trace, cut) else { return due.len() };
     let stored = read_postgres(&server).await.map(|(stored, _)| stored).unwrap_or_default();
-    promised.iter().filter(|webhook| !stored.contains(*webhook)).count()
+    due.iter().filter(|webhook| !stored.contains(*webhook)).count()
 }
 
 /// A recording of a server under a gateway, with those settings changed once the gateway has begun to serve.

@@ -64,8 +64,8 @@ impl Recorder {
             .arg(folder.path().join("recorder.so"))
             .arg(&source)
             .arg("-ldl");
-        let compiled = compiler.output().map_err(|error| format!("There is no C compiler: cc: {error}"))?;
-        assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+        let built = compiler.output().map_err(|error| format!("There is no C compiler: cc: {error}"))?;
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
         fs::write(folder.path().join("log"), "").map_err(|error| error.to_string())?;
         // Whoever runs the program may be somebody else.
         for (name, mode) in [("", 0o755), ("log", 0o666), ("recorder.so", 0o755)] {
@@ -128,7 +128,7 @@ struct Record {
 
 fn parse(log: &[u8], directory: &Path) -> Vec<Record> {
     let word = |at: usize| u32::from_le_bytes(log[at..at + 4].try_into().expect("four bytes"));
-    let long = |at: usize| u64::from_le_bytes(log[at..at + 8].try_into().expect("eight bytes"));
+    let double = |at: usize| u64::from_le_bytes(log[at..at + 8].try_into().expect("eight bytes"));
     let size = |number: u64| usize::try_from(number).expect("it is in memory");
     let relative = |path: &str| {
         let path = Path::new(path).strip_prefix(directory).expect("only what is below was recorded");
@@ -137,7 +137,7 @@ fn parse(log: &[u8], directory: &Path) -> Vec<Record> {
     let (mut records, mut at) = (Vec::new(), 0);
     while at < log.len() {
         assert_eq!(word(at), MAGIC, "the log is damaged at {at}");
-        let (kind, inode, number, length) = (word(at + 4), long(at + 8), long(at + 16), size(long(at + 24)));
+        let (kind, inode, number, length) = (word(at + 4), double(at + 8), double(at + 16), size(double(at + 24)));
         let bytes = at + HEAD..at + HEAD + length;
         let text = || std::str::from_utf8(&log[bytes.clone()]).expect("a name");
         let two = || {

@@ -16,6 +16,14 @@ tidy:
 test *ARGS:
     cargo test --workspace --locked {{ARGS}}
 
+# Kill the gateway that often on each database; prints what it cost.
+crash KILLS="100":
+    SIGNALBOX_CRASH_KILLS={{KILLS}} cargo test --release --locked --test it -- crash:: --nocapture
+
+# Cut the power that often on each database; what was not flushed is gone.
+power-loss CUTS="100":
+    SIGNALBOX_POWER_CUTS={{CUTS}} cargo test --release --locked --test it -- power_loss:: --nocapture
+
 # The whole system on this machine, no accounts needed.
 demo *ARGS:
     cargo run --release -- demo {{ARGS}}

@@ -3,6 +3,7 @@
 mod access;
 mod api;
 mod belonging;
+mod broken_database;
 mod clock_jumps;
 mod conformance;
 mod connecting;
@@ -16,6 +17,7 @@ mod import;
 mod misbehaving;
 mod outage;
 mod poison;
+mod power_loss;
 mod quarantine;
 mod routing;
 mod secrets;

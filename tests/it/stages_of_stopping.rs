@@ -375,7 +375,7 @@ async fn while_it_migrates_an_empty_database() {
     let mut backends = vec![Backend::sqlite()];
     backends.extend(Backend::empty_postgres().await);
     for backend in backends {
-        let mut app = App::prepare(backend, Options::default());
+        let mut app = App::stopped(backend, Options::default());
         for wait in [0, 10, 25, 50] {
             let starting = app.spawn_cli(&["serve"]);
             let pid = Pid::from_raw(i32::try_from(starting.id()).expect("a pid"));

@@ -39,20 +39,19 @@ pub async fn server() -> Option<&'static str> {
             Some(url) => Ok(url),
             None => tokio::task::spawn_blocking(private_server).await.expect("starting a server does not panic"),
         };
-        match server {
-            Ok(url) => Some(url),
-            Err(reason) if variable("REQUIRE_POSTGRES").as_deref() == Some("1") => {
-                panic!("REQUIRE_POSTGRES=1, but there is no PostgreSQL: {reason}")
-            }
-            Err(reason) => {
-                // Not `eprintln!`, which the test runner keeps to itself while tests pass.
-                writeln!(std::io::stderr(), "\n!!! SKIPPED: every PostgreSQL case. {reason}\n")
-                    .expect("stderr is open");
-                None
-            }
-        }
+        server.map_err(|reason| skip("every PostgreSQL case", &reason)).ok()
     });
     found.await.as_deref()
+}
+
+/// Says aloud what is not tested; fails where PostgreSQL is required.
+pub fn skip(what: &str, reason: &str) {
+    assert!(
+        variable("REQUIRE_POSTGRES").as_deref() != Some("1"),
+        "REQUIRE_POSTGRES=1, but there is no PostgreSQL: {reason}"
+    );
+    // Not `eprintln!`, which the test runner keeps to itself while tests pass.
+    writeln!(std::io::stderr(), "\n!!! SKIPPED: {what}. {reason}\n").expect("stderr is open");
 }
 
 /// A migrated database of its own; drop it with [`Database::drop_it`].
@@ -154,15 +153,9 @@ fn hash_of_migrations() -> u64 {
 
 /// Starts the shared private server, or finds it running; answers its URL.
 fn private_server() -> Result<String, String> {
-    let binaries = find_binaries()
-        .ok_or("SIGNALBOX_TEST_POSTGRES_URL is not set, and no initdb is in PATH or /usr/lib/postgresql")?;
-    // The owner of what we create is who we are.
-    let owner = tempfile::tempfile().and_then(|file| file.metadata()).map_err(|error| error.to_string())?;
-    let user = std::os::unix::fs::MetadataExt::uid(&owner);
-    let home = std::env::temp_dir().join(format!("signalbox-test-postgres-{user}"));
-    let (data, users) = (home.join("data"), home.join("users.lock"));
-    fs::create_dir_all(&home).map_err(|error| format!("{}: {error}", home.display()))?;
-    let server = Server { binaries, home, data, as_postgres: user == 0 };
+    let server = Server::below(|user| std::env::temp_dir().join(format!("signalbox-test-postgres-{user}")))
+        .map_err(|reason| format!("SIGNALBOX_TEST_POSTGRES_URL is not set, and {reason}"))?;
+    let users = server.home.join("users.lock");
 
     // Shared for this process's lifetime: the watchdog stops the server when it can have it alone. A watchdog that is
     // stopping the server right now is waited for here.
@@ -173,11 +166,10 @@ fn private_server() -> Result<String, String> {
     let starting = open_lock(&server.home.join("start.lock"))?;
     starting.lock().map_err(|error| error.to_string())?;
     if !server.is_running() {
-        server.start()?;
+        server.start("-c max_connections=400")?;
         server.watch(&users);
     }
-    let socket: String = url::form_urlencoded::byte_serialize(server.home.as_os_str().as_encoded_bytes()).collect();
-    Ok(format!("postgres://signalbox@localhost/postgres?host={socket}"))
+    Ok(server.url())
 }
 
 fn open_lock(path: &Path) -> Result<File, String> {
@@ -198,15 +190,38 @@ fn find_binaries() -> Option<PathBuf> {
     std::env::split_paths(&path).chain(versions.into_iter().rev()).find(has_initdb)
 }
 
-struct Server {
+/// A server of ours.
+#[derive(Debug)]
+pub struct Server {
     binaries: PathBuf,
-    home: PathBuf,
-    data: PathBuf,
+    /// Its socket and its logs are here.
+    pub home: PathBuf,
+    /// Its files.
+    pub data: PathBuf,
     /// The server refuses to run as root: then it runs as the system's `postgres` user.
     as_postgres: bool,
+    /// What its programs find in their environment beside ours.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Server {
+    /// A server in the directory that `home` makes of the user's number; nothing is started.
+    pub fn below(home: impl FnOnce(u32) -> PathBuf) -> Result<Self, String> {
+        let binaries = find_binaries().ok_or("no initdb is in PATH or /usr/lib/postgresql")?;
+        // The owner of what we create is who we are.
+        let owner = tempfile::tempfile().and_then(|file| file.metadata()).map_err(|error| error.to_string())?;
+        let user = std::os::unix::fs::MetadataExt::uid(&owner);
+        let home = home(user);
+        fs::create_dir_all(&home).map_err(|error| format!("{}: {error}", home.display()))?;
+        Ok(Self { binaries, data: home.join("data"), home, as_postgres: user == 0, environment: Vec::new() })
+    }
+
+    /// Its administrator's URL.
+    pub fn url(&self) -> String {
+        let socket: String = url::form_urlencoded::byte_serialize(self.home.as_os_str().as_encoded_bytes()).collect();
+        format!("postgres://signalbox@localhost/postgres?host={socket}")
+    }
+
     fn command(&self, program: &str, arguments: &[&OsStr]) -> Command {
         let program = self.binaries.join(program);
         let mut command = if self.as_postgres {
@@ -217,10 +232,12 @@ impl Server {
             Command::new(program)
         };
         command.args(arguments).current_dir(&self.home).stdin(Stdio::null());
+        command.envs(self.environment.iter().map(|(name, value)| (*name, value.as_str())));
         command
     }
 
-    fn run(&self, program: &str, arguments: &[&OsStr]) -> Result<(), String> {
+    /// Runs one of the server's programs to its end.
+    pub fn run(&self, program: &str, arguments: &[&OsStr]) -> Result<(), String> {
         // Not through pipes: the server keeps what it inherits open, and reading them would wait for its end.
         let log = self.home.join("commands.log");
         let output = File::options().create(true).append(true).open(&log).map_err(|error| error.to_string())?;
@@ -238,21 +255,28 @@ impl Server {
             && self.run("pg_ctl", &["status".as_ref(), "-D".as_ref(), self.data.as_os_str()]).is_ok()
     }
 
-    fn start(&self) -> Result<(), String> {
+    /// Starts it, after making its files if there are none, and waits until it answers.
+    pub fn start(&self, settings: &str) -> Result<(), String> {
+        self.initialise()?;
+        // Durable as in earnest (fsync stays on): the tests are about that. No TCP: nothing to collide with.
+        let options = format!("-k {} -c listen_addresses= {settings}", self.home.display());
+        let start = ["start", "-w", "-t", "60", "-l", "server.log", "-o", &options].map(OsStr::new);
+        self.run("pg_ctl", &[&start[..], &["-D".as_ref(), self.data.as_os_str()]].concat())
+    }
+
+    /// Makes its files, unless they are there.
+    pub fn initialise(&self) -> Result<(), String> {
         if self.as_postgres {
             let status = Command::new("chown").arg("-R").arg("postgres").arg(&self.home).status();
             if !status.is_ok_and(|status| status.success()) {
                 return Err("running as root without a postgres user to run the server as".into());
             }
         }
-        if !self.data.join("PG_VERSION").exists() {
-            let arguments = ["-D", "data", "-U", "signalbox", "-A", "trust", "-E", "UTF8", "--no-sync"];
-            self.run("initdb", &arguments.map(OsStr::new))?;
+        if self.data.join("PG_VERSION").exists() {
+            return Ok(());
         }
-        // Durable as in earnest (fsync stays on): the tests are about that. No TCP: nothing to collide with.
-        let options = format!("-k {} -c listen_addresses= -c max_connections=400", self.home.display());
-        let arguments = ["start", "-D", "data", "-w", "-t", "60", "-l", "server.log", "-o", &options].map(OsStr::new);
-        self.run("pg_ctl", &arguments)
+        let arguments = ["-U", "signalbox", "-A", "trust", "-E", "UTF8", "--no-sync"].map(OsStr::new);
+        self.run("initdb", &[&arguments[..], &["-D".as_ref(), self.data.as_os_str()]].concat())
     }
 
     /// Stops the server when no test process holds `users` any more.

@@ -91,7 +91,19 @@ impl App {
     /// Starts a gateway on a fresh database.
     pub async fn start(backend: Backend, options: Options) -> Self {
         let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
-        Self::start_in(directory, backend, options.settings).await
+        Self::start_in(directory, backend, options).await
+    }
+
+    /// Starts a gateway in a directory, on the SQLite file or beside the key file that may be there.
+    pub async fn start_in(directory: Arc<TempDir>, backend: Backend, options: Options) -> Self {
+        let mut app = Self::stopped_in(directory, backend, options);
+        app.launch().await;
+        app
+    }
+
+    /// A gateway on a fresh database that was never started.
+    pub fn stopped(backend: Backend, options: Options) -> Self {
+        Self::stopped_in(Arc::new(tempfile::tempdir().expect("a temporary directory")), backend, options)
     }
 
     /// Starts another gateway on the same PostgreSQL database and with the same keys: two nodes are one gateway. End it
@@ -104,30 +116,19 @@ impl App {
     pub async fn start_beside_with(&self, options: Options) -> Self {
         let backend = self.backend.shared().expect("several nodes share a PostgreSQL database");
         let settings = self.settings.iter().cloned().chain(options.settings).collect();
-        Self::start_in(Arc::clone(&self.directory), backend, settings).await
+        Self::start_in(Arc::clone(&self.directory), backend, Options { settings }).await
     }
 
-    /// A gateway that has not been started yet: [`App::restart`] does.
-    pub fn prepare(backend: Backend, options: Options) -> Self {
-        Self::prepare_in(Arc::new(tempfile::tempdir().expect("a temporary directory")), backend, options.settings)
-    }
-
-    fn prepare_in(directory: Arc<TempDir>, backend: Backend, settings: Vec<(&'static str, String)>) -> Self {
+    fn stopped_in(directory: Arc<TempDir>, backend: Backend, options: Options) -> Self {
         Self {
             backend,
             directory,
-            settings,
+            settings: options.settings,
             running: None,
             log: Arc::default(),
             last_start: Duration::ZERO,
             finished: false,
         }
-    }
-
-    async fn start_in(directory: Arc<TempDir>, backend: Backend, settings: Vec<(&'static str, String)>) -> Self {
-        let mut app = Self::prepare_in(directory, backend, settings);
-        app.launch().await;
-        app
     }
 
     fn spawn(&self) -> Child {
@@ -247,6 +248,17 @@ impl App {
     pub async fn kill(&mut self) {
         self.running().child.kill().expect("killable");
         let status = self.wait().await;
+        assert_eq!(status.signal(), Some(9), "it ended before it was killed: {status}\n{}", self.log_text());
+    }
+
+    /// Starts the process and kills it so much later, wherever it is by then.
+    pub async fn start_and_kill(&mut self, after: Duration) {
+        let mut child = self.spawn();
+        self.collect(child.stdout.take().expect("piped"), None);
+        self.collect(child.stderr.take().expect("piped"), None);
+        tokio::time::sleep(after).await;
+        child.kill().expect("killable");
+        let status = child.wait().expect("a child of ours");
         assert_eq!(status.signal(), Some(9), "it ended before it was killed: {status}\n{}", self.log_text());
     }
 
@@ -424,6 +436,11 @@ impl App {
         let made = self.cli(&[&["keys", "create", "--name", "test"], words].concat());
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         String::from_utf8(made.stdout).expect("text").lines().last().expect("the key is the last line").to_owned()
+    }
+
+    /// Executes statements on its database, whether it runs or not.
+    pub async fn execute(&self, sql: &str) {
+        self.backend.execute(self.directory.path(), sql).await;
     }
 
     /// Changes rows behind the gateway's back, as an import does, and makes it read them.

@@ -32,9 +32,14 @@ impl Backend {
         postgres::Database::create(true).await.map(Self::Postgres)
     }
 
-    /// The same without a table in it.
+    /// The same without any tables: the first start makes them.
     pub async fn empty_postgres() -> Option<Self> {
         postgres::Database::create(false).await.map(Self::Postgres)
+    }
+
+    /// The database at that address, which its owner removes.
+    pub fn at(url: String) -> Self {
+        Self::Shared { url }
     }
 
     /// Removes the database, which nobody uses any more.

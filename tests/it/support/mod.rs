@@ -6,13 +6,21 @@
 mod app;
 mod backend;
 mod contract;
+mod disks;
+mod ledger;
+mod own_postgres;
 #[path = "../../support/postgres.rs"]
 mod postgres;
+mod power;
 mod stage;
 
 pub use app::{App, Connected, Options};
 pub use backend::Backend;
 pub use contract::{Contract, Operation};
+pub use disks::{SmallDisk, in_memory};
+pub use ledger::{Deliveries, Load, Webhook};
+pub use own_postgres::OwnPostgres;
+pub use power::{Cut, Flushes, Recorder, Trace, Unflushed};
 pub use stage::{Stage, code};
 
 /// Defines tests that run on both databases: `on_both! { async fn a_sentence(backend) { … } }`.

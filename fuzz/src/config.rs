@@ -40,7 +40,8 @@ pub fn run(data: &[u8]) {
 
     let examined = Config::examine(Some(&path), environment.clone(), specs);
     assert!(examined.config.is_some() || !examined.mistakes.is_empty(), "nothing was read, and nothing is wrong");
-    let told: String = examined.mistakes.iter().map(|mistake| format!("{mistake} {mistake:?}")).collect();
+    let told: Vec<String> = examined.mistakes.iter().map(|mistake| format!("{mistake} {mistake:?}")).collect();
+    let told = told.concat();
     let is_only_value = data.windows(CANARY.len()).filter(|window| *window == CANARY.as_bytes()).count() == 1
         && environment.iter().any(|(name, value)| value.contains(CANARY) && !name.contains(CANARY));
     assert!(!is_only_value || !told.contains(CANARY), "a mistake repeats a value: {told}");

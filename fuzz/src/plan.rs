@@ -69,11 +69,11 @@ pub fn run(data: &[u8]) {
         .collect();
     let considered: BTreeSet<_> = made.decision.considered.iter().map(|one| &one.integration_id).collect();
     assert_eq!(considered.len(), made.decision.considered.len(), "an integration has two reasons");
-    let routed = made.decision.considered.iter().filter(|one| one.reason == "routed");
-    let routed: BTreeSet<_> = routed.map(|one| &one.integration_id).collect();
+    let said = made.decision.considered.iter().filter(|one| one.reason == "routed");
+    let said: BTreeSet<_> = said.map(|one| &one.integration_id).collect();
     let planned: BTreeSet<_> = made.deliveries.iter().map(|delivery| &delivery.integration).collect();
     assert_eq!(planned.len(), made.deliveries.len(), "an integration gets it twice");
-    assert_eq!(planned, routed, "what is planned is what is said");
+    assert_eq!(planned, said, "what is planned is what is said");
     for delivery in &made.deliveries {
         let (resource, route) = routes[&delivery.integration];
         assert!(table.status.routes() && resource.status == ResourceStatus::Active && !ping);

@@ -5,6 +5,7 @@
 
 use std::{
     cell::RefCell,
+    fmt::Write as _,
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     sync::{
@@ -48,14 +49,14 @@ pub fn run(data: &[u8]) {
         if !is_token || !is_plain || is_signature || FRAMING.contains(&name.to_ascii_lowercase().as_str()) {
             continue;
         }
-        request.push_str(&format!("{name}: {}\r\n", String::from_utf8_lossy(value)));
+        write!(request, "{name}: {}\r\n", String::from_utf8_lossy(value)).expect("text");
     }
     if let Some(signer) = signer {
         let signature = signer.signing.signature(&body, signer.secret.as_bytes());
-        request.push_str(&format!("{}: {signature}\r\n", signer.signing.header));
+        write!(request, "{}: {signature}\r\n", signer.signing.header).expect("text");
     }
     if !has("x-anonymous") {
-        request.push_str(&format!("x-api-key: {KEY}\r\n"));
+        write!(request, "x-api-key: {KEY}\r\n").expect("text");
     }
     request.push_str("\r\n");
     let request = [request.as_bytes(), &body].concat();
@@ -68,7 +69,7 @@ pub fn run(data: &[u8]) {
             Ok((status, answer, connection)) => {
                 let sent = SENT.get() + 1;
                 SENT.set(sent);
-                SPARE.set(connection.filter(|_| sent % REQUESTS_PER_SOURCE != 0));
+                SPARE.set(connection.filter(|_| !sent.is_multiple_of(REQUESTS_PER_SOURCE)));
                 break (status, answer);
             }
             // A kept connection may have been closed since; a fresh one has no excuse.
@@ -104,7 +105,7 @@ fn first_line(data: &[u8]) -> Option<(String, String, &[u8])> {
         if byte.is_ascii_graphic() && !b"#\"<>\\^`{|}".contains(&byte) {
             target.push(char::from(byte));
         } else {
-            target.push_str(&format!("%{byte:02X}"));
+            write!(target, "%{byte:02X}").expect("text");
         }
     }
     (target.starts_with('/') && !target.starts_with("//")).then_some((method, target, rest))

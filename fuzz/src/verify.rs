@@ -54,11 +54,11 @@ pub fn run(data: &[u8]) {
 
     // The same, properly signed.
     let Some(signer) = secrets.get(usize::from(choice >> 4 & 3)) else { return };
-    let mut signed: Vec<(String, &[u8])> =
+    let mut genuine: Vec<(String, &[u8])> =
         pairs.iter().filter(|(name, _)| !name.eq_ignore_ascii_case(signing.header)).cloned().collect();
     let signature = signing.signature(&body, signer.expose());
-    signed.push((signing.header.to_owned(), signature.as_bytes()));
-    match verify(provider, received(headers_of(&signed)), secrets, Duration::from_mins(1)) {
+    genuine.push((signing.header.to_owned(), signature.as_bytes()));
+    match verify(provider, received(headers_of(&genuine)), secrets, Duration::from_mins(1)) {
         Ok(verified) => assert_eq!(verified.secret_index(), usize::from(choice >> 4 & 3)),
         Err((_, error)) => assert_eq!(error, VerifyError::TimestampStale, "signed, and refused"),
     }

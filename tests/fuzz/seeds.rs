@@ -72,7 +72,8 @@ fn simulated(slug: &str, encoding: Encoding) -> Vec<SignedRequest> {
 }
 
 fn text_of(request: &SignedRequest) -> Vec<u8> {
-    let lines: String = request.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+    let lines: String =
+        request.headers.iter().fold(String::new(), |text, (name, value)| text + name + ": " + value + "\n");
     [lines.as_bytes(), b"\n", &request.body].concat()
 }
 
@@ -168,7 +169,8 @@ fn configs() -> Vec<Vec<u8>> {
         .filter(|line| line.starts_with('[') || line.contains(" = "))
         .filter(|line| !line.replace("config_files", "").contains("_file"))
         .fold(String::new(), |text, line| text + line + "\n");
-    let variables: String = sim::gateway_settings().map(|(name, value)| format!("{name}={value}\n")).collect();
+    let variables: String =
+        sim::gateway_settings().fold(String::new(), |text, (name, value)| text + &name + "=" + &value + "\n");
     let by_hand = [
         "",
         "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 2\npublic_url = \"https://a.example/b/\"\n",

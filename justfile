@@ -24,6 +24,18 @@ crash KILLS="100":
 power-loss CUTS="100":
     SIGNALBOX_POWER_CUTS={{CUTS}} cargo test --release --locked --test it -- power_loss:: --nocapture
 
+# What each step costs (benches/README.md).
+bench *ARGS:
+    cargo bench --locked -- {{ARGS}}
+
+# Count instructions and compare with benches/instructions.txt; needs valgrind.
+instructions *ARGS:
+    benches/instructions.sh {{ARGS}}
+
+# Every fuzz target to ten million executions, or as many of those as named (fuzz/README.md).
+fuzz *ARGS:
+    fuzz/long.sh {{ARGS}}
+
 # The whole system on this machine, no accounts needed.
 demo *ARGS:
     cargo run --release -- demo {{ARGS}}

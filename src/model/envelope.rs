@@ -9,6 +9,9 @@ use super::{
     provider::ProviderDeliveryId,
 };
 
+/// What the members beside the payload usually take, bytes.
+const USUAL_BYTES: usize = 512;
+
 /// Everything of an envelope but the payload.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -45,9 +48,10 @@ impl Envelope {
     /// Only if the envelope itself cannot be serialised.
     pub fn to_body(&self, payload: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
         const LAST_MEMBER: &[u8] = b",\"payload\":";
-        let mut body = serde_json::to_vec(self)?;
+        // One allocation, of the size of all but unusually long names; the payload is copied once.
+        let mut body = Vec::with_capacity(USUAL_BYTES + LAST_MEMBER.len() + payload.len() + 1);
+        serde_json::to_writer(&mut body, self)?;
         body.pop();
-        body.reserve_exact(LAST_MEMBER.len() + payload.len() + 1);
         body.extend_from_slice(LAST_MEMBER);
         body.extend_from_slice(payload);
         body.push(b'}');

@@ -1,12 +1,19 @@
 //! Form bodies (`application/x-www-form-urlencoded`), in which some providers can be told to send their JSON.
 //!
 //! **Invariants**: a field's bytes come out exactly as they were encoded, valid UTF-8 or not, because they are stored
-//! and forwarded; broken escapes stand for themselves, as in the URL standard. **Must not know** any provider.
+//! and forwarded; broken escapes stand for themselves, as in the URL standard; a body that begins as a JSON object is none,
+//! whatever its content type, which no provider signs. `delivery/payload.rs` keeps the same rule. **Must not know** any
+//! provider.
 
 use crate::model::webhook::Headers;
 
-/// Whether the content type says form.
-pub(super) fn is_form(headers: &Headers) -> bool {
+/// Whether a body is a form: its content type says so, and its bytes do not say otherwise. Without the second, a genuine
+/// JSON body sent again as a form would be read as whatever its texts hold between `&payload=` and `&`.
+pub(super) fn is_form(headers: &Headers, body: &[u8]) -> bool {
+    !body.trim_ascii_start().starts_with(b"{") && says_form(headers)
+}
+
+fn says_form(headers: &Headers) -> bool {
     headers
         .get("content-type")
         .and_then(|value| value.split(';').next())
@@ -64,9 +71,17 @@ mod tests {
             ("application/json", false),
             ("", false),
         ] {
-            assert_eq!(is_form(&[("content-type", value)].into_iter().collect()), form, "{value}");
+            assert_eq!(is_form(&[("content-type", value)].into_iter().collect(), b"payload=%7B%7D"), form, "{value}");
         }
-        assert!(!is_form(&Headers::new()));
+        assert!(!is_form(&Headers::new(), b"payload=%7B%7D"));
+    }
+
+    #[test]
+    fn a_json_object_is_no_form_whatever_the_content_type_says() {
+        let headers: Headers = [("content-type", "application/x-www-form-urlencoded")].into_iter().collect();
+        assert!(!is_form(&headers, b"{\"message\":\"&payload=%7B%7D&\"}"));
+        assert!(!is_form(&headers, b" \n{}"));
+        assert!(is_form(&headers, b"") && is_form(&headers, b"payload={}"));
     }
 
     #[test]

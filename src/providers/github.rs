@@ -165,7 +165,7 @@ impl Provider for GitHub {
     fn extract(&self, headers: &Headers, body: &Bytes) -> Result<Inbound, ExtractError> {
         let event = header_text(headers, "x-github-event").ok_or(ExtractError::MissingHeader("X-GitHub-Event"))?;
         let id = header_text(headers, "x-github-delivery").ok_or(ExtractError::MissingHeader("X-GitHub-Delivery"))?;
-        let payload = if form::is_form(headers) {
+        let payload = if form::is_form(headers, body) {
             let field = form::find_field(body, b"payload");
             Bytes::from(field.ok_or_else(|| ExtractError::InvalidPayload("the form has no payload field".into()))?)
         } else {

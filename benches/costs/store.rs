@@ -171,6 +171,7 @@ fn claim_64(bencher: Bencher, backend: &str) {
         lease_until: EpochMs(NOW.0 + 3_600_000),
         first_tries: limit,
         retries: limit,
+        in_all: limit,
     };
     bencher.with_inputs(|| bench.accept(bench.batch())).bench_local_values(|()| {
         let claimed = bench.runtime.block_on(bench.store.claim_deliveries(&request)).expect("claiming works");

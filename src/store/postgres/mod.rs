@@ -103,6 +103,10 @@ const COMMITTERS: u32 = 2;
 const STATEMENTS: usize = 256;
 /// A connection that was idle longer is asked whether it still lives before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+/// Keeps a connection's commits on disk if somebody sets the running server otherwise: that is only looked at when a
+/// gateway starts. What the server does beyond that (waiting for a standby) stays.
+const STAY_DURABLE: &str = "SELECT set_config('synchronous_commit', \
+     CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)";
 /// How long a connection may take to come back into its pool.
 const RELEASE_TIME: Duration = Duration::from_secs(2);
 
@@ -138,7 +142,11 @@ impl PostgresStore {
         // not outlive that, so plans are made anew.
         let pool = pool_options(options, options.max_connections.saturating_sub(COMMITTERS).max(2))
             .after_connect(move |connection, _| {
-                Box::pin(async move { timeouts.apply(connection, "SET plan_cache_mode = force_custom_plan").await })
+                Box::pin(async move {
+                    timeouts.apply(connection, "SET plan_cache_mode = force_custom_plan").await?;
+                    connection.execute(STAY_DURABLE).await?;
+                    Ok(())
+                })
             })
             .connect_with(connect.clone())
             .await?;
@@ -149,7 +157,9 @@ impl PostgresStore {
                 Box::pin(async move {
                     let only_by_index = "SET enable_seqscan = off; SET enable_hashjoin = off; \
                                          SET enable_mergejoin = off; SET plan_cache_mode = force_generic_plan";
-                    timeouts.apply(connection, only_by_index).await
+                    timeouts.apply(connection, only_by_index).await?;
+                    connection.execute(STAY_DURABLE).await?;
+                    Ok(())
                 })
             })
             .connect_with(connect.clone())
@@ -193,9 +203,10 @@ impl PostgresStore {
 
     async fn read_durability_settings(&self) -> StoreResult<()> {
         let mut connection = self.committing.acquire().await?;
+        // What the server is set to, whatever this connection insists on.
+        const SERVER_SETTING: &str = "SELECT reset_val FROM pg_settings WHERE name = $1";
         for setting in ["synchronous_commit", "fsync", "full_page_writes"] {
-            let value: String =
-                sqlx::query_scalar("SELECT current_setting($1)").bind(setting).fetch_one(&mut *connection).await?;
+            let value: String = sqlx::query_scalar(SERVER_SETTING).bind(setting).fetch_one(&mut *connection).await?;
             if value == "off" {
                 return Err(StoreError::NotDurable(format!("{setting} is off")));
             }

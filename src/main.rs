@@ -6,8 +6,7 @@ use clap::Parser;
 use mimalloc::MiMalloc;
 use signalbox::cli::{self, CommandLine};
 
-/// Also for SQLite and zstd (the crate's feature `override`): a webhook costs some hundred allocations of all sizes on
-/// three threads, which the system's allocator takes a fifth of its time for (docs/adr/0011).
+/// A webhook costs some hundred allocations of all sizes on three threads (docs/adr/0011).
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

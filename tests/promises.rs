@@ -152,7 +152,7 @@ fn judge(text: &str, name: &str) -> Option<Result<(), &'static str>> {
         let line = line.strip_prefix("async ").unwrap_or(line);
         line.strip_prefix("fn ").and_then(|rest| rest.strip_prefix(name)).is_some_and(|rest| rest.starts_with('('))
     };
-    let at = lines.iter().position(|line| is_it(&line))?;
+    let at = lines.iter().position(is_it)?;
     let above = lines[..at].iter().rev().take_while(|line| line.starts_with("#[") || line.starts_with("///"));
     let above: Vec<&&str> = above.collect();
     if above.iter().any(|line| line.starts_with("#[ignore")) {

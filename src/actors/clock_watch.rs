@@ -56,7 +56,7 @@ mod tests {
         let noon = EpochMs(1_771_980_000_000);
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(watch.look(noon, at(0)), None);
-        assert_eq!(watch.look(noon.plus(Duration::from_secs(60)), at(60)), None, "time passes");
+        assert_eq!(watch.look(noon.plus(Duration::from_mins(1)), at(60)), None, "time passes");
         assert_eq!(watch.look(noon.plus(Duration::from_secs(119)), at(120)), None, "a small correction");
         assert_eq!(watch.look(noon.plus(DAY), at(122)), None, "forward");
         assert_eq!(watch.look(noon, at(122)), Some(DAY), "back");
@@ -64,7 +64,7 @@ mod tests {
         assert_eq!(watch.look(noon, at(134)), Some(DAY + Duration::from_secs(12)), "and adds up");
         watch.settle();
         assert_eq!(watch.look(noon.plus(Duration::from_secs(2)), at(136)), None);
-        watch.owe(Duration::from_secs(60));
-        assert_eq!(watch.look(noon.plus(Duration::from_secs(4)), at(138)), Some(Duration::from_secs(60)));
+        watch.owe(Duration::from_mins(1));
+        assert_eq!(watch.look(noon.plus(Duration::from_secs(4)), at(138)), Some(Duration::from_mins(1)));
     }
 }

@@ -6,6 +6,7 @@
 
 mod actor;
 mod control;
+mod kept_headers;
 mod mending;
 mod messages;
 mod pipeline;

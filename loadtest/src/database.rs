@@ -167,15 +167,7 @@ impl Database {
         let of = format!("event_id = '{event}' AND status = 'delivered'");
         let delivery = seeding.one(&format!("SELECT id FROM gw_deliveries WHERE {of} LIMIT 1")).await?;
         let time = seeding.time(missing);
-        seeding
-            .copy("gw_events", &format!("id = '{event}'"), missing, &|column, sql| match column {
-                "id" => Some(sql.id("evt_", &time)),
-                "provider_delivery_id" => Some(sql.random_id()),
-                "body_digest" => Some(sql.random_bytes()),
-                "received_at" => Some(time.clone()),
-                _ => None,
-            })
-            .await?;
+        seeding.copy_event(&event, missing, &time).await?;
         seeding
             .copy("gw_deliveries", &format!("id = '{delivery}'"), missing, &|column, sql| match column {
                 "id" => Some(sql.id("dlv_", &time)),
@@ -203,15 +195,7 @@ impl Database {
         let event = seeding.one("SELECT id FROM gw_events ORDER BY id DESC LIMIT 1").await?;
         let time = seeding.time(count);
         let lease = SystemClock.now().0 + 60_000;
-        seeding
-            .copy("gw_events", &format!("id = '{event}'"), count, &|column, sql| match column {
-                "id" => Some(sql.id("evt_", &time)),
-                "provider_delivery_id" => Some(sql.random_id()),
-                "body_digest" => Some(sql.random_bytes()),
-                "received_at" => Some(time.clone()),
-                _ => None,
-            })
-            .await?;
+        seeding.copy_event(&event, count, &time).await?;
         seeding
             .copy("gw_deliveries", &format!("id = '{delivery}'"), count, &|column, sql| match column {
                 "id" => Some(sql.id("dlv_", &time)),
@@ -411,6 +395,18 @@ impl Seeding {
     fn time(&self, count: u64) -> String {
         let first = self.now - (count * MS_APART).cast_signed();
         format!("({first} + (i - {}) * {MS_APART})", self.copied)
+    }
+
+    /// Inserts `count` copies of an event, each as fresh as one of a provider's.
+    async fn copy_event(&mut self, event: &str, count: u64, time: &str) -> anyhow::Result<()> {
+        self.copy("gw_events", &format!("id = '{event}'"), count, &|column, sql| match column {
+            "id" => Some(sql.id("evt_", time)),
+            "provider_delivery_id" => Some(sql.random_id()),
+            "body_digest" => Some(sql.random_bytes()),
+            "received_at" => Some(time.to_owned()),
+            _ => None,
+        })
+        .await
     }
 
     /// Inserts `count` copies of the row that `of` finds, with other values where `other` gives some.

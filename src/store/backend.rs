@@ -220,7 +220,11 @@ macro_rules! impl_store {
                         bodies.insert(event, payload.decode().await?);
                     }
                     for claimed in &mut claimed {
-                        claimed.body = bodies.get(&claimed.event.id).cloned().unwrap_or_default();
+                        claimed.body = bodies.get(&claimed.event.id).cloned().ok_or_else(|| StoreError::Inconsistent {
+                            table: "gw_events",
+                            column: "payload",
+                            row: claimed.event.id.to_string(),
+                        })?;
                     }
                     Ok(claimed)
                 })

@@ -8,10 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 use signalbox::{
     model::clock::{Clock, SystemClock},
-    sim::{
-        self,
-        sink::{Behaviour, Keep, Received, Sink},
-    },
+    sim::sink::{Behaviour, Keep, Received, Sink},
 };
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -64,12 +61,7 @@ fn options() -> Options {
 async fn begin_load(app: &App, sink: &Sink) -> Load {
     sink.behave("/in", Behaviour::After(DELIVERY, Box::new(Behaviour::ok())));
     sink.expect_all_signed(&app.set_destination("org", None, &sink.url("/in")).await);
-    let mut connected = Vec::new();
-    for provider in sim::PROVIDERS {
-        let to = app.connect("org", provider, 1).await;
-        app.subscribe("org", WORKSPACE, &to, None).await;
-        connected.push(to);
-    }
+    let connected = app.connect_everybody("org", &[WORKSPACE]).await;
     let chance = u64::try_from(SystemClock.now().0).expect("after 1970");
     Load::begin(connected, app.address(), CONNECTIONS, chance)
 }
@@ -113,62 +105,55 @@ async fn alive(app: &App) {
     assert_eq!(app.send("GET", "/healthz", &[], "").await.status, 200, "the process is well");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_postgresql_loses_nothing_and_is_used_again_when_it_is_back() {
-    let kills = outages(2);
-    let Some(server) = OwnPostgres::prepare("a killed PostgreSQL", "") else { return };
+/// Breaks a server under load that many times and mends it again: nothing is lost.
+async fn break_and_mend(name: &str, times: u64, break_and_mend: impl AsyncFn(&mut OwnPostgres, &Load, &App)) {
+    let Some(mut server) = OwnPostgres::prepare(name, "") else { return };
     server.start();
     let sink = Sink::start_keeping(Keep::Nothing).await.expect("a port");
     let mut arrivals = sink.follow();
     let app = App::start(server.backend(), options()).await;
     let load = begin_load(&app, &sink).await;
-    for _ in 0..kills {
+    for _ in 0..times {
         load.wait_for_acks(ACKS, PATIENCE).await;
-        server.kill();
-        load.wait_for_refusals(REFUSALS, PATIENCE).await;
-        alive(&app).await;
-        server.start();
+        break_and_mend(&mut server, &load, &app).await;
     }
     load.wait_for_acks(ACKS, PATIENCE).await;
-    expect_nothing_lost(app, load, &mut arrivals, kills * MAX_IN_FLIGHT).await;
+    expect_nothing_lost(app, load, &mut arrivals, times * MAX_IN_FLIGHT).await;
+}
+
+/// Webhooks are refused meanwhile, and the process is well.
+async fn expect_refusals(load: &Load, app: &App) {
+    load.wait_for_refusals(REFUSALS, PATIENCE).await;
+    alive(app).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_postgresql_loses_nothing_and_is_used_again_when_it_is_back() {
+    break_and_mend("a killed PostgreSQL", outages(2), async |server, load, app| {
+        server.kill();
+        expect_refusals(load, app).await;
+        server.start();
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_postgresql_is_a_503_in_time_and_everything_goes_on_when_it_thaws() {
-    let freezes = outages(1);
-    let Some(server) = OwnPostgres::prepare("a frozen PostgreSQL", "") else { return };
-    server.start();
-    let sink = Sink::start_keeping(Keep::Nothing).await.expect("a port");
-    let mut arrivals = sink.follow();
-    let app = App::start(server.backend(), options()).await;
-    let load = begin_load(&app, &sink).await;
-    for _ in 0..freezes {
-        load.wait_for_acks(ACKS, PATIENCE).await;
+    break_and_mend("a frozen PostgreSQL", outages(1), async |server, load, app| {
         server.freeze();
-        load.wait_for_refusals(REFUSALS, PATIENCE).await;
-        alive(&app).await;
+        expect_refusals(load, app).await;
         server.thaw();
-    }
-    load.wait_for_acks(ACKS, PATIENCE).await;
-    expect_nothing_lost(app, load, &mut arrivals, freezes * MAX_IN_FLIGHT).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_postgresql_that_is_restarted_under_load_loses_nothing() {
-    let restarts = outages(1);
-    let Some(server) = OwnPostgres::prepare("a restarted PostgreSQL", "") else { return };
-    server.start();
-    let sink = Sink::start_keeping(Keep::Nothing).await.expect("a port");
-    let mut arrivals = sink.follow();
-    let app = App::start(server.backend(), options()).await;
-    let load = begin_load(&app, &sink).await;
-    for _ in 0..restarts {
-        load.wait_for_acks(ACKS, PATIENCE).await;
+    break_and_mend("a restarted PostgreSQL", outages(1), async |server, _, _| {
         server.stop();
         server.start();
-    }
-    load.wait_for_acks(ACKS, PATIENCE).await;
-    expect_nothing_lost(app, load, &mut arrivals, restarts * MAX_IN_FLIGHT).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

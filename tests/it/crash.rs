@@ -12,7 +12,7 @@ use serde_json::json;
 use signalbox::{
     model::clock::{Clock, SystemClock},
     sim::{
-        self, Dice,
+        Dice,
         sink::{Behaviour, Keep, Received, Sink},
     },
 };
@@ -48,15 +48,7 @@ async fn connect_all(app: &App, sink: &Sink) -> Vec<Connected> {
     sink.behave(SLOW.0, Behaviour::After(SLOW.1, Box::new(Behaviour::ok())));
     sink.expect_all_signed(&app.set_destination("org", None, &sink.url("/in")).await);
     sink.expect_all_signed(&app.set_destination("org", Some(WORKSPACES[1]), &sink.url(SLOW.0)).await);
-    let mut connected = Vec::new();
-    for provider in sim::PROVIDERS {
-        let to = app.connect("org", provider, 1).await;
-        for workspace in WORKSPACES {
-            app.subscribe("org", workspace, &to, None).await;
-        }
-        connected.push(to);
-    }
-    connected
+    app.connect_everybody("org", &WORKSPACES).await
 }
 
 /// A moment to be killed at.

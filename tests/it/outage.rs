@@ -56,14 +56,15 @@ impl Obstacle {
     }
 }
 
-async fn subscribed(app: &App, sink: &Sink) -> Connected {
+/// GitHub is connected, and its pushes go to the sink.
+pub(crate) async fn subscribed(app: &App, sink: &Sink) -> Connected {
     app.set_destination("org", None, &sink.url("/in")).await;
     let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
     app.subscribe("org", "ws", &github, Some(&["github:push"])).await;
     github
 }
 
-fn push(of: &Connected, seed: u64) -> SignedRequest {
+pub(crate) fn push(of: &Connected, seed: u64) -> SignedRequest {
     let facts = of.facts(seed, SystemClock.now());
     of.provider.event("github:push", &facts, of.provider.secret.as_bytes()).expect("known")
 }

@@ -95,12 +95,7 @@ impl Promises {
 /// Providers connect and post to a gateway that is recorded, or whose database is.
 async fn make_promises(app: &App, sink: &Sink, clock: impl Fn() -> u64 + Send + Sync + 'static) -> Promises {
     sink.expect_all_signed(&app.set_destination("org", None, &sink.url("/in")).await);
-    let mut connected = Vec::new();
-    for provider in sim::PROVIDERS {
-        let to = app.connect("org", provider, 1).await;
-        app.subscribe("org", WORKSPACE, &to, None).await;
-        connected.push(to);
-    }
+    let connected = app.connect_everybody("org", &[WORKSPACE]).await;
     let set_up = clock();
     let chance = u64::try_from(SystemClock.now().0).expect("after 1970");
     let mut load = Load::begin_stamping(connected, app.address(), CONNECTIONS, chance, Box::new(clock));

@@ -8,15 +8,12 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::json;
-use signalbox::{
-    model::clock::{Clock, SystemClock},
-    sim::{
-        self, SignedRequest,
-        browser::Browser,
-        client::Client,
-        sink::{Behaviour, Sink},
-        world::{Fault, FaultRule, Loss, Visit},
-    },
+use signalbox::sim::{
+    self,
+    browser::Browser,
+    client::Client,
+    sink::{Behaviour, Sink},
+    world::{Fault, FaultRule, Loss, Visit},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -25,24 +22,12 @@ use tokio::{
 };
 
 use crate::{
-    outage::Obstacle,
-    support::{App, Backend, Connected, Options, Stage, on_both},
+    outage::{Obstacle, push, subscribed},
+    support::{App, Backend, Options, Stage, on_both},
 };
 
 const SOON: Duration = Duration::from_mins(1);
 const CONSOLE: &str = "http://localhost:4107";
-
-async fn subscribed(app: &App, sink: &Sink) -> Connected {
-    app.set_destination("org", None, &sink.url("/in")).await;
-    let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
-    app.subscribe("org", "ws", &github, Some(&["github:push"])).await;
-    github
-}
-
-fn push(of: &Connected, seed: u64) -> SignedRequest {
-    let facts = of.facts(seed, SystemClock.now());
-    of.provider.event("github:push", &facts, of.provider.secret.as_bytes()).expect("known")
-}
 
 /// The process is gone; nobody holds anything any more.
 async fn expect_no_lease(app: &App) {
@@ -346,21 +331,11 @@ on_both! {
         app.terminate().await;
         // At any moment of a start, from when the signal is listened for.
         for wait in [0, 5, 20, 60, 150] {
-            let starting = app.spawn_cli(&["serve"]);
-            let pid = Pid::from_raw(i32::try_from(starting.id()).expect("a pid"));
-            until_it_listens_for_signals(pid).await;
-            tokio::time::sleep(Duration::from_millis(wait)).await;
-            kill(pid, Signal::SIGTERM).expect("it takes signals");
-            expect_good_end(starting).await;
+            end_a_start(&app, Duration::from_millis(wait)).await;
         }
         // And while it waits for the database.
         let obstacle = Obstacle::put_up(&app, name).await;
-        let starting = app.spawn_cli(&["serve"]);
-        let pid = Pid::from_raw(i32::try_from(starting.id()).expect("a pid"));
-        until_it_listens_for_signals(pid).await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        kill(pid, Signal::SIGTERM).expect("it takes signals");
-        expect_good_end(starting).await;
+        end_a_start(&app, Duration::from_millis(300)).await;
         obstacle.take_away().await;
         app.restart().await;
         assert_eq!(app.post_event(&github, "github:push", 1).await.1.json()["outcome"], "routed");
@@ -377,12 +352,7 @@ async fn while_it_migrates_an_empty_database() {
     for backend in backends {
         let mut app = App::stopped(backend, Options::default());
         for wait in [0, 10, 25, 50] {
-            let starting = app.spawn_cli(&["serve"]);
-            let pid = Pid::from_raw(i32::try_from(starting.id()).expect("a pid"));
-            until_it_listens_for_signals(pid).await;
-            tokio::time::sleep(Duration::from_millis(wait)).await;
-            kill(pid, Signal::SIGTERM).expect("it takes signals");
-            expect_good_end(starting).await;
+            end_a_start(&app, Duration::from_millis(wait)).await;
         }
         let sink = Sink::start().await.expect("a port");
         app.restart().await;
@@ -391,6 +361,16 @@ async fn while_it_migrates_an_empty_database() {
         expect_each_once(&sink, 1).await;
         app.finish().await;
     }
+}
+
+/// Ends a process that starts, some time after it began to listen for signals.
+async fn end_a_start(app: &App, after: Duration) {
+    let starting = app.spawn_cli(&["serve"]);
+    let pid = Pid::from_raw(i32::try_from(starting.id()).expect("a pid"));
+    until_it_listens_for_signals(pid).await;
+    tokio::time::sleep(after).await;
+    kill(pid, Signal::SIGTERM).expect("it takes signals");
+    expect_good_end(starting).await;
 }
 
 /// Until then a signal ends any process; there is nothing to lose yet.

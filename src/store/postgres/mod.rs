@@ -142,11 +142,7 @@ impl PostgresStore {
         // not outlive that, so plans are made anew.
         let pool = pool_options(options, options.max_connections.saturating_sub(COMMITTERS).max(2))
             .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    timeouts.apply(connection, "SET plan_cache_mode = force_custom_plan").await?;
-                    connection.execute(STAY_DURABLE).await?;
-                    Ok(())
-                })
+                Box::pin(async move { timeouts.apply(connection, "SET plan_cache_mode = force_custom_plan").await })
             })
             .connect_with(connect.clone())
             .await?;
@@ -157,9 +153,7 @@ impl PostgresStore {
                 Box::pin(async move {
                     let only_by_index = "SET enable_seqscan = off; SET enable_hashjoin = off; \
                                          SET enable_mergejoin = off; SET plan_cache_mode = force_generic_plan";
-                    timeouts.apply(connection, only_by_index).await?;
-                    connection.execute(STAY_DURABLE).await?;
-                    Ok(())
+                    timeouts.apply(connection, only_by_index).await
                 })
             })
             .connect_with(connect.clone())
@@ -273,7 +267,7 @@ impl Timeouts {
         let Self { statement_ms, lock_ms } = self;
         let settings = format!(
             "SET statement_timeout = {statement_ms}; SET lock_timeout = {lock_ms}; \
-             SET idle_in_transaction_session_timeout = {}; {further_settings}",
+             SET idle_in_transaction_session_timeout = {}; {STAY_DURABLE}; {further_settings}",
             statement_ms * 2
         );
         connection.execute(sqlx::AssertSqlSafe(settings)).await?;

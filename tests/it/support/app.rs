@@ -385,6 +385,19 @@ impl App {
         Connected { provider, account, connection }
     }
 
+    /// An installation of every provider, each with those workspaces.
+    pub async fn connect_everybody(&self, org: &str, workspaces: &[&str]) -> Vec<Connected> {
+        let mut connected = Vec::new();
+        for provider in sim::PROVIDERS {
+            let to = self.connect(org, provider, 1).await;
+            for workspace in workspaces {
+                self.subscribe(org, workspace, &to, None).await;
+            }
+            connected.push(to);
+        }
+        connected
+    }
+
     /// Subscribes a workspace to the connection's resource, to `events` or the defaults; the integration's id.
     pub async fn subscribe(&self, org: &str, workspace: &str, to: &Connected, events: Option<&[&str]>) -> String {
         let facts = to.facts(0, SystemClock.now());

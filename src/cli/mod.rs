@@ -8,8 +8,10 @@ pub mod demo;
 mod doctor;
 mod import;
 pub mod keys;
+mod listen;
 mod migrate;
 mod serve;
+mod terminal;
 mod vault;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
@@ -52,6 +54,8 @@ enum Command {
         #[command(subcommand)]
         command: keys::KeysCommand,
     },
+    /// For local development: follow an org's events and forward each delivery to a local URL, signed.
+    Listen(Box<listen::ListenArgs>),
     /// Care for the secrets in the database; works while the gateway runs.
     Vault {
         /// What to do with them.
@@ -94,6 +98,7 @@ async fn run_command(line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => demo::run(&arguments).await.map(|()| ExitCode::SUCCESS),
         Command::Migrate => migrate::run(&load(path)?).await,
         Command::Doctor => doctor::run(path).await,
+        Command::Listen(arguments) => listen::run(path, &arguments).await,
         Command::Keys { command } => keys::run(&load(path)?, command).await,
         Command::Vault { command } => vault::run(&load(path)?, command).await,
         Command::Import { command } => import::run(&load(path)?, command).await,
@@ -166,6 +171,7 @@ mod tests {
             &["keys", "create", "--name", "n", "--org", "o", "--scope", "read", "--config", "a.toml"],
             &["keys", "list", "--json", "--config", "a.toml"],
             &["keys", "revoke", "key_1", "--config", "a.toml"],
+            &["listen", "--forward", "http://localhost:3000/hooks", "--org", "acme", "--config", "a.toml"],
             &["vault", "rotate", "--config", "a.toml"],
             &["import", "lightfast", "--from", "postgres://x", "--encryption-key", "ab", "--config", "a.toml"],
             &[
@@ -186,5 +192,9 @@ mod tests {
         }
         assert!(parse(&["keys", "create"]).is_err(), "a key needs a name");
         assert!(parse(&["keys", "create", "--name", "n", "--scope", "admin"]).is_err());
+        assert!(parse(&["listen"]).is_err(), "there is nowhere to forward to");
+        for wrong in ["localhost:3000", "ftp://localhost", "/hooks"] {
+            assert!(parse(&["listen", "--forward", wrong]).is_err(), "{wrong}");
+        }
     }
 }

@@ -153,6 +153,8 @@ impl DeliveryClient {
     }
 }
 
+/// What [`Answer::error`] says when nothing was sent because nobody listens there.
+pub const NOT_CONNECTED: &str = "the connection could not be made";
 const ADDRESS_REFUSED: &str = "the address is private, local or reserved";
 const TIMED_OUT: &str = "no answer within the time limit";
 
@@ -205,7 +207,7 @@ fn classify(error: &reqwest::Error) -> (AttemptResult, &'static str) {
     } else if error.is_timeout() {
         (AttemptResult::TimedOut, TIMED_OUT)
     } else if error.is_connect() {
-        (AttemptResult::ConnectionFailed, "the connection could not be made")
+        (AttemptResult::ConnectionFailed, NOT_CONNECTED)
     } else {
         (AttemptResult::ConnectionFailed, "the connection broke before an answer")
     }

@@ -122,6 +122,12 @@ impl Ids {
         let millis = u64::try_from(at.0).unwrap_or(0);
         EventId::from_raw(format!("{}{millis:012x}", EventId::PREFIX))
     }
+
+    /// When an event's id was made; `None` if it is none of ours.
+    pub fn event_made_at(id: &EventId) -> Option<EpochMs> {
+        let digits = id.as_str().strip_prefix(EventId::PREFIX)?.get(..12)?;
+        i64::from_str_radix(digits, 16).ok().map(EpochMs)
+    }
 }
 
 macro_rules! next_ids {
@@ -163,6 +169,8 @@ mod tests {
         let later = ids.event();
         assert!(earlier < later);
         assert!(Ids::event_floor(clock.now()) < later && Ids::event_floor(clock.now()) > earlier);
+        assert_eq!(Ids::event_made_at(&later), Some(clock.now()));
+        assert_eq!(Ids::event_made_at(&EventId::from_raw("evt_short")), None);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod event_keys;
 mod healing;
 mod hostile;
 mod import;
+mod listen;
 mod misbehaving;
 mod outage;
 mod poison;

@@ -1,27 +1,21 @@
 //! How the demo speaks: aligned lines, in colour only on a terminal.
 
-use std::{
-    io::{self, IsTerminal, Write},
-    time::Duration,
+use std::time::Duration;
+
+use crate::{
+    cli::terminal::{BOLD, DIM, GREEN, RED, Terminal, YELLOW},
+    sim::sink::{Received, SignatureVerdict},
 };
-
-use crate::sim::sink::{Received, SignatureVerdict};
-
-const GREEN: &str = "32";
-const YELLOW: &str = "33";
-const RED: &str = "31";
-const DIM: &str = "2";
-const BOLD: &str = "1";
 
 /// Writes to standard output.
 pub(super) struct Teller {
-    colours: bool,
+    terminal: Terminal,
 }
 
 impl Teller {
     /// In colour if standard output is a terminal.
     pub fn on_stdout() -> Self {
-        Self { colours: io::stdout().is_terminal() }
+        Self { terminal: Terminal::on_stdout() }
     }
 
     /// A heading with an empty line above.
@@ -94,13 +88,10 @@ impl Teller {
     }
 
     fn paint(&self, colour: &str, text: &str) -> String {
-        if self.colours && !text.is_empty() { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+        self.terminal.paint(colour, text)
     }
 
     fn line(text: &str) {
-        // A closed pipe (`signalbox demo | head`) is no reason to stop delivering.
-        if let Err(error) = writeln!(io::stdout(), "{text}") {
-            tracing::debug!(%error, "nobody reads the demo");
-        }
+        Terminal::line(text);
     }
 }

@@ -345,6 +345,28 @@ fn no_secret_is_printed_with_the_configuration() {
 }
 
 #[test]
+fn allowed_origins_are_whole_origins_and_the_external_console_is_one_of_them() {
+    let console = "[console]\nurl = \"https://console.example.com/base\"\n";
+    let given =
+        format!("{console}allowed_origins = [\"HTTP://localhost:5173/\", \"https://console.example.com:443\"]\n");
+    let origins = Given::toml(&given).config().console.allowed_origins;
+    assert_eq!(origins, ["https://console.example.com", "http://localhost:5173"]);
+    for wrong in [
+        "*",
+        "https://*.example.com",
+        "null",
+        "example.com",
+        "https://a.example/path",
+        "https://me@a.example",
+        "https://a.example?x",
+    ] {
+        let mistake =
+            Given::toml(&format!("[console]\nallowed_origins = [\"https://a.example\", \"{wrong}\"]\n")).mistake();
+        assert!(mistake.starts_with("console.allowed_origins") && mistake.contains("entry 2 "), "{wrong}: {mistake}");
+    }
+}
+
+#[test]
 fn a_base_url_loses_its_trailing_slash_and_keeps_its_path() {
     let config = Given::toml("[server]\npublic_url = \"https://hooks.example.com/signalbox/\"\n").config();
     assert_eq!(config.server.public_url.as_str(), "https://hooks.example.com/signalbox");

@@ -128,6 +128,8 @@ pub struct ConsoleConfig {
     pub url: Option<Url>,
     /// Where on the console a connect flow ends; `{provider}` stands for the provider's name.
     pub connected_path: String,
+    /// Origins whose pages may call the API, as browsers name them: those configured, and that of `url`.
+    pub allowed_origins: Vec<String>,
 }
 
 /// `[delivery]`

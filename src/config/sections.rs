@@ -157,13 +157,41 @@ impl AuthConfig {
 
 impl ConsoleConfig {
     pub(super) fn read(reader: &mut Reader) -> Self {
-        reader.section("console", |section| Self {
-            url: section.url("url"),
-            connected_path: section
-                .parsed("connected_path", CONNECTED_PATH, connected_path)
-                .unwrap_or_else(|| CONNECTED_PATH.to_owned()),
+        reader.section("console", |section| {
+            let url = section.url("url");
+            Self {
+                allowed_origins: allowed_origins(section, url.as_ref()),
+                url,
+                connected_path: section
+                    .parsed("connected_path", CONNECTED_PATH, connected_path)
+                    .unwrap_or_else(|| CONNECTED_PATH.to_owned()),
+            }
         })
     }
+}
+
+/// Origins of pages that may call the API: those given, and that of the external console.
+fn allowed_origins(section: &mut Section<'_>, console: Option<&Url>) -> Vec<String> {
+    let mut origins: Vec<String> = console.map(|url| url.origin().ascii_serialization()).into_iter().collect();
+    for (index, text) in section.texts("allowed_origins", &[]).into_iter().enumerate() {
+        match origin(&text) {
+            Some(origin) if origins.contains(&origin) => {}
+            Some(origin) => origins.push(origin),
+            None => {
+                const FORM: &str = "must be an origin such as https://console.example.com, without path or wildcard";
+                section.mistake("allowed_origins", format!("entry {} {FORM}", index + 1));
+            }
+        }
+    }
+    origins
+}
+
+/// An origin as browsers name it in `Origin`.
+fn origin(text: &str) -> Option<String> {
+    let url = http_url(text).ok()?;
+    let is_bare = matches!(url.path(), "" | "/") && url.query().is_none();
+    let is_plain = url.username().is_empty() && url.password().is_none() && !text.contains(['*', '@']);
+    (is_bare && is_plain).then(|| url.origin().ascii_serialization())
 }
 
 /// A path below the console's URL, and nothing that could lead elsewhere.

@@ -10,6 +10,7 @@ mod auth;
 mod brake;
 mod connecting;
 mod connections;
+mod cors;
 mod deliveries;
 mod destinations;
 mod dlq;

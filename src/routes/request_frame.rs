@@ -1,4 +1,5 @@
-//! The frame around every request: its ids, its log line, its security headers, and the body of its error answer.
+//! The frame around every request: its ids, its log line, its security headers, what pages of other origins may, and the
+//! body of its error answer.
 //!
 //! **Invariants**: every answer carries `X-Request-Id` and `X-Correlation-Id`; every request is logged in exactly one line, with the
 //! path's template and never its query string, its headers or its body. **Must not know** any single route.
@@ -6,7 +7,7 @@
 use std::time::Instant;
 
 use actix_web::{
-    Error, FromRequest, HttpMessage, HttpRequest,
+    Error, FromRequest, HttpMessage, HttpRequest, HttpResponse,
     body::{BodySize, BoxBody, MessageBody},
     dev::{Payload, ServiceRequest, ServiceResponse},
     http::{
@@ -18,7 +19,7 @@ use actix_web::{
 };
 use futures_util::future::{Ready, ready};
 
-use super::{error_codes as codes, problem::Problem, unread_body::ReadingEnd};
+use super::{cors::CrossOrigin, error_codes as codes, problem::Problem, unread_body::ReadingEnd};
 use crate::{model::clock::Ids, telemetry::request_log::RequestLine};
 
 /// Named by the caller or made here; echoed.
@@ -112,9 +113,11 @@ pub async fn frame(
     request.extensions_mut().insert(ids.clone());
     let reading_end = ReadingEnd::of(&mut request);
 
-    let mut response = match refuse_nul(&request) {
-        Some(problem) => request.error_response(problem),
-        None => next.call(request).await?.map_into_boxed_body(),
+    let cross_origin = CrossOrigin::of(&request);
+    let mut response = match (refuse_nul(&request), &cross_origin) {
+        (Some(problem), _) => request.error_response(problem),
+        (None, CrossOrigin::Preflight(_)) => request.into_response(HttpResponse::NoContent().finish()),
+        (None, _) => next.call(request).await?.map_into_boxed_body(),
     };
 
     let problem = problem_of(&response);
@@ -123,6 +126,7 @@ pub async fn frame(
         response = write_problem(response, problem, &ids);
     }
     set_headers(response.headers_mut(), &ids);
+    cross_origin.set_headers(response.headers_mut());
     log_line(&response, problem.as_ref(), &ids, started);
     Ok(match reading_end {
         Some(end) => end.keep_with(response),

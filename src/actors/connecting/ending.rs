@@ -142,7 +142,7 @@ mod tests {
 
     fn console(url: Option<&str>) -> ConsoleConfig {
         let url = url.map(|url| url.parse().expect("a URL"));
-        ConsoleConfig { url, connected_path: "/{provider}/connected".into() }
+        ConsoleConfig { url, connected_path: "/{provider}/connected".into(), allowed_origins: Vec::new() }
     }
 
     fn connected(reactivated: bool) -> FlowEnd {

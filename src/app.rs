@@ -4,6 +4,8 @@
 //! dispatcher → supervisors → store, each with what is left of one deadline, so that no acknowledged event is lost and no
 //! lease outlives its node in silence.
 
+mod opening;
+
 use std::{
     net::SocketAddr,
     process::ExitCode,
@@ -14,7 +16,10 @@ use std::{
 use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn, web};
 use anyhow::Context as _;
 use tokio::{sync::mpsc, task::JoinHandle};
+use url::Url;
 
+use self::opening::open_store;
+pub use self::opening::open_vault;
 use crate::{
     actors::{
         backfill::{BackfillDeps, BackfillHook},
@@ -30,17 +35,18 @@ use crate::{
     cache::RouteCache,
     cli::keys::create_first_service_key,
     config::{Config, ProviderConfig},
+    console,
     model::{
         clock::{Clock, Ids, SystemClock},
         ids::DestinationId,
         secret::Secret,
     },
     providers::{ConnectorSettings, HttpClient, ProviderSettings, Registry},
-    routes::{self, BodyBudget, Brake, Gateway, KeyRing, Readiness},
+    routes::{self, BodyBudget, Brake, Gateway, KeyRing, Readiness, session::Sessions},
     shutdown::{Shutdown, Stage, StopCause},
-    store::{self, BatchObserver, OpenOptions, SharedStore, StoreError},
+    store::SharedStore,
     telemetry::{metrics::Metrics, traces::Traces},
-    vault::{Vault, rotation},
+    vault::Vault,
 };
 
 /// How long a connection may stay without a request.
@@ -54,18 +60,14 @@ const MAX_CONNECTIONS: usize = 20_000;
 /// How long the last spans may take to their collector when stopping, within what is left of the deadline.
 const TRACES_TIME: Duration = Duration::from_secs(2);
 
-/// How long a start waits for a database that does not answer: it may be starting too, or the process before this one
-/// may still be stopping.
-const STORE_PATIENCE: Duration = Duration::from_secs(10);
-/// The pause between two tries.
-const STORE_PAUSE: Duration = Duration::from_millis(250);
-
 /// A gateway that serves.
 pub struct Running {
     /// Where it listens.
     pub address: SocketAddr,
     /// The service key made by the very first start, to be shown once.
     pub first_service_key: Option<Secret>,
+    /// Where browsers reach the built-in console, if it is enabled.
+    pub console_url: Option<Url>,
     server: ServerHandle,
     served: JoinHandle<std::io::Result<()>>,
     readiness: Readiness,
@@ -98,6 +100,9 @@ pub async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         println!("first service key, shown once: {}", key.expose_str().unwrap_or_default());
     }
     println!("listening on http://{}", running.address);
+    if let Some(console) = &running.console_url {
+        println!("console: {console}");
+    }
     tracing::info!(address = %running.address, store = running.store.backend(), "serving");
     let mut token = shutdown.token();
     tokio::select! {
@@ -211,6 +216,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         metrics,
         ids: ids.clone(),
         keys: key_ring(&store, &clock, &config),
+        sessions: Sessions::new(store.clone(), clock.clone(), ids.clone(), &config.console),
         readiness: readiness.clone(),
         bodies: BodyBudget::new(config.ingest.max_in_flight_bytes),
         clock: clock.clone(),
@@ -222,6 +228,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
     Ok(Running {
         address,
         first_service_key,
+        console_url: config.console.enabled.then(|| public_url.join("/console")),
         server,
         served: serving,
         readiness,
@@ -308,6 +315,7 @@ fn bind(
     public_url: &PublicUrl,
 ) -> anyhow::Result<(SocketAddr, ServerHandle, JoinHandle<std::io::Result<()>>)> {
     let gateway = web::Data::from(gateway);
+    let has_console = config.console.enabled;
     let server = HttpServer::new(move || {
         App::new()
             .wrap(from_fn(routes::frame))
@@ -316,6 +324,11 @@ fn bind(
             // One router per worker, on the worker's own thread.
             .app_data(web::Data::new(routers.start_router()))
             .configure(routes::configure)
+            .configure(move |routes| {
+                if has_console {
+                    console::configure(routes);
+                }
+            })
     })
     .workers(config.server.workers)
     .keep_alive(KEEP_ALIVE)
@@ -406,81 +419,6 @@ fn begin_traces(config: &Config, node: String) -> anyhow::Result<Traces> {
     }
 }
 
-/// The vault of this configuration; a key file is made if there are no keys and no file yet.
-///
-/// # Errors
-/// If the keys cannot be read, or do not open what they sealed.
-pub fn open_vault(config: &Config) -> anyhow::Result<Vault> {
-    let vault = if config.vault.keys.is_empty() {
-        Vault::open_or_create_key_file(&config.vault.key_file)
-            .with_context(|| format!("the vault key file {} (vault.key_file)", config.vault.key_file.display()))?
-    } else {
-        Vault::new(config.vault.keys.iter().map(|key| (key.id.clone(), key.key.clone())).collect())
-            .context("vault.keys")?
-    };
-    vault.self_test().context("the vault does not open what it seals")?;
-    Ok(vault)
-}
-
-/// Opens the store of this configuration to serve from it, its migrations applied.
-async fn open_store(
-    config: &Config,
-    registry: &Registry,
-    vault: &Vault,
-    node: String,
-    metrics: Arc<Metrics>,
-) -> anyhow::Result<SharedStore> {
-    let url = config.database.url.expose_str().context("database.url is not text")?.to_owned();
-    let options = OpenOptions {
-        url,
-        max_connections: config.database.max_connections,
-        acquire_timeout: config.database.acquire_timeout,
-        providers: registry.iter().map(|(provider, _)| provider.slug()).collect(),
-        node,
-        serving: true,
-    };
-    let observer = Arc::new(CountBatches(metrics));
-    let (began, mut told) = (Instant::now(), false);
-    loop {
-        match store::open(options.clone(), observer.clone()).await {
-            Err(error @ StoreError::Unavailable(_)) if began.elapsed() < STORE_PATIENCE => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%error, patience_s = STORE_PATIENCE.as_secs(), "waiting for the database");
-                }
-                tokio::time::sleep(STORE_PAUSE).await;
-            }
-            opened => {
-                let store = opened.context("the database (database.url)")?;
-                prepare_store(&store, config, vault).await?;
-                return Ok(store);
-            }
-        }
-    }
-}
-
-/// The store tells the metrics what it committed.
-struct CountBatches(Arc<Metrics>);
-
-impl BatchObserver for CountBatches {
-    fn batch_committed(&self, events: usize, attempts: usize, took: Duration) {
-        self.0.batch_committed(events, attempts, took);
-    }
-}
-
-async fn prepare_store(store: &SharedStore, config: &Config, vault: &Vault) -> anyhow::Result<()> {
-    if config.database.migrate {
-        let applied = store.migrate().await.context("migrations")?;
-        if applied > 0 {
-            tracing::info!(migrations = applied, "the database is up to date");
-        }
-    } else {
-        let pending = store.count_pending_migrations().await.context("migrations")?;
-        anyhow::ensure!(pending == 0, "{pending} migrations are not applied: run `signalbox migrate`");
-    }
-    store.check_durability().await.context("the database would lose what it acknowledged")?;
-    check_vault(vault, store).await
-}
-
 /// The backfill service, if one is configured.
 fn backfill_hook(
     config: &Config,
@@ -496,19 +434,6 @@ fn backfill_hook(
 
 fn key_ring(store: &SharedStore, clock: &Arc<dyn Clock>, config: &Config) -> KeyRing {
     KeyRing::new(store.clone(), clock.clone(), config.auth.service_key.as_ref()).remembering(!caches_are_off())
-}
-
-/// Refuses to start on secrets that cannot be opened, as after the key file got lost: a fresh key would make every
-/// destination fail, one delivery at a time.
-async fn check_vault(vault: &Vault, store: &SharedStore) -> anyhow::Result<()> {
-    match rotation::check_store(vault, &**store).await {
-        Ok(()) => Ok(()),
-        Err(rotation::RotationError::Store(error)) => Err(error).context("the sealed values"),
-        Err(rotation::RotationError::Vault(error)) => Err(error).context(
-            "the database has secrets that the vault's keys do not open: put the key that sealed them back \
-             (vault.key_file or vault.keys)",
-        ),
-    }
 }
 
 /// The suite runs once with `SIGNALBOX_TEST_NO_CACHE=1`: every answer must be the same.

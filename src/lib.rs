@@ -7,6 +7,7 @@ pub mod app;
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod crypto;
 pub mod delivery;
 pub mod model;

@@ -16,9 +16,6 @@ fn rows() -> Vec<String> {
     numbered('P', 18).chain(numbered('H', 5)).chain(numbered('S', 16)).chain(also).collect()
 }
 
-/// The only row that may have no proof yet.
-const NOT_YET: &str = "S12";
-
 #[derive(Debug, PartialEq, Eq)]
 enum Proof {
     /// `binary::module::test`
@@ -29,8 +26,6 @@ enum Proof {
     Script(String, String),
     /// A command.
     LongForm(String),
-    /// None, and why.
-    NotYet(String),
 }
 
 /// The proofs of each row, in the order of the document; what cannot be read is a complaint.
@@ -53,9 +48,6 @@ fn read(document: &str) -> (Vec<(String, Vec<Proof>)>, Vec<String>) {
 
 fn proof_of(item: &str) -> Option<Proof> {
     let mut quoted = item.split('`').skip(1).step_by(2).map(str::to_owned);
-    if let Some(why) = item.strip_prefix("not yet: ") {
-        return Some(Proof::NotYet(why.to_owned()));
-    }
     if item.starts_with("long form: ") {
         return quoted.next().map(Proof::LongForm);
     }
@@ -77,7 +69,7 @@ fn complaints_about(document: &str, root: &Path) -> Vec<String> {
             complaints.push(format!("{id} has no proof"));
         }
         for proof in proofs {
-            if let Err(why) = look_up(proof, id, root) {
+            if let Err(why) = look_up(proof, root) {
                 complaints.push(format!("{id}: {why}"));
             }
         }
@@ -94,7 +86,7 @@ fn complaints_about(document: &str, root: &Path) -> Vec<String> {
     complaints
 }
 
-fn look_up(proof: &Proof, row: &str, root: &Path) -> Result<(), String> {
+fn look_up(proof: &Proof, root: &Path) -> Result<(), String> {
     match proof {
         Proof::Test(path) => look_up_test(path, root),
         Proof::File(path) if root.join(path).is_file() => Ok(()),
@@ -106,8 +98,6 @@ fn look_up(proof: &Proof, row: &str, root: &Path) -> Result<(), String> {
             if defined && used { Ok(()) } else { Err(format!("{path} has no step {function}")) }
         }
         Proof::LongForm(command) => look_up_command(command, root),
-        Proof::NotYet(_) if row == NOT_YET => Ok(()),
-        Proof::NotYet(_) => Err("a proof is promised, not given".to_owned()),
     }
 }
 
@@ -236,7 +226,7 @@ fn a_missing_row_and_every_kind_of_missing_proof_are_noticed() {
     complains(&with("long form: `SIGNALBOX_NO_SUCH_KNOB=1 cargo test --test it`"), "nothing reads SIGNALBOX_NO_SUCH");
     complains(&with("long form: `cargo test --test no_such_binary`"), "names a test binary that is not there");
     complains(&with("long form: `fuzz/no_such_script.sh 7`"), "is no command");
-    complains(&with("not yet: tomorrow"), "a proof is promised, not given");
+    complains(&with("not yet: tomorrow"), "this is no proof");
     complains(&with("trust me"), "this is no proof");
     let alone = "### P1: a\n\n- long form: `cargo test --test it`\n";
     complains(alone, "P1 has no proof");

@@ -256,6 +256,7 @@ async fn retain(deps: &JanitorDeps) -> Result<(), StoreError> {
         }
         tokio::task::yield_now().await;
     }
+    while deps.store.delete_expired_sessions(now, RETENTION_BATCH).await? == u64::from(RETENTION_BATCH) {}
     Ok(())
 }
 

@@ -130,6 +130,12 @@ pub struct ConsoleConfig {
     pub connected_path: String,
     /// Origins whose pages may call the API, as browsers name them: those configured, and that of `url`.
     pub allowed_origins: Vec<String>,
+    /// Whether the built-in console is served.
+    pub enabled: bool,
+    /// How long a session of the built-in console lives without being used.
+    pub session_idle: Duration,
+    /// How long it lives at the most.
+    pub session_max: Duration,
 }
 
 /// `[delivery]`

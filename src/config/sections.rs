@@ -2,7 +2,7 @@
 //!
 //! `signalbox.example.toml` repeats every name and default for people; a test compares the two.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use tracing_subscriber::EnvFilter;
@@ -165,6 +165,9 @@ impl ConsoleConfig {
                 connected_path: section
                     .parsed("connected_path", CONNECTED_PATH, connected_path)
                     .unwrap_or_else(|| CONNECTED_PATH.to_owned()),
+                enabled: section.flag("enabled", true),
+                session_idle: Duration::from_mins(section.count("session_idle_minutes", 480, 1..=525_600)),
+                session_max: Duration::from_hours(section.count("session_max_hours", 168, 1..=8760)),
             }
         })
     }

@@ -28,6 +28,13 @@ pub fn hash(text: &str) -> [u8; 32] {
     Sha256::digest(text.as_bytes()).into()
 }
 
+/// 32 bytes, masked with what only this value tells; masked twice they are what they were.
+pub fn masked(text: &str, mut bytes: [u8; 32]) -> [u8; 32] {
+    let mask = Sha256::new().chain_update(b"mask\0").chain_update(text.as_bytes()).finalize();
+    bytes.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
+    bytes
+}
+
 /// Whether a text has the shape of a value made here.
 pub fn is_well_formed(text: &str) -> bool {
     text.len() == TEXT_CHARS && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
@@ -50,6 +57,14 @@ mod tests {
         for bad in ["", "short", &"a".repeat(44), &"é".repeat(21), &format!("{}=", "a".repeat(42))] {
             assert!(!is_well_formed(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_is_masked_is_read_with_the_same_value_only() {
+        let hidden = masked("one", [7; 32]);
+        assert_ne!(hidden, [7; 32]);
+        assert_eq!(masked("one", hidden), [7; 32]);
+        assert_ne!(masked("other", hidden), [7; 32]);
     }
 
     #[test]

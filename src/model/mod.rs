@@ -21,6 +21,7 @@ pub mod provider;
 pub mod resource;
 pub mod routes;
 pub mod secret;
+pub mod session;
 pub mod teardown;
 pub mod token;
 pub mod webhook;

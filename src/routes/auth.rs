@@ -20,7 +20,13 @@ use futures_util::future::LocalBoxFuture;
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
-use super::{error_codes as codes, gateway::Gateway, problem::Problem, request_frame::note};
+use super::{
+    error_codes as codes,
+    gateway::Gateway,
+    problem::Problem,
+    request_frame::note,
+    session::{self, Resumed},
+};
 use crate::{
     crypto::api_key,
     model::{
@@ -28,6 +34,7 @@ use crate::{
         ids::{KeyId, OrgId},
         log_entry::Actor,
         secret::Secret,
+        session::SessionHash,
     },
     store::{ApiKey, SharedStore, StoreError},
 };
@@ -53,7 +60,7 @@ pub struct KnownKey {
     pub org: Option<OrgId>,
     /// Whether it may change anything.
     pub can_write: bool,
-    hash: [u8; 32],
+    pub(super) hash: [u8; 32],
 }
 
 /// The keys: the bootstrap key of the configuration, and those of the store.
@@ -90,6 +97,15 @@ impl KeyRing {
         self.look_up(api_key::hash(presented)).await
     }
 
+    /// The same, asked of the store whatever is remembered: what begins now is not to begin with a key that just ended.
+    ///
+    /// # Errors
+    /// Only if the store cannot be asked.
+    pub async fn identify_afresh(&self, presented: &str) -> Result<Option<KnownKey>, StoreError> {
+        self.memory().answers.remove(&api_key::hash(presented));
+        self.identify(presented).await
+    }
+
     /// Whether a key identified earlier is still good.
     ///
     /// # Errors
@@ -103,7 +119,8 @@ impl KeyRing {
         self.memory().answers.clear();
     }
 
-    async fn look_up(&self, hash: [u8; 32]) -> Result<Option<KnownKey>, StoreError> {
+    /// The key with this hash, if it is good.
+    pub(super) async fn look_up(&self, hash: [u8; 32]) -> Result<Option<KnownKey>, StoreError> {
         if self.bootstrap.is_some_and(|bootstrap| bool::from(bootstrap.ct_eq(&hash))) {
             return Ok(Some(KnownKey { id: KeyId::from_raw(BOOTSTRAP_ID), org: None, can_write: true, hash }));
         }
@@ -226,6 +243,8 @@ pub struct Caller {
     pub user: Option<String>,
     /// The peer's address.
     pub from: Option<String>,
+    /// The console's session through which they ask; `None` with a key of their own.
+    pub session: Option<SessionHash>,
 }
 
 impl Caller {
@@ -252,23 +271,62 @@ impl Caller {
         Actor { who: format!("key:{}", self.key.id), user: self.user.clone(), from: self.from.clone() }
     }
 
-    async fn authenticate(gateway: &Gateway, request: &HttpRequest) -> Result<Self, Problem> {
+    /// Whether the key, and the session it was named by, are still good.
+    ///
+    /// # Errors
+    /// Only if the store cannot be asked.
+    pub async fn is_still_good(&self, gateway: &Gateway) -> Result<bool, StoreError> {
+        let session_is_good = match &self.session {
+            Some(session) => gateway.sessions.is_still_good(session).await?,
+            None => true,
+        };
+        Ok(session_is_good && gateway.keys.is_still_good(&self.key).await?)
+    }
+
+    /// Finds out who asks: by the key they present, or else by the console's session.
+    ///
+    /// # Errors
+    /// `unauthorized`, `cross_origin_request`, `invalid_org_id`, `invalid_user_id`, `forbidden`.
+    pub async fn authenticate(gateway: &Gateway, request: &HttpRequest) -> Result<Self, Problem> {
         let headers = request.headers();
-        let unauthorized = || Problem::new(&codes::UNAUTHORIZED);
-        let presented = presented_key(headers).ok_or_else(unauthorized)?;
-        let Some(key) = gateway.keys.identify(presented).await? else {
+        let from = request.peer_addr().map(|peer| peer.ip().to_string());
+        let cookie = session::read_cookie(request, gateway).filter(|_| !headers.contains_key("x-api-key"));
+        let (key, resumed) = match (presented_key(headers), cookie) {
+            (Some(key), _) => (gateway.keys.identify(key).await?, None),
+            (None, Some(cookie)) => {
+                let is_person = session::is_person(request);
+                let resumed = gateway.sessions.resume(&gateway.keys, &cookie, is_person).await?;
+                (resumed.as_ref().map(|resumed| resumed.key.clone()), resumed)
+            }
+            (None, None) => return Err(Problem::new(&codes::UNAUTHORIZED)),
+        };
+        let Some(key) = key else {
             gateway.brake.refused(request).await;
-            return Err(unauthorized());
+            return Err(Problem::new(&codes::UNAUTHORIZED));
         };
         note(request, |notes| notes.key_id = Some(key.id.to_string()));
-        let from = request.peer_addr().map(|peer| peer.ip().to_string());
-        let caller = Self::acting_for(key, headers, from)?;
+        let chosen = if resumed.is_some() {
+            session::refuse_cross_origin(request, gateway)?;
+            session::chosen_org(request)?
+        } else {
+            None
+        };
+        let mut caller = Self::acting_for(key, headers, chosen, from)?;
+        if let Some(Resumed { user, hash, .. }) = resumed {
+            caller.user = user.or(caller.user);
+            caller.session = Some(hash);
+        }
         note(request, |notes| notes.org_id = caller.org.as_ref().map(ToString::to_string));
         Ok(caller)
     }
 
-    /// Reads `X-Org-Id` and `X-User-Id`.
-    fn acting_for(key: KnownKey, headers: &HeaderMap, from: Option<String>) -> Result<Self, Problem> {
+    /// Reads `X-Org-Id` and `X-User-Id`; `chosen` is the org of a service key that names none there.
+    fn acting_for(
+        key: KnownKey,
+        headers: &HeaderMap,
+        chosen: Option<OrgId>,
+        from: Option<String>,
+    ) -> Result<Self, Problem> {
         let named = match headers.get("x-org-id") {
             None => None,
             Some(value) => match value.to_str() {
@@ -279,16 +337,19 @@ impl Caller {
         let org = match (&key.org, named) {
             (Some(bound), Some(named)) if *bound != named => return Err(Problem::new(&codes::FORBIDDEN)),
             (Some(bound), _) => Some(bound.clone()),
-            (None, named) => named,
+            (None, named) => named.or(chosen),
         };
         let user = match headers.get("x-user-id").map(|value| value.to_str()) {
             None => None,
-            Some(Ok(text)) if (1..=191).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) => {
-                Some(text.to_owned())
-            }
+            Some(Ok(text)) if Self::is_user_id(text) => Some(text.to_owned()),
             Some(_) => return Err(Problem::new(&codes::INVALID_USER_ID)),
         };
-        Ok(Self { key, org, user, from })
+        Ok(Self { key, org, user, from, session: None })
+    }
+
+    /// Whether a text can name a person.
+    pub fn is_user_id(text: &str) -> bool {
+        (1..=191).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
     }
 
     fn require_write(self) -> Result<Self, Problem> {
@@ -381,15 +442,15 @@ mod tests {
     #[test]
     fn a_service_key_acts_for_the_org_it_names_and_an_org_key_for_its_own() {
         let named = headers(&[("x-org-id", "org_a"), ("x-user-id", "user_7")]);
-        let caller = Caller::acting_for(key(None, true), &named, None).expect("good");
+        let caller = Caller::acting_for(key(None, true), &named, None, None).expect("good");
         assert_eq!(caller.org, Some(OrgId::from_raw("org_a")));
         assert_eq!(caller.actor().user.as_deref(), Some("user_7"));
-        let nobody = Caller::acting_for(key(None, true), &headers(&[]), None).expect("good");
+        let nobody = Caller::acting_for(key(None, true), &headers(&[]), None, None).expect("good");
         assert_eq!(code(nobody.require_org().cloned()), "missing_org_id");
-        let bound = Caller::acting_for(key(Some("org_a"), true), &headers(&[]), None).expect("good");
+        let bound = Caller::acting_for(key(Some("org_a"), true), &headers(&[]), None, None).expect("good");
         assert_eq!(bound.require_org().expect("bound"), &OrgId::from_raw("org_a"));
         let foreign = headers(&[("x-org-id", "org_b")]);
-        assert_eq!(code(Caller::acting_for(key(Some("org_a"), true), &foreign, None)), "forbidden");
+        assert_eq!(code(Caller::acting_for(key(Some("org_a"), true), &foreign, None, None)), "forbidden");
     }
 
     #[test]
@@ -397,15 +458,20 @@ mod tests {
         let long = "a".repeat(192);
         for bad in ["", "a b", "ö", "a/b", long.as_str()] {
             let named = headers(&[("x-org-id", bad)]);
-            assert_eq!(code(Caller::acting_for(key(None, true), &named, None)), "invalid_org_id", "{bad}");
+            assert_eq!(code(Caller::acting_for(key(None, true), &named, None, None)), "invalid_org_id", "{bad}");
         }
         assert!(is_org_id(&long[..191]) && is_org_id("org_A-9"));
     }
 
     #[test]
     fn rows_of_another_org_or_of_none_are_invisible_unless_no_org_was_named() {
-        let of =
-            |org: Option<&str>| Caller { key: key(None, true), org: org.map(OrgId::from_raw), user: None, from: None };
+        let of = |org: Option<&str>| Caller {
+            key: key(None, true),
+            org: org.map(OrgId::from_raw),
+            user: None,
+            from: None,
+            session: None,
+        };
         let (a, b) = (OrgId::from_raw("a"), OrgId::from_raw("b"));
         assert!(of(Some("a")).sees(Some(&a)) && !of(Some("a")).sees(Some(&b)) && !of(Some("a")).sees(None));
         assert!(of(None).sees(Some(&b)) && of(None).sees(None));
@@ -413,7 +479,7 @@ mod tests {
 
     #[test]
     fn scope_and_kind_of_the_key_are_checked() {
-        let of = |org, can_write| Caller { key: key(org, can_write), org: None, user: None, from: None };
+        let of = |org, can_write| Caller { key: key(org, can_write), org: None, user: None, from: None, session: None };
         assert_eq!(code(of(None, false).require_write()), "insufficient_scope");
         assert_eq!(code(of(Some("a"), true).require_service()), "service_key_required");
         assert!(of(None, true).require_service().and_then(Caller::require_write).is_ok());

@@ -115,6 +115,8 @@ codes! {
         "The key, or the connection named, belongs to another org.";
     INSUFFICIENT_SCOPE = "insufficient_scope", 403, "The key may only read", [],
         "The operation changes something and the key's scope is `read`.";
+    CROSS_ORIGIN_REQUEST = "cross_origin_request", 403, "The request comes from another site", [],
+        "A session of the console changes something only for a page of the gateway's own origin: that of `server.public_url`, or of the host it was asked at. Requests with a key are not bound to an origin.";
     SERVICE_KEY_REQUIRED = "service_key_required", 403, "A service key is required", [],
         "The operation is not open to keys that are bound to an org.";
     NOT_FOUND = "not_found", 404, "Not found", [],

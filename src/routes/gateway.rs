@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{auth::KeyRing, brake::Brake, request_body::BodyBudget};
+use super::{auth::KeyRing, brake::Brake, request_body::BodyBudget, session::Sessions};
 use crate::{
     actors::{
         connecting::ConnectingHandle,
@@ -56,6 +56,8 @@ pub struct Gateway {
     pub config: Arc<Config>,
     /// API keys.
     pub keys: KeyRing,
+    /// Sessions of the console.
+    pub sessions: Sessions,
     /// Slows down whoever is refused again and again.
     pub brake: Brake,
     /// Whether the process is stopping.

@@ -30,6 +30,7 @@ mod query;
 mod request_body;
 mod request_frame;
 mod schemas;
+pub mod session;
 mod stream;
 mod unread_body;
 mod webhooks;
@@ -42,8 +43,9 @@ pub use self::{
     brake::Brake,
     gateway::{Gateway, Readiness},
     problem::{Answer, Problem},
-    request_body::{BodyBudget, MAX_API_BODY_BYTES},
-    request_frame::{RequestIds, frame},
+    query::Query,
+    request_body::{ApiBody, BodyBudget, MAX_API_BODY_BYTES},
+    request_frame::{RequestIds, frame, log_cause},
 };
 
 /// The URL table: what [`configure`] registers, a method that is not in it answered 405 with `Allow`; and, row by row, what

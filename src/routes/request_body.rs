@@ -188,6 +188,11 @@ impl ApiBody {
         }
     }
 
+    /// The body as it came.
+    pub fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+
     /// Its members; an empty body is an empty object.
     ///
     /// # Errors

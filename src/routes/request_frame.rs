@@ -231,7 +231,7 @@ fn log_line(response: &ServiceResponse<BoxBody>, problem: Option<&Problem>, ids:
 }
 
 /// The answer to a server error says nothing of its cause; this does, under the same request id.
-fn log_cause(problem: &Problem, ids: &RequestIds) {
+pub fn log_cause(problem: &Problem, ids: &RequestIds) {
     let Some(cause) = problem.cause() else { return };
     if problem.code().status >= 500 {
         tracing::error!(request.id = ids.request, error.code = problem.code().code, cause, "a request failed");

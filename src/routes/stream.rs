@@ -3,7 +3,7 @@
 //! Polls the store, because any node may have stored an event. Ids are made when a webhook is taken in and committed a
 //! moment later, so they may appear out of order: every poll looks again at the last few seconds and leaves out what it
 //! has sent. **Invariants**: an event is sent once per stream; a client that comes back with `Last-Event-ID` gets what
-//! is newer than that; the stream ends when the process stops or the key is revoked.
+//! is newer than that; the stream ends when the process stops, the key is revoked or the console's session ends.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -13,7 +13,7 @@ use futures_util::stream;
 use tokio::time::Instant;
 
 use super::{
-    auth::{KnownKey, Reader},
+    auth::{Caller, Reader},
     events::event_json,
     gateway::Gateway,
     problem::Answer,
@@ -50,14 +50,8 @@ pub async fn follow(Reader(caller): Reader, request: HttpRequest, gateway: web::
         Some(id) => EventId::from_raw(id),
         None => Ids::event_floor(gateway.clock.now()),
     };
-    let follower = Follower {
-        gateway,
-        org,
-        key: caller.key,
-        window: Window::starting_after(start),
-        pages_left: false,
-        wrote_at: None,
-    };
+    let follower =
+        Follower { gateway, org, caller, window: Window::starting_after(start), pages_left: false, wrote_at: None };
     let body = stream::unfold(follower, |mut follower| async move {
         let chunk = follower.next_chunk().await?;
         Some((Ok::<_, actix_web::Error>(chunk), follower))
@@ -69,7 +63,7 @@ pub async fn follow(Reader(caller): Reader, request: HttpRequest, gateway: web::
 struct Follower {
     gateway: web::Data<Gateway>,
     org: OrgId,
-    key: KnownKey,
+    caller: Caller,
     window: Window,
     pages_left: bool,
     wrote_at: Option<Instant>,
@@ -90,7 +84,7 @@ impl Follower {
                     () = tokio::time::sleep(POLL_EVERY) => {}
                 }
                 // An unreachable store says nothing about the key: the stream goes on and shows nothing meanwhile.
-                if let Ok(false) = self.gateway.keys.is_still_good(&self.key).await {
+                if let Ok(false) = self.caller.is_still_good(&self.gateway).await {
                     return None;
                 }
             }

@@ -289,6 +289,7 @@ macro_rules! impl_store {
                     = destinations::find_of;
                 list_destinations(org: &OrgId) -> Vec<Destination> = destinations::list;
                 find_key(hash: &[u8; 32]) -> Option<ApiKey> = keys::find;
+                find_session(hash: &SessionHash) -> Option<ConsoleSession> = sessions::find;
                 list_keys() -> Vec<ApiKey> = keys::list;
                 list_quarantined(provider: Option<&str>, page: PageRequest<'_>) -> Page<Quarantined>
                     = quarantine::list_kept;
@@ -326,6 +327,10 @@ macro_rules! impl_store {
                 insert_key(key: &ApiKey, entry: &LogEntry) -> () = keys::insert;
                 revoke_key(id: &KeyId, now: EpochMs, entry: &LogEntry) -> bool = keys::revoke;
                 touch_keys(used: Vec<(KeyId, EpochMs)>) -> () = keys::touch;
+                insert_session(session: &ConsoleSession, entry: &LogEntry) -> () = sessions::insert;
+                touch_session(hash: &SessionHash, seen_at: EpochMs, expires_at: EpochMs) -> () = sessions::touch;
+                end_session(hash: &SessionHash, entry: &LogEntry) -> bool = sessions::end;
+                delete_expired_sessions(now: EpochMs, limit: u32) -> u64 = sessions::delete_expired;
                 quarantine(webhook: &Quarantined, bounds: QuarantineBounds) -> (QuarantineId, u32) = quarantine::keep;
                 delete_quarantined(ids: &[QuarantineId]) -> u64 = quarantine::delete;
                 append_log(entries: &[LogEntry]) -> () = log::append;

@@ -9,7 +9,7 @@ use sqlx::error::{DatabaseError, ErrorKind};
 use super::StoreError;
 
 /// Every table with a unique key that a caller can collide with.
-const TABLES: [&str; 15] = [
+const TABLES: [&str; 16] = [
     "gw_installations",
     "gw_tokens",
     "gw_resources",
@@ -24,6 +24,7 @@ const TABLES: [&str; 15] = [
     "gw_heal_runs",
     "gw_lifecycle_log",
     "gw_api_keys",
+    "gw_sessions",
     "gw_quarantine",
 ];
 

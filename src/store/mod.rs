@@ -51,6 +51,7 @@ use crate::model::{
     log_entry::LogEntry,
     provider::{ExternalId, ProviderDeliveryId, ProviderResourceId, ProviderSlug},
     resource::Resource,
+    session::{ConsoleSession, SessionHash},
     teardown::Teardown,
     token::TokenEdit,
 };
@@ -704,6 +705,23 @@ pub trait Store: ConnectionStore {
 
     /// Notes that keys were used.
     async fn touch_keys(&self, used: Vec<(KeyId, EpochMs)>) -> StoreResult<()>;
+
+    // --- sessions of the console ------------------------------------------------------------------------------------
+
+    /// Inserts a session.
+    async fn insert_session(&self, session: &ConsoleSession, entry: &LogEntry) -> StoreResult<()>;
+
+    /// The session with this hash, expired or not.
+    async fn find_session(&self, hash: &SessionHash) -> StoreResult<Option<ConsoleSession>>;
+
+    /// Notes that a session is used, and until when it is good for it; never takes it back.
+    async fn touch_session(&self, hash: &SessionHash, seen_at: EpochMs, expires_at: EpochMs) -> StoreResult<()>;
+
+    /// Ends a session; false if there is none. Revoking a key ends its sessions too.
+    async fn end_session(&self, hash: &SessionHash, entry: &LogEntry) -> StoreResult<bool>;
+
+    /// Deletes at the most `limit` sessions that expired before `now`.
+    async fn delete_expired_sessions(&self, now: EpochMs, limit: u32) -> StoreResult<u64>;
 
     // --- quarantine -------------------------------------------------------------------------------------------------
 

@@ -17,14 +17,14 @@ use crate::support::{App, Backend, Connected, Options, on_both};
 const SOON: Duration = Duration::from_secs(40);
 
 /// The wall clock of processes that are started with its settings.
-struct FakeClock {
+pub struct FakeClock {
     directory: TempDir,
     library: PathBuf,
 }
 
 impl FakeClock {
     /// At the true time; `None` on a machine without the library.
-    fn find() -> Option<Self> {
+    pub fn find() -> Option<Self> {
         let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
         let mut candidates = folders.map(|folder| folder.join("faketime/libfaketimeMT.so.1"));
         let Some(library) = candidates.find(|library| library.exists()) else {
@@ -42,14 +42,15 @@ impl FakeClock {
     }
 
     /// Sets the clock, this far from the true time: `+1d`, `-1d`, `+0`.
-    fn jump_to(&self, offset: &str) {
+    pub fn jump_to(&self, offset: &str) {
         // In one step: whoever reads it sees the old time or the new.
         let aside = self.directory.path().join("next");
         std::fs::write(&aside, format!("{offset}\n")).expect("written");
         std::fs::rename(aside, self.file()).expect("renamed");
     }
 
-    fn of(&self, options: Options) -> Options {
+    /// The settings of a process that has this clock.
+    pub fn of(&self, options: Options) -> Options {
         options
             .with("LD_PRELOAD", &self.library.display().to_string())
             .with("FAKETIME_TIMESTAMP_FILE", &self.file().display().to_string())

@@ -7,6 +7,7 @@ mod broken_database;
 mod clock_jumps;
 mod conformance;
 mod connecting;
+mod console;
 mod cors;
 mod crash;
 mod deliveries;

@@ -65,6 +65,7 @@ mod quarantine;
 mod retention;
 mod runs;
 mod sealed;
+mod sessions;
 mod sqlite_file;
 mod teardowns;
 mod tokens;

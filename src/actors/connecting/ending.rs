@@ -142,7 +142,14 @@ mod tests {
 
     fn console(url: Option<&str>) -> ConsoleConfig {
         let url = url.map(|url| url.parse().expect("a URL"));
-        ConsoleConfig { url, connected_path: "/{provider}/connected".into(), allowed_origins: Vec::new() }
+        ConsoleConfig {
+            url,
+            connected_path: "/{provider}/connected".into(),
+            allowed_origins: Vec::new(),
+            enabled: true,
+            session_idle: std::time::Duration::from_hours(8),
+            session_max: std::time::Duration::from_hours(168),
+        }
     }
 
     fn connected(reactivated: bool) -> FlowEnd {

@@ -63,7 +63,7 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<()> {
         let mut stage = Stage::set(gateway.address, service_key, &sink, world, teller).await?;
         stage.play_script().await?;
         if !args.once {
-            stage.tell_where_to_look(service_key).await?;
+            stage.tell_where_to_look(service_key, gateway.console_url.as_ref()).await?;
             stage.keep_playing(PAUSE).await?;
         }
         anyhow::Ok(())

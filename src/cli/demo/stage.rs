@@ -8,6 +8,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, timeout},
 };
+use url::Url;
 
 use super::{
     connecting::connect_all,
@@ -100,9 +101,13 @@ impl Stage {
     }
 
     /// Says where the gateway can be looked at, and lets people connect another account by hand.
-    pub async fn tell_where_to_look(&mut self, service_key: &str) -> anyhow::Result<()> {
+    pub async fn tell_where_to_look(&mut self, service_key: &str, console: Option<&Url>) -> anyhow::Result<()> {
         self.teller.heading("Still running; Ctrl-C ends it. Look around:");
         let url = format!("http://{}", self.address);
+        if let Some(console) = console {
+            self.teller.fact("console", &format!("{console}?org={ORG}"));
+            self.teller.fact("sign in with", service_key);
+        }
         self.teller.fact("API", &url);
         self.teller.fact(
             "events",

@@ -61,6 +61,9 @@ pub fn complete(operation: &Operation, annotated: Value, complaints: &mut Vec<St
     }
     let mut named = text.codes;
     named.extend(implied_codes(&needs).into_iter().map(|code| code.code));
+    if needs.key.is_some() && !matches!(operation.method, "GET" | "HEAD") {
+        named.insert(codes::CROSS_ORIGIN_REQUEST.code);
+    }
     let responses = responses(shown.remove("responses"), &named, &mut complain);
     shown.insert("responses".into(), responses);
     Value::Object(shown)

@@ -1,6 +1,6 @@
 //! API keys: hashes only.
 
-use super::{Builder, Fields, Row, Session, log, notify, query, text};
+use super::{Builder, Fields, Row, Session, log, notify, query, sessions, text};
 use crate::{
     model::{
         clock::EpochMs,
@@ -51,6 +51,7 @@ pub(crate) async fn revoke(db: &mut Session<'_>, id: &KeyId, now: EpochMs, entry
     if revoked.rows_affected() == 0 {
         return Ok(false);
     }
+    sessions::end_of_key(db, id).await?;
     log::append(db, std::slice::from_ref(entry)).await?;
     notify(db.conn, &Change::Keys).await?;
     Ok(true)

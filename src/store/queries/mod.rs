@@ -40,6 +40,7 @@ pub(super) mod retention;
 mod row_statement;
 mod rows;
 pub(super) mod sealed;
+pub(super) mod sessions;
 pub(super) mod teardowns;
 pub(super) mod tokens;
 
@@ -182,6 +183,10 @@ pub(super) fn hot_statements() -> Vec<(&'static str, &'static str)> {
         ("find_event_detail: deliveries", deliveries::OF_EVENT),
         ("find_event_detail: attempts", deliveries::ATTEMPTS_OF_EVENT),
         ("find_key", keys::FIND),
+        ("find_session", sessions::FIND),
+        ("touch_session", sessions::TOUCH),
+        ("revoke_key: its sessions", sessions::END_OF_KEY),
+        ("delete_expired_sessions", sessions::DELETE_EXPIRED),
         ("load_installation: teardown", teardowns::FIND),
         ("find_ended_installation", installations::FIND_ENDED),
         ("find_rhythm", events::FIND_RHYTHM),

@@ -49,6 +49,7 @@ use crate::model::{
     oauth_flow::{FlowOutcome, OAuthFlow, TokenHash},
     provider::{ExternalId, ProviderDeliveryId, ProviderResourceId, ProviderSlug},
     resource::Resource,
+    session::{ConsoleSession, SessionHash},
     teardown::Teardown,
     token::SealedToken,
 };
@@ -88,8 +89,8 @@ mod queries;
 
 use queries::{
     Session, backfill_runs, batch, census, claims, dead_letters, deliveries, destinations, events, flows, heal_runs,
-    installations, integrations, keys, leases, log, migrations, quarantine, records, retention, sealed, teardowns,
-    tokens,
+    installations, integrations, keys, leases, log, migrations, quarantine, records, retention, sealed, sessions,
+    teardowns, tokens,
 };
 
 type Db = sqlx::Sqlite;

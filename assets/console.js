@@ -251,7 +251,16 @@ if (kept) {
 
 const checkedOf = (form) => all("input[type=checkbox][name$='[]']:checked", form);
 
+/** The boxes that a box checks all of: those of its form, or of whatever `data-within` names. */
+const boxesOf = (all_) => all(`input[name="${CSS.escape(all_.dataset.checkAll)}"]`, all_.closest(all_.dataset.within ?? "form") ?? document);
+
 function count() {
+  for (const whole of all("[data-check-all]")) {
+    const boxes = boxesOf(whole);
+    const checked = boxes.filter((box) => box.checked).length;
+    whole.checked = boxes.length > 0 && checked === boxes.length;
+    whole.indeterminate = checked > 0 && checked < boxes.length;
+  }
   for (const shown of all("[data-count]")) {
     const boxes = all(`input[name="${CSS.escape(shown.dataset.count)}"]:checked`, shown.closest("form") ?? document);
     shown.textContent = boxes.length;
@@ -264,7 +273,7 @@ function count() {
 
 document.addEventListener("change", ({ target }) => {
   if (target.dataset.checkAll) {
-    const boxes = all(`input[name="${CSS.escape(target.dataset.checkAll)}"]`, target.closest("form") ?? document);
+    const boxes = boxesOf(target);
     for (const box of boxes) if (!box.disabled && !box.closest("[hidden]")) box.checked = target.checked;
   }
   if (target.closest("form[data-auto]")) target.form.requestSubmit();

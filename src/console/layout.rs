@@ -188,6 +188,22 @@ impl Pager {
     }
 }
 
+/// A text as one segment of a path.
+pub fn segment(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            safe.push(char::from(byte));
+        } else {
+            const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+            let digits = [byte >> 4, byte & 15].map(|digit| char::from(DIGITS[usize::from(digit)]));
+            safe.push('%');
+            safe.extend(digits);
+        }
+    }
+    safe
+}
+
 /// The same page with another value (or none) of a parameter; the page of a list goes with any other change.
 pub fn link(query: &Query, name: &str, value: Option<&str>) -> String {
     let mut kept = form_urlencoded::Serializer::new(String::new());

@@ -67,11 +67,13 @@
 
 mod assets;
 mod frame;
+mod integration;
 pub mod layout;
 mod overview;
 mod session;
 pub mod ui;
 pub mod visitor;
+mod workspace;
 
 use actix_web::{HttpResponse, http::header, middleware::from_fn, web};
 use askama::Template;
@@ -86,6 +88,8 @@ pub fn configure(config: &mut web::ServiceConfig) {
         web::scope("/console")
             .wrap(from_fn(frame::frame))
             .service(page("").route(web::get().to(overview::show)))
+            .service(page("/workspaces/{id}").route(web::get().to(workspace::show)))
+            .service(page("/integrations/{id}").route(web::get().to(integration::show)))
             .service(page("/login").route(web::get().to(session::form)))
             .service(page("/session").route(web::get().to(session::tell)).route(web::post().to(session::begin)))
             .service(page("/sign-out").route(web::post().to(session::end)))

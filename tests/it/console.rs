@@ -18,24 +18,26 @@ const SOON: Duration = Duration::from_secs(30);
 pub const PAGES: &[&str] = &["/console"];
 
 /// A browser that has signed in.
-struct Visitor<'a> {
+pub struct Visitor<'a> {
     app: &'a App,
     cookies: String,
 }
 
 impl<'a> Visitor<'a> {
-    async fn signed_in(app: &'a App, key: &str) -> Self {
+    /// Signs in.
+    pub async fn signed_in(app: &'a App, key: &str) -> Self {
         let answer = sign_in(app, key, "user=ada").await;
         assert_eq!((answer.status, answer.headers.get("location")), (303, Some("/console")));
         Self { app, cookies: cookie(&answer) }
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    /// Looks at a page.
+    pub async fn get(&self, path: &str) -> Answer {
         self.app.send("GET", path, &[("cookie", &self.cookies), ("accept", "text/html")], "").await
     }
 
     /// What the console's script does.
-    async fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<Value>) -> Answer {
+    pub async fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<Value>) -> Answer {
         let origin = self.origin();
         let mut all = vec![("cookie", self.cookies.as_str()), ("content-type", "application/json")];
         if !headers.iter().any(|(name, _)| *name == "origin") {
@@ -62,7 +64,8 @@ fn cookie(answer: &Answer) -> String {
     set.split(';').next().expect("a pair").to_owned()
 }
 
-fn text(answer: &Answer) -> String {
+/// A page's HTML.
+pub fn text(answer: &Answer) -> String {
     String::from_utf8(answer.body.to_vec()).expect("UTF-8")
 }
 

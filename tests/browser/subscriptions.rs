@@ -1,0 +1,94 @@
+//! Who gets what, and where it goes.
+
+use signalbox::sim::sink::SignatureVerdict;
+
+use crate::{
+    stage::{Stage, WORKSPACE},
+    webdriver::key,
+};
+
+/// Whether the integration wants this event.
+async fn wants(stage: &Stage, integration: &str, event: &str) -> bool {
+    let found = stage.ask("GET", &format!("/integrations/{integration}"), None).await;
+    found["events"].as_array().expect("events").iter().any(|one| one == event)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_chooses_events_by_hand_by_category_and_by_keyboard_and_the_next_webhook_is_chosen_by_it() {
+    let Some(stage) = Stage::set().await else { return };
+    let browser = &stage.browser;
+    stage.send_to("/in").await;
+    let connection = stage.connect("github", 1).await;
+    let integration = stage.subscribe("github", 1, &connection, WORKSPACE).await;
+    stage.sign_in().await;
+    stage.visit(&format!("/workspaces/{WORKSPACE}")).await;
+    browser.click("text:a=tide-clock").await;
+    browser.until_text("13 of 45").await;
+    browser.click("input[value='github:push']").await;
+    browser.until_text("12 of 45").await;
+    browser.click("text:button=Save").await;
+    browser.until_text("Saved. The next webhook is chosen by this.").await;
+    assert!(!wants(&stage, &integration, "github:push").await);
+    assert_eq!(stage.post_event("github:push", 1, 1).await.json()["outcome"], "filtered");
+
+    browser.click("input[aria-label='All of Releases']").await;
+    browser.click("text:button=Save").await;
+    browser.until("document.querySelector('[aria-busy=true]') === null").await;
+    let path = format!("/integrations/{integration}");
+    let wanted = stage.until(&path, |one| one["events"].to_string().contains("github:release.edited")).await;
+    assert!(wanted["events"].to_string().contains("github:release.deleted"));
+
+    // The same without a mouse: every control is reached, shown as focused, and does what it says.
+    stage.visit(&format!("/integrations/{integration}")).await;
+    browser.tab_to("input[data-filter]").await;
+    browser.type_text("github:push").await;
+    browser.until("document.querySelector(\"input[value='github:issue.opened']\").checkVisibility() === false").await;
+    browser.tab_to("input[value='github:push']").await;
+    browser.press(&[key::SPACE]).await;
+    browser.tab_to("form button.primary").await;
+    browser.press(&[key::ENTER]).await;
+    stage.until(&path, |one| one["events"].to_string().contains("github:push")).await;
+    assert_eq!(stage.post_event("github:push", 1, 2).await.json()["outcome"], "routed");
+    stage.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workspaces_destination_is_set_with_its_secret_shown_once_tested_and_deleted() {
+    let Some(stage) = Stage::set().await else { return };
+    let browser = &stage.browser;
+    let connection = stage.connect("github", 1).await;
+    stage.subscribe("github", 1, &connection, WORKSPACE).await;
+    stage.sign_in().await;
+    stage.visit(&format!("/workspaces/{WORKSPACE}")).await;
+    browser.until_text("deliveries wait until there is one").await;
+    browser.click("text:button=Set its own").await;
+    browser.fill("#set-destination-url", "http://").await;
+    browser.click("text:button=Set").await;
+    browser.until("document.querySelector('#set-destination [role=alert]') || document.querySelector('#set-destination-url:invalid')").await;
+    browser.fill("#set-destination-url", &stage.sink.url("/own")).await;
+    browser.fill("#set-destination-headers", "X-Team: tides").await;
+    browser.click("text:button=Set").await;
+    browser.see("#secret[open]").await;
+    let secret = browser.text("#secret code").await;
+    assert!(secret.starts_with("whsec_"), "{secret}");
+    stage.sink.expect_signed("/own", &secret);
+    browser.click("text:button=I have kept it").await;
+    browser.until_text(&stage.sink.url("/own")).await;
+    browser.until(&format!("!document.documentElement.outerHTML.includes('{secret}')")).await;
+
+    browser.click("text:button=Send a test").await;
+    browser.see("#tested[open]").await;
+    assert_eq!(browser.text("#tested [data-show=status]").await, "delivered");
+    browser.press(&[key::ESCAPE]).await;
+    let received = stage.sink.received();
+    assert_eq!((received.len(), received[0].signature), (1, SignatureVerdict::Valid));
+    assert_eq!(received[0].headers.get("x-team"), Some("tides"));
+
+    browser.click("text:button=Delete").await;
+    browser.until_text("they wait until there is a destination again").await;
+    browser.click("text:button=Delete the destination").await;
+    browser.until_text("deliveries wait until there is one").await;
+    let gone = stage.operator().call("GET", &format!("/workspaces/{WORKSPACE}/destination"), None).await;
+    assert_eq!(gone.expect("an answer").status, 404);
+    stage.finish().await;
+}

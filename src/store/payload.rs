@@ -33,6 +33,7 @@ pub(crate) struct Payload {
 thread_local! {
     /// A compressor's tables are some hundred KiB: made once per thread, not once per webhook.
     static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
 impl Payload {
@@ -99,8 +100,14 @@ impl StoredPayload {
             _ => "payload_encoding",
         };
         let capacity = usize::try_from(self.original_bytes).unwrap_or(0);
-        match (column, zstd::bulk::decompress(&self.stored, capacity)) {
-            ("payload", Ok(body)) if body.len() == capacity => Ok(body.into()),
+        let decoded = DECOMPRESSOR.with_borrow_mut(|slot| {
+            if slot.is_none() {
+                *slot = zstd::bulk::Decompressor::new().ok();
+            }
+            slot.as_mut().and_then(|decompressor| decompressor.decompress(&self.stored, capacity).ok())
+        });
+        match (column, decoded) {
+            ("payload", Some(body)) if body.len() == capacity => Ok(body.into()),
             _ => Err(StoreError::Inconsistent { table: "gw_events", column, row: self.event }),
         }
     }

@@ -58,6 +58,13 @@ pub(crate) struct Batch<'a> {
     pub(crate) attempts: Vec<&'a AttemptRecord>,
 }
 
+impl Batch<'_> {
+    /// About how many rows it writes.
+    pub(crate) fn rows(&self) -> usize {
+        self.events.iter().map(|event| 1 + event.new.deliveries.len()).sum::<usize>() + 2 * self.attempts.len()
+    }
+}
+
 /// Writes batches to a database. Must be idempotent: a batch whose outcome was not heard is written again.
 #[async_trait]
 pub(crate) trait Committer: Send + Sync + 'static {

@@ -15,6 +15,7 @@ use super::{
     destinations::{Found, Target},
     lanes::Slot,
     recording::Unrecorded,
+    seats::Seated,
     shared::Shared,
     state::{Aftermath, Verdict},
 };
@@ -38,12 +39,21 @@ use crate::{
 const REST: Duration = Duration::from_secs(1);
 
 impl Shared {
-    /// Starts the attempt of a delivery leased by this node, unless this process is at it already.
+    /// Starts the attempt of a delivery leased by this node, or seats it, unless this process has it in hand already.
     pub(super) fn start_attempt(self: &Arc<Self>, claimed: ClaimedDelivery, slot: Slot) {
         let Some(held) = HeldDelivery::take(self, &claimed.delivery.id) else {
-            tracing::warn!(delivery.id = %claimed.delivery.id, "claimed again while in flight; left alone");
+            tracing::warn!(delivery.id = %claimed.delivery.id, "claimed again while in hand; left alone");
             return;
         };
+        if slot.is_seat() {
+            self.seat(Seated { claimed, held, slot });
+        } else {
+            self.attempt(claimed, held, slot);
+        }
+    }
+
+    /// Starts an attempt on its slot.
+    pub(super) fn attempt(self: &Arc<Self>, claimed: ClaimedDelivery, held: HeldDelivery, slot: Slot) {
         let attempt = OneAttempt { shared: Arc::clone(self), claimed, slot, held: Some(held), generation: 0 };
         self.spawn("attempt", attempt.run());
     }

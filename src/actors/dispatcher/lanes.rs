@@ -17,8 +17,9 @@ use dashmap::DashMap;
 
 use super::{
     destinations::Loaded,
+    seats::Seats,
     shared::Shared,
-    state::{Aftermath, Circuit, ClaimRoom, Lane, LaneRules, Verdict},
+    state::{Aftermath, Circuit, ClaimRoom, Lane, LaneRules, Place, Verdict},
 };
 use crate::model::{
     clock::EpochMs,
@@ -28,6 +29,9 @@ use crate::model::{
 /// A lane unused for this long is forgotten.
 const IDLE_LANE_AGE: Duration = Duration::from_mins(10);
 
+/// Bytes of bodies on seats, all lanes together: beyond that a delivery waits in the store.
+const MAX_SEATED_BYTES: usize = 32 * 1024 * 1024;
+
 /// Room in all is worth claiming for from a 16th of it on.
 const WORTHWHILE_SHARE: usize = 16;
 
@@ -35,6 +39,8 @@ const WORTHWHILE_SHARE: usize = 16;
 pub(super) struct SharedLane {
     pub id: DestinationId,
     state: Mutex<Lane>,
+    /// Who waits in memory for a slot.
+    pub seats: Seats,
     /// What was loaded last; the lock makes one load serve all who wait for it.
     pub loaded: tokio::sync::Mutex<Option<Loaded>>,
     /// Raised when the destination changed: what was loaded under an older number is stale.
@@ -56,11 +62,18 @@ pub(super) struct Lanes {
     pub rules: LaneRules,
     in_flight: AtomicUsize,
     limit_in_all: usize,
+    seated_bytes: AtomicUsize,
 }
 
 impl Lanes {
     pub(super) fn new(rules: LaneRules, limit_in_all: usize) -> Self {
-        Self { by_destination: DashMap::new(), rules, in_flight: AtomicUsize::new(0), limit_in_all }
+        Self {
+            by_destination: DashMap::new(),
+            rules,
+            in_flight: AtomicUsize::new(0),
+            limit_in_all,
+            seated_bytes: AtomicUsize::new(0),
+        }
     }
 
     /// The lane of this destination, made on first use.
@@ -72,6 +85,7 @@ impl Lanes {
             Arc::new(SharedLane {
                 id: destination.clone(),
                 state: Mutex::new(Lane::new(&self.rules, Instant::now())),
+                seats: Seats::default(),
                 loaded: tokio::sync::Mutex::new(None),
                 generation: AtomicU64::new(0),
                 org: OnceLock::new(),
@@ -107,6 +121,14 @@ impl Lanes {
         self.by_destination.iter().filter(|lane| lane.state().circuit() != Circuit::Closed).count()
     }
 
+    /// Takes memory for a body on a seat, if there is any left.
+    fn take_seated_bytes(&self, bytes: usize) -> bool {
+        let taken = self.seated_bytes.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |seated| {
+            seated.checked_add(bytes).filter(|seated| *seated <= MAX_SEATED_BYTES)
+        });
+        taken.is_ok()
+    }
+
     /// Takes up to `wanted` places of the room in all; answers how many.
     fn take(&self, wanted: usize) -> usize {
         let mut taken = 0;
@@ -133,19 +155,37 @@ pub(super) enum ClaimStart {
 }
 
 impl Shared {
-    /// Room for one attempt that goes out from memory.
-    pub(super) fn reserve_slot(self: &Arc<Self>, destination: &DestinationId) -> Option<Slot> {
+    /// Room for one attempt that goes out from memory, now or when an attempt in flight has ended. A body that has to wait
+    /// is this large.
+    pub(super) fn reserve_slot(self: &Arc<Self>, destination: &DestinationId, body_bytes: usize) -> Option<Slot> {
         let lane = self.lanes.lane(destination);
         if self.lanes.take(1) == 0 {
-            lane.state().refuse();
+            lane.state().wait_in_store();
             return None;
         }
-        let reserved = lane.state().reserve(Instant::now());
-        if !reserved {
+        let place = lane.state().reserve(&self.lanes.rules, Instant::now());
+        if place != Some(Place::Slot) {
             self.lanes.give_back(1);
-            return None;
         }
-        Some(Slot::new(self, &lane, false))
+        match place? {
+            Place::Slot => Some(Slot::new(self, &lane, false)),
+            Place::Seat if self.lanes.take_seated_bytes(body_bytes) => {
+                let mut slot = Slot::new(self, &lane, false);
+                slot.seat = Some(Seat { body_bytes });
+                Some(slot)
+            }
+            Place::Seat => {
+                let mut state = lane.state();
+                state.leave_seat();
+                state.wait_in_store();
+                None
+            }
+        }
+    }
+
+    /// Gives one of those on seats a slot of those in all.
+    pub(super) fn take_slot_in_all(&self) -> bool {
+        self.lanes.take(1) == 1
     }
 
     /// Room for a claim of at most `share` attempts.
@@ -172,6 +212,13 @@ pub struct Slot {
     retry: bool,
     probe: bool,
     judged: bool,
+    /// It is only a seat as yet.
+    seat: Option<Seat>,
+}
+
+/// A seat, and what may be kept on it.
+struct Seat {
+    body_bytes: usize,
 }
 
 impl Slot {
@@ -183,6 +230,19 @@ impl Slot {
             retry: false,
             probe,
             judged: false,
+            seat: None,
+        }
+    }
+
+    /// Whether it is only a seat: nothing may be sent on it.
+    pub(super) fn is_seat(&self) -> bool {
+        self.seat.is_some()
+    }
+
+    /// Its seat became a slot; the lane has counted that.
+    pub(super) fn stand_up(&mut self) {
+        if let Some(seat) = self.seat.take() {
+            self.shared.lanes.seated_bytes.fetch_sub(seat.body_bytes, Ordering::AcqRel);
         }
     }
 
@@ -218,9 +278,15 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        if self.is_seat() {
+            self.stand_up();
+            self.lane.state().leave_seat();
+            return;
+        }
         let wants_claim = self.lane.state().release(self.retry, self.probe && !self.judged, Instant::now());
         self.shared.lanes.give_back(1);
         self.shared.room_was_freed(wants_claim.then_some(&self.lane.id));
+        self.shared.seat_to_slot(&self.lane);
     }
 }
 

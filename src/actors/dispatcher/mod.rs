@@ -16,6 +16,7 @@ mod destinations;
 mod lanes;
 mod messages;
 mod recording;
+mod seats;
 mod shared;
 mod state;
 mod trial;
@@ -62,6 +63,9 @@ use crate::{
 
 /// How long a snapshot is waited for.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(2);
+
+/// From this limit of attempts in flight on, a destination has as many seats.
+const SMALLEST_LIMIT_WITH_SEATS: usize = 8;
 
 /// The share of a drain's deadline kept for giving up leases, and its most.
 const RELEASE_SHARE: u32 = 4;
@@ -142,8 +146,11 @@ impl DispatcherHandle {
         let config = &deps.config;
         let default_target = Target::configured(config)?.map(Arc::new);
         let client = DeliveryClient::new(config.timeout, config.allow_private_networks)?;
+        let limit = config.max_in_flight_per_destination.max(1);
         let rules = LaneRules {
-            limit: config.max_in_flight_per_destination.max(1),
+            limit,
+            // Whoever is sent few at a time is not queued for in memory either.
+            seats: if limit >= SMALLEST_LIMIT_WITH_SEATS { limit } else { 0 },
             circuit_failures: config.circuit_failures.max(1),
             probe_wait: config.circuit_probe,
         };
@@ -163,10 +170,11 @@ impl DispatcherHandle {
         i64::try_from(self.shared.lease().as_millis()).unwrap_or(i64::MAX)
     }
 
-    /// Room for one attempt at this destination now, if there is any: its circuit is closed, nothing older waits, and
-    /// neither its own limit nor the limit in all is reached.
-    pub fn reserve(&self, destination: &DestinationId) -> Option<Slot> {
-        if self.shared.is_draining() { None } else { self.shared.reserve_slot(destination) }
+    /// Room for one attempt at this destination now or soon, if there is any: its circuit is closed, nothing older waits
+    /// in the store, and neither its own limit (with its seats) nor the limit in all is reached. The delivery's body has
+    /// this many bytes.
+    pub fn reserve(&self, destination: &DestinationId, body_bytes: usize) -> Option<Slot> {
+        if self.shared.is_draining() { None } else { self.shared.reserve_slot(destination, body_bytes) }
     }
 
     /// Sends deliveries committed with this node's lease.
@@ -235,6 +243,9 @@ impl DispatcherHandle {
             shared.cut.send_replace(true);
             // They only have to notice.
             drop(timeout(release_time / 2, shared.all_done()).await);
+        }
+        for lane in shared.lanes.all() {
+            lane.seats.clear();
         }
         let releasing = shared.store.release_leases(&shared.node, None, shared.clock.now());
         match timeout(release_time, releasing).await {

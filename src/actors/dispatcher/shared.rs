@@ -333,6 +333,7 @@ impl Shared {
                     "destination": lane.id,
                     "circuit": circuit,
                     "inFlight": state.in_flight(),
+                    "seated": state.seated(),
                     "allowed": state.allowed(),
                     "waits": state.waits(),
                     "failingSince": state.failing_since().map(crate::model::clock::EpochMs::to_rfc3339),

@@ -29,6 +29,8 @@ const RETRY_STEP_MS: i64 = 20;
 pub(super) struct LaneRules {
     /// Attempts in flight at the most.
     pub limit: usize,
+    /// New deliveries that may wait in memory for one of those to end.
+    pub seats: usize,
     /// Failures in a row that open the circuit.
     pub circuit_failures: u32,
     /// The wait before the first probe.
@@ -62,6 +64,26 @@ pub(super) enum Circuit {
         /// The wait before this probe.
         wait: Duration,
     },
+}
+
+/// Where a new delivery that goes out from memory has its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Among the attempts in flight.
+    Slot,
+    /// Among those that wait in memory for a slot.
+    Seat,
+}
+
+/// Whether the delivery that has waited longest on a seat may have a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Promotion {
+    /// It has it now.
+    Promoted,
+    /// Not before an attempt in flight has ended.
+    Later,
+    /// Nothing is sent to this destination now: it is better off in the store.
+    Never,
 }
 
 /// What an attempt says about its destination.
@@ -133,6 +155,8 @@ pub(super) struct Lane {
     allowed: usize,
     in_flight: usize,
     retries_in_flight: usize,
+    /// New deliveries on seats: leased, and waiting for their commit or for a slot.
+    seated: usize,
     /// First tries wait in the store; newer ones must not overtake them.
     first_tries_wait: bool,
     retries_wait: bool,
@@ -154,6 +178,7 @@ impl Lane {
             allowed: rules.limit,
             in_flight: 0,
             retries_in_flight: 0,
+            seated: 0,
             first_tries_wait: false,
             retries_wait: false,
             claiming: Claiming::No,
@@ -172,6 +197,10 @@ impl Lane {
         self.in_flight
     }
 
+    pub(super) fn seated(&self) -> usize {
+        self.seated
+    }
+
     pub(super) fn allowed(&self) -> usize {
         self.allowed
     }
@@ -185,23 +214,55 @@ impl Lane {
         self.first_tries_wait || self.retries_wait
     }
 
-    /// Takes room for a new delivery that goes out from memory. Refused while older first tries wait, so that they are
-    /// not overtaken for long; refused for want of room, the newcomer is one that waits.
-    pub(super) fn reserve(&mut self, now: Instant) -> bool {
+    /// Takes room for a new delivery that goes out from memory, behind those that have seats. Refused while older first
+    /// tries wait in the store, so that they are not overtaken for long; refused for want of room, the newcomer is one
+    /// that waits there. A destination that asked us to slow down has no seats to offer.
+    pub(super) fn reserve(&mut self, rules: &LaneRules, now: Instant) -> Option<Place> {
         self.used_at = now;
         if self.circuit != Circuit::Closed || self.first_tries_wait || self.rests(now) {
-            return false;
+            return None;
         }
-        if self.in_flight >= self.allowed {
-            self.first_tries_wait = true;
-            return false;
+        if self.seated == 0 && self.in_flight < self.allowed {
+            self.in_flight += 1;
+            return Some(Place::Slot);
         }
-        self.in_flight += 1;
-        true
+        if self.allowed == rules.limit && self.seated < rules.seats {
+            self.seated += 1;
+            return Some(Place::Seat);
+        }
+        self.first_tries_wait = true;
+        None
     }
 
-    /// There was no room in all for a new delivery: it waits in the store.
-    pub(super) fn refuse(&mut self) {
+    /// Gives the next of those on seats a slot, if there is one. While retries wait, a quarter of the room is left free,
+    /// which is when they are asked for. It waits only for an attempt that is in flight, so that there is one whose end
+    /// asks again.
+    pub(super) fn promote(&mut self, now: Instant) -> Promotion {
+        if self.circuit != Circuit::Closed || self.rests(now) {
+            return Promotion::Never;
+        }
+        let kept_free = if self.retries_wait { self.allowed.div_ceil(4) } else { 0 };
+        if self.in_flight > 0 && self.in_flight + kept_free >= self.allowed {
+            return Promotion::Later;
+        }
+        self.seated = self.seated.saturating_sub(1);
+        self.in_flight += 1;
+        Promotion::Promoted
+    }
+
+    /// The slot that came of a seat is not to be had after all.
+    pub(super) fn return_to_seat(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.seated += 1;
+    }
+
+    /// A seat was given up.
+    pub(super) fn leave_seat(&mut self) {
+        self.seated = self.seated.saturating_sub(1);
+    }
+
+    /// A new delivery waits in the store.
+    pub(super) fn wait_in_store(&mut self) {
         self.first_tries_wait = true;
     }
 
@@ -232,6 +293,8 @@ impl Lane {
             Circuit::Open { .. } | Circuit::HalfOpen { .. } => return None,
         };
         if room.slots == 0 {
+            // Something is due, perhaps a retry, and those on seats must not take every slot before it.
+            self.retries_wait |= self.seated > 0;
             return None;
         }
         self.claiming = Claiming::Once;
@@ -374,6 +437,7 @@ impl Lane {
     /// Whether nothing would be lost by forgetting it.
     pub(super) fn is_idle(&self, now: Instant, age: Duration) -> bool {
         self.in_flight == 0
+            && self.seated == 0
             && self.claiming == Claiming::No
             && !self.waits()
             && self.unsuccessful == 0

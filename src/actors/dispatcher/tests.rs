@@ -239,7 +239,7 @@ impl Rig {
 
     /// As the router does it: reserve, commit, send.
     async fn send_fresh(&self, destination: &DestinationId) -> ClaimedDelivery {
-        let slot = self.dispatcher.reserve(destination).expect("room");
+        let slot = self.dispatcher.reserve(destination, 100).expect("room");
         let claimed = self.commit(destination, true).await;
         self.dispatcher.send(vec![FreshDelivery { claimed: claimed.clone(), slot }]);
         claimed
@@ -409,7 +409,7 @@ async fn the_configured_default_rests_when_it_says_gone_and_nothing_is_lost() {
     let first = rig.send_fresh(&default).await;
     sink.next().await;
     rig.ends(&first, DeliveryStatus::Dead).await;
-    assert!(rig.dispatcher.reserve(&default).is_none());
+    assert!(rig.dispatcher.reserve(&default, 100).is_none());
     let second = rig.commit(&default, false).await;
     assert_eq!(rig.delivery(&second).await.status, DeliveryStatus::Pending);
 }
@@ -422,7 +422,7 @@ async fn a_failing_destination_is_left_alone_noted_and_hinders_nobody() {
     let (good, _) = rig.add_destination(&healthy).await;
     rig.send_fresh(&bad).await;
     eventually(async || rig.row(&bad).await.failing_since).await;
-    assert!(rig.dispatcher.reserve(&bad).is_none(), "its circuit is open");
+    assert!(rig.dispatcher.reserve(&bad, 100).is_none(), "its circuit is open");
     let claimed = rig.send_fresh(&good).await;
     healthy.next().await;
     rig.ends(&claimed, DeliveryStatus::Delivered).await;
@@ -511,12 +511,76 @@ async fn room_is_bounded_per_destination_and_in_all_and_comes_back() {
     let sink = Sink::playing([Play::Answer(200)]).await;
     let rig = Rig::start(DeliveryConfig { max_in_flight: 6, ..config(Some(&sink)) }).await;
     let [one, two] = ["dst_one", "dst_two"].map(DestinationId::from_raw);
-    let reserve = |destination| (0..10).map_while(|_| rig.dispatcher.reserve(destination)).collect::<Vec<_>>();
+    let reserve = |destination| (0..10).map_while(|_| rig.dispatcher.reserve(destination, 100)).collect::<Vec<_>>();
     let (first, second) = (reserve(&one), reserve(&two));
     assert_eq!((first.len(), second.len()), (4, 2));
     drop((first, second));
     let third = DestinationId::from_raw("dst_three");
     assert_eq!(reserve(&third).len(), 4);
+}
+
+/// Leases as many deliveries as a destination of eight has slots and four seats, and sends them.
+async fn fill_seats(rig: &Rig, destination: &DestinationId) -> Vec<ClaimedDelivery> {
+    let mut fresh = Vec::new();
+    for _ in 0..12 {
+        let slot = rig.dispatcher.reserve(destination, 100).expect("a slot or a seat");
+        fresh.push(FreshDelivery { claimed: rig.commit(destination, true).await, slot });
+    }
+    let claimed = fresh.iter().map(|fresh| fresh.claimed.clone()).collect();
+    rig.dispatcher.send(fresh);
+    claimed
+}
+
+#[actix::test]
+async fn who_finds_no_slot_waits_in_memory_and_goes_out_once_under_its_first_lease() {
+    let mut sink = Sink::playing([Play::AnswerAfter(200, Duration::from_millis(200))]).await;
+    let rig = Rig::start(DeliveryConfig { max_in_flight_per_destination: 8, ..config(Some(&sink)) }).await;
+    let claimed = fill_seats(&rig, &DestinationId::configured_default()).await;
+    assert_eq!(rig.dispatcher.snapshot().await["lanes"][0]["seated"], 4);
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..claimed.len() {
+        let request = sink.next().await;
+        assert!(seen.insert(header(&request, "webhook-id").expect("an id").to_owned()), "each is sent once");
+    }
+    for claimed in &claimed {
+        let ended = rig.ends(claimed, DeliveryStatus::Delivered).await;
+        assert_eq!(ended.attempts, 1);
+    }
+    assert_eq!(rig.dispatcher.snapshot().await["lanes"][0]["seated"], 0);
+    assert!(sink.requests.try_recv().is_err(), "and not again");
+}
+
+#[actix::test]
+async fn when_the_circuit_opens_those_on_seats_go_back_to_the_store() {
+    let mut sink = Sink::playing([Play::AnswerAfter(500, Duration::from_millis(200))]).await;
+    let rules = DeliveryConfig { max_in_flight_per_destination: 8, circuit_failures: 1, ..config(Some(&sink)) };
+    let rig = Rig::start(rules).await;
+    let claimed = fill_seats(&rig, &DestinationId::configured_default()).await;
+    for _ in 0..8 {
+        sink.next().await;
+    }
+    for seated in &claimed[8..] {
+        eventually(async || rig.delivery(seated).await.lease_until.is_none().then_some(())).await;
+        assert_eq!(rig.delivery(seated).await.attempts, 0);
+    }
+    assert_eq!(rig.dispatcher.snapshot().await["lanes"][0]["seated"], 0);
+}
+
+#[actix::test]
+async fn a_drain_gives_up_the_leases_of_those_on_seats() {
+    let mut sink = Sink::playing([Play::AnswerAfter(200, Duration::from_millis(200))]).await;
+    let rig = Rig::start(DeliveryConfig { max_in_flight_per_destination: 8, ..config(Some(&sink)) }).await;
+    let claimed = fill_seats(&rig, &DestinationId::configured_default()).await;
+    for _ in 0..8 {
+        sink.next().await;
+    }
+    within_patience(rig.dispatcher.drain(PATIENCE)).await;
+    for (index, claimed) in claimed.iter().enumerate() {
+        let delivery = rig.delivery(claimed).await;
+        let sent = index < 8;
+        assert_eq!((delivery.attempts, delivery.lease_until), (u32::from(sent), None));
+    }
+    assert!(sink.requests.try_recv().is_err(), "nobody left his seat for a slot");
 }
 
 #[actix::test]
@@ -538,7 +602,7 @@ async fn a_backlog_is_worked_off_though_there_is_little_room() {
         assert_eq!(rig.ends(claimed, DeliveryStatus::Delivered).await.attempts, 1);
     }
     assert!(sink.requests.try_recv().is_err(), "and not again");
-    eventually(async || rig.dispatcher.reserve(&default)).await;
+    eventually(async || rig.dispatcher.reserve(&default, 100)).await;
 }
 
 #[actix::test]
@@ -546,7 +610,7 @@ async fn a_lease_too_short_for_a_whole_attempt_is_given_back_unused() {
     let mut sink = Sink::playing([Play::Answer(200)]).await;
     let rig = Rig::start(config(Some(&sink))).await;
     let default = DestinationId::configured_default();
-    let mut slot = rig.dispatcher.reserve(&default).expect("room");
+    let mut slot = rig.dispatcher.reserve(&default, 100).expect("room");
     let claimed = rig.commit(&default, true).await;
     let nearly_over = rig.dispatcher.shared.lease().saturating_sub(Duration::from_secs(1));
     slot.load(false, Instant::now().checked_sub(nearly_over).expect("the machine is up for long enough"));
@@ -581,11 +645,11 @@ async fn draining_lets_attempts_end_and_takes_no_more() {
     let default = DestinationId::configured_default();
     let claimed = rig.send_fresh(&default).await;
     sink.next().await;
-    let slot = rig.dispatcher.reserve(&default).expect("room");
+    let slot = rig.dispatcher.reserve(&default, 100).expect("room");
     within_patience(rig.dispatcher.drain(PATIENCE)).await;
     assert_eq!(rig.delivery(&claimed).await.status, DeliveryStatus::Delivered);
 
-    assert!(rig.dispatcher.reserve(&default).is_none());
+    assert!(rig.dispatcher.reserve(&default, 100).is_none());
     let late = rig.commit(&default, true).await;
     rig.dispatcher.send(vec![FreshDelivery { claimed: late.clone(), slot }]);
     eventually(async || rig.delivery(&late).await.lease_until.is_none().then_some(())).await;
@@ -626,7 +690,7 @@ async fn a_test_envelope_is_signed_and_leaves_no_trace() {
     sink.play(Play::Answer(500));
     let answer = rig.dispatcher.send_test(&destination).await.expect("there is such a destination");
     assert_eq!(answer.result.status(), Some(500));
-    assert!(rig.dispatcher.reserve(&destination).is_some());
+    assert!(rig.dispatcher.reserve(&destination, 100).is_some());
 }
 
 #[actix::test]

@@ -257,7 +257,7 @@ impl Pipeline {
         let (event_id, delivery_id) = (event.id.clone(), event.provider_delivery_id.clone());
         let outcome = plan.outcome;
         let mut deliveries = self.deliveries_of(&event, plan.deliveries, understood.hold);
-        let slots = self.lease(&mut deliveries);
+        let slots = self.lease(&mut deliveries, understood.body.len());
         let new_event = NewEvent {
             headers: kept_headers(&understood.headers)?,
             content_type: understood.headers.get("content-type").map(str::to_owned),
@@ -413,15 +413,15 @@ impl Pipeline {
             .collect()
     }
 
-    /// Takes this node's lease on those pending deliveries for which the dispatcher has room right now: they go out from
-    /// memory after the commit. Answers their positions with the room taken.
-    fn lease(&self, deliveries: &mut [NewDelivery]) -> Vec<(usize, Slot)> {
+    /// Takes this node's lease on those pending deliveries for which the dispatcher has room: they go out from memory
+    /// after the commit. Answers their positions with the room taken.
+    fn lease(&self, deliveries: &mut [NewDelivery], body_bytes: usize) -> Vec<(usize, Slot)> {
         let lease = Duration::from_millis(u64::try_from(self.dispatcher.lease_ms()).unwrap_or(0));
         let mut slots = Vec::new();
         for (index, new) in deliveries.iter_mut().enumerate() {
             let delivery = &mut new.delivery;
             let destination = delivery.destination.as_ref().filter(|_| delivery.status == DeliveryStatus::Pending);
-            if let Some(slot) = destination.and_then(|destination| self.dispatcher.reserve(destination)) {
+            if let Some(slot) = destination.and_then(|destination| self.dispatcher.reserve(destination, body_bytes)) {
                 delivery.due_at = delivery.created_at.plus(lease);
                 delivery.lease_until = Some(delivery.due_at);
                 new.lease_owner = Some(self.dispatcher.node().to_owned());

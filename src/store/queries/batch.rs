@@ -4,7 +4,10 @@
 //! answers, because its first answer may have been lost with the connection; rows are written in one order (provider,
 //! delivery id), so that two nodes with the same webhooks wait for each other and never in a circle.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+};
 
 use sqlx::Row as _;
 
@@ -18,7 +21,7 @@ use crate::{
 };
 
 pub(in super::super) const FIND_DUPLICATE: &str =
-    "SELECT id, possible_replay FROM gw_events WHERE provider_delivery_id = $1 AND provider = $2";
+    "SELECT id FROM gw_events WHERE provider_delivery_id = $1 AND provider = $2";
 
 /// The reason of an event that was filtered because its body was seen before.
 const POSSIBLE_REPLAY: &str = "possible_replay";
@@ -55,22 +58,20 @@ async fn write_events(conn: &mut Conn, events: &[&PreparedEvent]) -> Result<Vec<
     // Stable: of two copies in one batch, the one that came first is stored.
     judged.sort_by(|a, b| key(a.event).cmp(&key(b.event)));
 
-    let mut inserted: HashSet<String> = HashSet::with_capacity(judged.len());
-    insert_events(conn, &judged, &mut inserted).await?;
+    let written = insert_events(conn, &judged).await?;
     let mut fresh: Vec<&NewDelivery> = Vec::new();
-    for judged in judged.iter().filter(|judged| inserted.contains(judged.event.new.event.id.as_str())) {
-        if !judged.is_dropped() {
+    for judged in judged.iter().filter(|judged| !judged.is_dropped()) {
+        if written.get(judged.event.new.event.id.as_str()).is_some_and(|written| !written.has_deliveries) {
             fresh.extend(&judged.event.new.deliveries);
         }
     }
     deliveries::insert(conn, &fresh).await?;
 
     let mut answers = Vec::with_capacity(events.len());
-    for (index, event) in events.iter().enumerate() {
-        answers.push(if inserted.contains(event.new.event.id.as_str()) {
-            Some(Accepted::New { possible_replay: replays.contains(&index) })
-        } else {
-            find_duplicate(conn, event).await?
+    for event in events {
+        answers.push(match written.get(event.new.event.id.as_str()) {
+            Some(written) => Some(Accepted::New { possible_replay: written.possible_replay }),
+            None => find_duplicate(conn, event).await?,
         });
     }
     Ok(answers)
@@ -120,14 +121,30 @@ static INSERT_EVENTS: RowStatement = RowStatement::new(
      resources, outcome, reason, possible_replay, held, received_at, correlation_id, trace_id, content_type, headers, \
      decision, body_digest, payload_encoding, payload_bytes, payload) SELECT * FROM",
     23,
-    "ON CONFLICT (provider_delivery_id, provider) DO NOTHING RETURNING id",
+    "ON CONFLICT (provider_delivery_id, provider) DO NOTHING",
 );
 
-async fn insert_events(
+/// What of these events is in the table: asked only when one of them was not inserted.
+static FIND_EVENTS: RowStatement = RowStatement::new(
+    "SELECT e.id, e.possible_replay, EXISTS (SELECT 1 FROM gw_deliveries d WHERE d.event_id = e.id) FROM gw_events e \
+     WHERE e.id IN (SELECT v.column1 FROM",
+    1,
+    ")",
+);
+
+/// An event that is in the table, under its own id.
+struct Written {
+    possible_replay: bool,
+    /// Its deliveries are there as well: the batch is written again, and was committed the first time.
+    has_deliveries: bool,
+}
+
+/// Inserts the events; answers what is in the table now, by id. Counting is cheaper than having every id returned, row by
+/// row.
+async fn insert_events<'e>(
     conn: &mut Conn,
-    events: &[Judged<'_>],
-    inserted: &mut HashSet<String>,
-) -> Result<(), sqlx::Error> {
+    events: &'e [Judged<'_>],
+) -> Result<HashMap<Cow<'e, str>, Written>, sqlx::Error> {
     let inserting = INSERT_EVENTS.queries(events, |row, judged| {
         let (new, payload) = (&judged.event.new, &judged.event.payload);
         let event = &new.event;
@@ -161,12 +178,25 @@ async fn insert_events(
             .bind(i64::try_from(payload.original_bytes).unwrap_or(i64::MAX))
             .bind(&*payload.stored);
     });
+    let mut count = 0;
     for inserting in inserting {
-        for row in inserting?.fetch_all(&mut *conn).await? {
-            inserted.insert(row.try_get(0)?);
+        count += inserting?.execute(&mut *conn).await?.rows_affected();
+    }
+    if usize::try_from(count).is_ok_and(|count| count == events.len()) {
+        let written = events.iter().map(|judged| {
+            let id = Cow::Borrowed(judged.event.new.event.id.as_str());
+            (id, Written { possible_replay: judged.possible_replay, has_deliveries: false })
+        });
+        return Ok(written.collect());
+    }
+    let mut found = HashMap::with_capacity(events.len());
+    for finding in FIND_EVENTS.queries(events, |row, judged| _ = row.bind(judged.event.new.event.id.as_str())) {
+        for row in finding?.fetch_all(&mut *conn).await? {
+            let written = Written { possible_replay: row.try_get(1)?, has_deliveries: row.try_get(2)? };
+            found.insert(Cow::Owned(row.try_get(0)?), written);
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// The answer to an event that was not inserted.
@@ -174,13 +204,7 @@ async fn find_duplicate(conn: &mut Conn, event: &PreparedEvent) -> Result<Option
     let (provider, delivery_id) = key(event);
     let found = query(FIND_DUPLICATE).bind(&*text(delivery_id)).bind(provider);
     let Some(row) = found.fetch_optional(&mut *conn).await? else { return Ok(None) };
-    let id: &str = row.try_get(0)?;
-    Ok(Some(if id == event.new.event.id.as_str() {
-        // It is this very event: it was committed before, and the answer got lost.
-        Accepted::New { possible_replay: row.try_get(1)? }
-    } else {
-        Accepted::Duplicate { of: EventId::from_raw(id) }
-    }))
+    Ok(Some(Accepted::Duplicate { of: EventId::from_raw(row.try_get::<&str, _>(0)?) }))
 }
 
 static INSERT_ATTEMPTS: RowStatement = RowStatement::new(

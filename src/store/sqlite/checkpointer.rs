@@ -5,16 +5,26 @@
 //! **Invariants**: without it everything still works, a little less evenly, because the writer folds a log that has
 //! grown large. **Must not know** the store's tables.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use sqlx::{Connection as _, sqlite::SqliteConnectOptions, sqlite::SqliteConnection};
 use tokio::{
+    sync::Notify,
     task::JoinHandle,
     time::{MissedTickBehavior, interval},
 };
 
-/// Often enough that the log stays small at full intake; a checkpoint with nothing to do costs microseconds.
+/// At the latest after this long; a checkpoint with nothing to do costs microseconds.
 const EVERY: Duration = Duration::from_millis(500);
+/// And whenever this many rows were written, some 8 MiB of log: the log begins anew only when a writer's own checkpoint
+/// finds nearly all of it done, and what that one finds undone, a commit waits for.
+const ROWS: usize = 800;
 
 /// The task; ends when it is stopped or dropped.
 #[derive(Debug)]
@@ -22,9 +32,25 @@ pub(super) struct Checkpointer {
     task: JoinHandle<()>,
 }
 
+/// How much was written since the last checkpoint.
+#[derive(Debug, Default)]
+pub(super) struct LogGrowth {
+    rows: AtomicUsize,
+    enough: Notify,
+}
+
+impl LogGrowth {
+    /// Rows were committed.
+    pub(super) fn add(&self, rows: usize) {
+        if self.rows.fetch_add(rows, Ordering::Relaxed) + rows >= ROWS {
+            self.enough.notify_one();
+        }
+    }
+}
+
 impl Checkpointer {
-    pub(super) fn start(options: SqliteConnectOptions) -> Self {
-        Self { task: tokio::spawn(run(options)) }
+    pub(super) fn start(options: SqliteConnectOptions, growth: Arc<LogGrowth>) -> Self {
+        Self { task: tokio::spawn(run(options, growth)) }
     }
 
     pub(super) fn stop(&self) {
@@ -38,12 +64,16 @@ impl Drop for Checkpointer {
     }
 }
 
-async fn run(options: SqliteConnectOptions) {
+async fn run(options: SqliteConnectOptions, growth: Arc<LogGrowth>) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connection: Option<SqliteConnection> = None;
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = growth.enough.notified() => {}
+        }
+        growth.rows.store(0, Ordering::Relaxed);
         if let Err(error) = checkpoint(&options, &mut connection).await {
             // The writer's own checkpoints stand in; the next tick tries again.
             tracing::debug!(error = %error, "a checkpoint failed");

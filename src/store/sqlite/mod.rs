@@ -22,7 +22,10 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use self::{checkpointer::Checkpointer, file::ServingLock};
+use self::{
+    checkpointer::{Checkpointer, LogGrowth},
+    file::ServingLock,
+};
 use super::{
     Accepted, ApiKey, AttemptRecord, BatchObserver, Census, Change, ChangeFn, ClaimRequest, ClaimedDelivery,
     ConnectionStore, DeadLetter, Deleted, DestinationHealth, DueDestination, EventDetail, EventFilter,
@@ -99,8 +102,10 @@ static MIGRATOR: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// Prepared statements kept per connection: every text we have, in every bucket size.
 const STATEMENTS: usize = 256;
-/// The log is folded into the database by the checkpointer; at this many pages (32 MiB) the writer does it itself.
+/// The log is folded into the database by the checkpointer; at this many pages (64 MiB) the writer does it itself.
 const WRITER_CHECKPOINT_PAGES: &str = "8192";
+/// Of a new file. A stored webhook is a little over 2 KB: one of them fills a page of 4 KiB, three fill one of 8 KiB.
+const PAGE_BYTES: u32 = 8192;
 /// Page caches, in KiB (negative, as the pragma wants it).
 const WRITER_CACHE_KIB: &str = "-16384";
 const READER_CACHE_KIB: &str = "-4096";
@@ -150,6 +155,7 @@ impl SqliteStore {
             .connect_with(
                 connect
                     .clone()
+                    .page_size(PAGE_BYTES)
                     .journal_mode(SqliteJournalMode::Wal)
                     .synchronous(SqliteSynchronous::Full)
                     .pragma("wal_autocheckpoint", WRITER_CHECKPOINT_PAGES)
@@ -161,13 +167,15 @@ impl SqliteStore {
             .acquire_timeout(options.acquire_timeout)
             .test_before_acquire(false)
             .connect_lazy_with(connect.clone().pragma("query_only", "on").pragma("cache_size", READER_CACHE_KIB));
-        let committer: Arc<dyn Committer> = Arc::new(SqliteCommitter { writing: writing.clone() });
+        let growth = Arc::new(LogGrowth::default());
+        let committer: Arc<dyn Committer> =
+            Arc::new(SqliteCommitter { writing: writing.clone(), growth: Arc::clone(&growth) });
         let patience = patience(options.acquire_timeout);
         Ok(Self {
             known: KnownProviders::new(options.providers.clone()),
             writer: Writer::start(vec![committer], &observer, patience),
             home: Home::here(patience),
-            checkpointer: options.serving.then(|| Checkpointer::start(connect)),
+            checkpointer: options.serving.then(|| Checkpointer::start(connect, growth)),
             serving: Mutex::new(serving),
             writing,
             reading,
@@ -243,6 +251,7 @@ async fn begin_write(writing: &SqlitePool) -> Result<Transaction<'static, Db>, s
 
 struct SqliteCommitter {
     writing: SqlitePool,
+    growth: Arc<LogGrowth>,
 }
 
 #[async_trait]
@@ -251,6 +260,7 @@ impl Committer for SqliteCommitter {
         let mut transaction = begin_write(&self.writing).await?;
         let answers = batch::write(&mut transaction, batch).await?;
         transaction.commit().await?;
+        self.growth.add(batch.rows());
         Ok(answers)
     }
 }

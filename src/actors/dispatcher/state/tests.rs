@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const RULES: LaneRules = LaneRules { limit: 8, circuit_failures: 3, probe_wait: Duration::from_secs(10) };
+const RULES: LaneRules = LaneRules { limit: 8, seats: 0, circuit_failures: 3, probe_wait: Duration::from_secs(10) };
 const WALL: EpochMs = EpochMs(1_771_980_000_000);
 const FAILED: Verdict = Verdict::Failed { slow_down: false };
 
@@ -12,9 +12,13 @@ fn lane(now: Instant) -> Lane {
     Lane::new(&RULES, now)
 }
 
+fn reserve(lane: &mut Lane, now: Instant) -> bool {
+    lane.reserve(&RULES, now).is_some()
+}
+
 /// One attempt from reservation to release.
 fn attempt(lane: &mut Lane, verdict: Verdict, now: Instant) -> Aftermath {
-    assert!(lane.reserve(now), "there is room");
+    assert!(reserve(lane, now), "there is room");
     let aftermath = lane.judge(&RULES, verdict, false, now, WALL);
     lane.release(false, false, now);
     aftermath
@@ -58,11 +62,11 @@ fn a_full_lane_refuses_and_newcomers_do_not_overtake_who_waits() {
     let now = Instant::now();
     let mut lane = lane(now);
     for _ in 0..RULES.limit {
-        assert!(lane.reserve(now));
+        assert!(reserve(&mut lane, now));
     }
-    assert!(!lane.reserve(now), "full");
+    assert!(!reserve(&mut lane, now), "full");
     lane.release(false, false, now);
-    assert!(!lane.reserve(now), "there is room, but an older one waits in the store");
+    assert!(!reserve(&mut lane, now), "there is room, but an older one waits in the store");
     assert!(lane.waits());
 
     let room = lane.start_claim(&RULES, 100, now).expect("room");
@@ -71,7 +75,75 @@ fn a_full_lane_refuses_and_newcomers_do_not_overtake_who_waits() {
     plan.learn(Ask { first_tries: 1, retries: 0, in_all: 1 }, Got { first_tries: 0, retries: 0 });
     lane.release(false, false, now);
     lane.end_claim(Some(plan));
-    assert!(lane.reserve(now), "nobody waits any more");
+    assert!(reserve(&mut lane, now), "nobody waits any more");
+}
+
+const SEATED: LaneRules = LaneRules { seats: 2, ..RULES };
+
+/// A lane with every slot and every seat taken.
+fn full_house(now: Instant) -> Lane {
+    let mut lane = Lane::new(&SEATED, now);
+    for _ in 0..SEATED.limit {
+        assert_eq!(lane.reserve(&SEATED, now), Some(Place::Slot));
+    }
+    for _ in 0..SEATED.seats {
+        assert_eq!(lane.reserve(&SEATED, now), Some(Place::Seat));
+    }
+    lane
+}
+
+#[test]
+fn those_on_seats_get_slots_as_attempts_end_and_newcomers_queue_behind_them() {
+    let now = Instant::now();
+    let mut lane = full_house(now);
+    assert_eq!(lane.promote(now), Promotion::Later);
+    lane.release(false, false, now);
+    assert_eq!(lane.promote(now), Promotion::Promoted);
+    assert_eq!((lane.in_flight(), lane.seated()), (SEATED.limit, 1));
+    lane.release(false, false, now);
+    assert_eq!(lane.reserve(&SEATED, now), Some(Place::Seat), "a slot is free, and it is the other one's");
+    assert_eq!(lane.reserve(&SEATED, now), None);
+    assert!(lane.waits(), "the one that found no seat waits in the store");
+}
+
+#[test]
+fn retries_get_room_though_every_seat_is_taken() {
+    let now = Instant::now();
+    let mut lane = full_house(now);
+    assert_eq!(lane.start_claim(&SEATED, 100, now), None, "a retry is due, and there is no room");
+    lane.release(false, false, now);
+    assert_eq!(lane.promote(now), Promotion::Later, "it is left for the retry");
+    assert!(lane.release(false, false, now), "a quarter is free");
+    assert_eq!(lane.start_claim(&SEATED, 100, now).map(|room| room.slots), Some(2));
+    let mut plan = ClaimPlan::new();
+    plan.learn(Ask { first_tries: 0, retries: 2, in_all: 2 }, Got { first_tries: 0, retries: 1 });
+    lane.release(false, false, now);
+    lane.end_claim(Some(plan));
+    assert_eq!(lane.promote(now), Promotion::Promoted, "no other retry waits");
+}
+
+#[test]
+fn nobody_keeps_a_seat_before_a_closed_door_and_the_last_one_is_never_left_waiting() {
+    let now = Instant::now();
+    let mut lane = full_house(now);
+    for _ in 0..SEATED.circuit_failures {
+        lane.judge(&SEATED, FAILED, false, now, WALL);
+    }
+    lane.release(false, false, now);
+    assert_eq!(lane.promote(now), Promotion::Never);
+    assert_eq!(lane.reserve(&SEATED, now), None);
+    lane.leave_seat();
+    assert_eq!(lane.seated(), SEATED.seats - 1);
+
+    let mut lane = full_house(now);
+    assert_eq!(lane.start_claim(&SEATED, 100, now), None);
+    for _ in 0..SEATED.limit {
+        lane.release(false, false, now);
+    }
+    assert_eq!(lane.promote(now), Promotion::Promoted, "no attempt is in flight whose end could ask again");
+    let slow_down = Verdict::Failed { slow_down: true };
+    lane.judge(&SEATED, slow_down, false, now, WALL);
+    assert_eq!(lane.reserve(&SEATED, now), None, "who asks us to slow down is not queued for in memory");
 }
 
 #[test]
@@ -82,7 +154,7 @@ fn failures_in_a_row_open_the_circuit_and_a_success_between_them_does_not() {
         assert!(!attempt(&mut lane, verdict, now).opened);
     }
     assert!(attempt(&mut lane, FAILED, now).opened);
-    assert!(!lane.reserve(now), "nothing is sent while it is open");
+    assert!(!reserve(&mut lane, now), "nothing is sent while it is open");
     assert_eq!(lane.start_claim(&RULES, 100, now), None, "nor claimed");
 }
 
@@ -109,7 +181,7 @@ fn an_open_circuit_sends_one_probe_and_waits_twice_as_long_after_each_failure() 
         now += RULES.probe_wait * factor / 2;
         probe(&mut lane, now);
         assert_eq!(lane.start_claim(&RULES, 100, now), None, "one probe only");
-        assert!(!lane.reserve(now));
+        assert!(!reserve(&mut lane, now));
         lane.judge(&RULES, FAILED, true, now, WALL);
         lane.release(false, false, now);
     }
@@ -124,7 +196,7 @@ fn a_successful_probe_closes_the_circuit() {
     let aftermath = lane.judge(&RULES, Verdict::Delivered, true, now, WALL);
     assert!(aftermath.note_recovered, "the row said that it failed");
     lane.release(false, false, now);
-    assert!(lane.reserve(now));
+    assert!(reserve(&mut lane, now));
 }
 
 #[test]
@@ -142,7 +214,7 @@ fn attempts_in_flight_when_the_circuit_opened_do_not_prolong_it() {
     let now = Instant::now();
     let mut lane = lane(now);
     for _ in 0..RULES.limit {
-        assert!(lane.reserve(now));
+        assert!(reserve(&mut lane, now));
     }
     for _ in 0..RULES.limit {
         lane.judge(&RULES, FAILED, false, now, WALL);
@@ -210,8 +282,8 @@ fn a_resting_lane_neither_claims_nor_takes_more() {
     let mut lane = lane(now);
     let later = now + Duration::from_secs(1);
     lane.rest(later);
-    assert!(!lane.reserve(now) && lane.start_claim(&RULES, 100, now).is_none());
-    assert!(lane.reserve(later));
+    assert!(!reserve(&mut lane, now) && lane.start_claim(&RULES, 100, now).is_none());
+    assert!(reserve(&mut lane, later));
 }
 
 #[test]
@@ -314,7 +386,7 @@ proptest! {
             match step {
                 Move::Reserve => {
                     let closed = lane.circuit() == Circuit::Closed;
-                    if lane.reserve(now) {
+                    if reserve(&mut lane, now) {
                         prop_assert!(closed);
                         flying.push((false, false));
                         prop_assert!(flying.len() <= allowed_before);

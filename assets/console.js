@@ -126,6 +126,7 @@ function goOn(element, said) {
       shown.textContent = typeof value === "object" && value !== null ? JSON.stringify(value, null, 2) : (value ?? "–");
     }
     for (const part of all("[data-if]", dialog)) part.hidden = !lookUp(said, part.dataset.if);
+    for (const part of all("[data-unless]", dialog)) part.hidden = Boolean(lookUp(said, part.dataset.unless));
     for (const copy of all("[data-copy-show]", dialog)) copy.dataset.copy = lookUp(said, copy.dataset.copyShow) ?? "";
     element.closest("dialog")?.close();
     dialog.showModal();
@@ -181,7 +182,8 @@ async function inPieces(element, { method, path, body }, chunk) {
       bar.value = at;
       const said = await api(method, path, { ...body, [name]: list.slice(at, at + Number(size)) });
       for (const [member, value] of Object.entries(said)) {
-        whole[member] = Array.isArray(value) ? [...(whole[member] ?? []), ...value] : value;
+        if (Array.isArray(value)) whole[member] = [...(whole[member] ?? []), ...value];
+        else whole[member] = typeof value === "number" ? (whole[member] ?? 0) + value : value;
       }
     }
   } finally {
@@ -290,7 +292,11 @@ document.addEventListener("click", async (event) => {
     setTimeout(() => copy.classList.remove("copied"), 1500);
   }
   const opener = on("[data-dialog]");
-  if (opener) document.getElementById(opener.dataset.dialog).showModal();
+  if (opener) {
+    const dialog = document.getElementById(opener.dataset.dialog);
+    dialog.showModal();
+    for (const picker of all("[data-picker]", dialog)) fill(picker);
+  }
   if (on("[data-close]")) on("dialog").close();
   const button = on("button[data-api]");
   if (button && !(button.type === "submit" && button.form?.dataset.api)) {
@@ -337,6 +343,53 @@ document.addEventListener("submit", ({ target }) => {
   setTimeout(() => all("[name]:disabled", target).forEach((field) => (field.disabled = false)));
 });
 
+/* --- picking from what a provider lists ----------------------------------------------------------------------------- */
+
+/** Fills a picker with every page the provider has. */
+async function fill(picker) {
+  const list = picker.querySelector(".picker");
+  const state = picker.querySelector("[data-picker-state]");
+  if (list.childElementCount > 0 || picker.ariaBusy === "true") return;
+  picker.ariaBusy = "true";
+  let cursor = "";
+  let listed = 0;
+  try {
+    do {
+      state.textContent = `Asking the provider… ${listed || ""}`;
+      const page = await api("GET", picker.dataset.picker + (cursor && `?cursor=${encodeURIComponent(cursor)}`));
+      for (const item of page.items) list.append(choiceOf(item));
+      listed += page.items.length;
+      cursor = page.nextCursor;
+    } while (cursor);
+    state.textContent = listed === 0 ? "The provider lists nothing for this account." : `${listed} are listed.`;
+  } catch (problem) {
+    state.textContent = [problem.message, ...(problem.more ?? [])].join(" ");
+  } finally {
+    picker.ariaBusy = "false";
+  }
+}
+
+/** One thing to pick. */
+function choiceOf(item) {
+  const { providerResourceId, fullName, slug, private: isPrivate, archived } = item;
+  const name = fullName ?? item.name;
+  const label = document.createElement("label");
+  label.className = "check";
+  label.dataset.text = `${name} ${slug ?? ""} ${providerResourceId}`;
+  const box = document.createElement("input");
+  Object.assign(box, { type: "checkbox", name: "resources[]" });
+  box.dataset.type = "json";
+  box.value = JSON.stringify({ providerResourceId, name, slug, private: isPrivate, archived });
+  label.append(box, name);
+  for (const word of [item.linked && "linked", archived && "archived", isPrivate && "private"].filter(Boolean)) {
+    const badge = document.createElement("span");
+    badge.className = "badge";
+    badge.textContent = word;
+    label.append(badge);
+  }
+  return label;
+}
+
 /* --- times -------------------------------------------------------------------------------------------------------- */
 
 function relative(at) {
@@ -352,7 +405,7 @@ function relative(at) {
 function tick() {
   for (const time of all("time[datetime]")) {
     const text = relative(Date.parse(time.dateTime));
-    if (time.textContent !== text && !("exact" in time.dataset)) time.textContent = text;
+    if (time.textContent !== text && !("clock" in time.dataset)) time.textContent = text;
   }
 }
 
@@ -405,12 +458,16 @@ function pathTo(element, part) {
 /** What the script adds to a part, added before it is compared. */
 function settle(part) {
   for (const copy of all(".copy[hidden]", part)) copy.hidden = false;
-  for (const time of all("time[datetime]", part)) if (!("exact" in time.dataset)) time.textContent = relative(Date.parse(time.dateTime));
+  for (const time of all("time[datetime]", part)) {
+    const at = new Date(time.dateTime);
+    const isClock = "clock" in time.dataset;
+    time.textContent = isClock ? at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : relative(at);
+  }
+  for (const shown of all("[data-script]", part)) shown.hidden = false;
 }
 
 function dress(part) {
   settle(part);
-  for (const shown of all("[data-script]", part)) shown.hidden = false;
   count();
 }
 
@@ -460,6 +517,8 @@ async function connect(button) {
   // At once, while the click still counts as the reason for it.
   const popup = open("about:blank", "signalbox-connect", "popup,width=720,height=800");
   if (!popup) return say("bad", "The browser kept the window from opening. Allow popups for this page and try again.");
+  const menu = button.closest("details[data-menu]");
+  if (menu) menu.open = false;
   button.setAttribute("aria-busy", "true");
   try {
     say("info", `Finish in the window of ${name}…`, true);
@@ -533,7 +592,7 @@ if ("inside" in root) {
   document.addEventListener("visibilitychange", refresh);
   const orgs = document.querySelector("[data-orgs]");
   orgs?.addEventListener("focus", async () => {
-    const known = await api("GET", "/admin/orgs?limit=100").catch(() => ({ items: [] }));
-    orgs.list.replaceChildren(...known.items.map((org) => new Option(org.orgId ?? org.id)));
+    const known = await fetch(`${base}/orgs?org=&limit=100`).then((answer) => answer.json()).catch(() => ({}));
+    orgs.list.replaceChildren(...(known.items ?? []).map((org) => new Option(org.id)));
   }, { once: true });
 }

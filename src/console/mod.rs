@@ -66,6 +66,8 @@
 //! - A fresh page wants a test in `tests/it/console.rs` and a look at it, at 1280 and 380 px, light and dark.
 
 mod assets;
+mod connection;
+mod connections;
 mod frame;
 mod integration;
 pub mod layout;
@@ -90,6 +92,8 @@ pub fn configure(config: &mut web::ServiceConfig) {
             .service(page("").route(web::get().to(overview::show)))
             .service(page("/workspaces/{id}").route(web::get().to(workspace::show)))
             .service(page("/integrations/{id}").route(web::get().to(integration::show)))
+            .service(page("/connections").route(web::get().to(connections::list)))
+            .service(page("/connections/{id}").route(web::get().to(connection::show)))
             .service(page("/login").route(web::get().to(session::form)))
             .service(page("/session").route(web::get().to(session::tell)).route(web::post().to(session::begin)))
             .service(page("/sign-out").route(web::post().to(session::end)))

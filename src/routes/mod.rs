@@ -41,6 +41,7 @@ use self::openapi::Operation;
 pub use self::{
     auth::{Caller, KeyRing, KnownKey, Reader, ServiceReader, ServiceWriter, Writer},
     brake::Brake,
+    connections::{ConnectionFacts, facts_of},
     gateway::{Gateway, Readiness},
     problem::{Answer, Problem},
     query::Query,

@@ -15,28 +15,36 @@ use crate::{
 const SOON: Duration = Duration::from_secs(30);
 
 /// Every page that takes no id. A new page is added here.
-pub const PAGES: &[&str] = &["/console"];
+pub const PAGES: &[&str] = &["/console", "/console/connections"];
 
 /// A browser that has signed in.
+#[derive(Debug)]
 pub struct Visitor<'a> {
     app: &'a App,
     cookies: String,
 }
 
 impl<'a> Visitor<'a> {
-    /// Signs in.
+    /// Signs in with that key.
     pub async fn signed_in(app: &'a App, key: &str) -> Self {
         let answer = sign_in(app, key, "user=ada").await;
         assert_eq!((answer.status, answer.headers.get("location")), (303, Some("/console")));
         Self { app, cookies: cookie(&answer) }
     }
 
-    /// Looks at a page.
+    /// Opens a page.
     pub async fn get(&self, path: &str) -> Answer {
         self.app.send("GET", path, &[("cookie", &self.cookies), ("accept", "text/html")], "").await
     }
 
-    /// What the console's script does.
+    /// Opens a page that is there; its text.
+    pub async fn read(&self, path: &str) -> String {
+        let answer = self.get(path).await;
+        assert_eq!(answer.status, 200, "{path}: {}", text(&answer));
+        text(&answer)
+    }
+
+    /// Calls the API as the console's script does.
     pub async fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<Value>) -> Answer {
         let origin = self.origin();
         let mut all = vec![("cookie", self.cookies.as_str()), ("content-type", "application/json")];

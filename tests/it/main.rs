@@ -8,6 +8,7 @@ mod clock_jumps;
 mod conformance;
 mod connecting;
 mod console;
+mod console_connections;
 mod console_subscriptions;
 mod cors;
 mod crash;

@@ -71,6 +71,40 @@ pub(super) async fn load_visible(gateway: &Gateway, caller: &Caller, id: &str) -
 /// How many of a connection's newest events its usual rhythm is judged by.
 const RHYTHM_EVENTS: u32 = 50;
 
+/// What is known of a connection beside its row.
+#[derive(Debug, Clone)]
+pub struct ConnectionFacts {
+    /// Whether there is a token, or one would be made on demand.
+    pub has_token: bool,
+    /// Whether a token is kept; what is made on demand is not.
+    pub keeps_token: bool,
+    /// When the kept token ends; `None` if it does not, or none is kept.
+    pub token_expires_at: Option<EpochMs>,
+    /// How it is doing, in a word.
+    pub health: &'static str,
+}
+
+/// What is known of a connection beside its row.
+///
+/// # Errors
+/// If it cannot be read.
+pub async fn facts_of(gateway: &Gateway, installation: &Installation) -> Result<ConnectionFacts, Problem> {
+    let token = gateway.store.find_token(&installation.id).await?;
+    let provider_health = gateway.store.find_provider_health(&installation.id).await?;
+    let rhythm = gateway.store.find_rhythm(&installation.id, RHYTHM_EVENTS).await?;
+    let now = gateway.clock.now();
+    // What is minted on demand is as good as kept, as long as it can be minted.
+    let is_minted = matches!(gateway.registry.find_connector(installation.provider), Some(Ok(connector)) if !connector.keeps_tokens());
+    let has_token = installation.status != InstallationStatus::Revoked
+        && (token.is_some() || (is_minted && installation.status == InstallationStatus::Active));
+    Ok(ConnectionFacts {
+        has_token,
+        keeps_token: token.is_some(),
+        token_expires_at: token.filter(|_| has_token).and_then(|token| token.expires_at),
+        health: connection_health(installation.status, provider_health.as_ref(), rhythm.as_ref(), now),
+    })
+}
+
 /// A connection as it is shown; of its resources only the active ones.
 ///
 /// # Errors
@@ -80,14 +114,7 @@ pub(super) async fn show(
     installation: &Installation,
     resources: &[Resource],
 ) -> Result<Value, Problem> {
-    let token = gateway.store.find_token(&installation.id).await?;
-    let provider_health = gateway.store.find_provider_health(&installation.id).await?;
-    let rhythm = gateway.store.find_rhythm(&installation.id, RHYTHM_EVENTS).await?;
-    let now = gateway.clock.now();
-    // What is minted on demand is as good as kept, as long as it can be minted.
-    let is_minted = matches!(gateway.registry.find_connector(installation.provider), Some(Ok(connector)) if !connector.keeps_tokens());
-    let has_token = installation.status != InstallationStatus::Revoked
-        && (token.is_some() || (is_minted && installation.status == InstallationStatus::Active));
+    let facts = facts_of(gateway, installation).await?;
     let active = resources.iter().filter(|resource| resource.status == ResourceStatus::Active);
     Ok(json!({
         "id": installation.id,
@@ -98,9 +125,9 @@ pub(super) async fn show(
         "connectedBy": installation.connected_by,
         "status": installation.status,
         "statusReason": installation.status_reason,
-        "hasToken": has_token,
-        "tokenExpiresAt": time_json(token.filter(|_| has_token).and_then(|token| token.expires_at)),
-        "health": connection_health(installation.status, provider_health.as_ref(), rhythm.as_ref(), now),
+        "hasToken": facts.has_token,
+        "tokenExpiresAt": time_json(facts.token_expires_at),
+        "health": facts.health,
         "lastEventAt": time_json(installation.last_event_at),
         "resources": active.map(resource_json).collect::<Vec<_>>(),
         "createdAt": installation.created_at.to_rfc3339(),

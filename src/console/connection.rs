@@ -1,0 +1,167 @@
+//! `/console/connections/{id}`: one connection, what belongs to it, and how it came to be so.
+
+use actix_web::web;
+use askama::Template;
+
+use super::{
+    connections::{account, provider_name},
+    layout::{Layout, Pager, Section, segment},
+    render, ui,
+    visitor::Visitor,
+};
+use crate::{
+    model::{
+        ids::{InstallationId, LogId},
+        installation::{Installation, InstallationStatus},
+        integration::{Integration, IntegrationStatus},
+        log_entry::LogEntry,
+        resource::{Resource, ResourceStatus},
+        teardown::{StepRecord, StepStatus, Teardown, TeardownStatus, TeardownStep},
+    },
+    routes::{Answer, ConnectionFacts, Gateway, Problem, Query, error_codes as codes, facts_of},
+};
+
+#[derive(Template)]
+#[template(path = "connection.html")]
+struct ConnectionPage {
+    layout: Layout,
+    installation: Installation,
+    facts: ConnectionFacts,
+    provider: &'static str,
+    resource_label: String,
+    resources_label: String,
+    resources: Vec<LinkedResource>,
+    workspaces: Vec<String>,
+    teardown: Option<Teardown>,
+    log: Vec<LogEntry>,
+    pager: Pager,
+    is_live: bool,
+    may_end: bool,
+}
+
+/// A linked resource, and who subscribes to it.
+struct LinkedResource {
+    resource: Resource,
+    integrations: Vec<Integration>,
+}
+
+/// `GET /console/connections/{id}`: a connection.
+pub async fn show(visitor: Visitor, id: web::Path<String>, query: Query, gateway: web::Data<Gateway>) -> Answer {
+    let record = gateway.store.load_installation(&InstallationId::from_raw(id.as_str())).await?;
+    let record = record
+        .filter(|record| visitor.caller.sees(Some(&record.installation.org)))
+        .ok_or_else(|| Problem::new(&codes::NOT_FOUND))?;
+    let installation = record.installation;
+    let log =
+        gateway.store.list_log(Some(&installation.org), Some(&installation.id), query.page(LogId::PREFIX)?).await?;
+    let status = installation.status;
+    let mut workspaces: Vec<String> = record.integrations.iter().map(|it| it.workspace.to_string()).collect();
+    workspaces.sort_unstable();
+    workspaces.dedup();
+    let linked = record.resources.into_iter().filter(|resource| resource.status == ResourceStatus::Active);
+    let resources = linked.map(|resource| {
+        let is_current = |it: &&Integration| it.resource == resource.id && !has_ended(it.status);
+        LinkedResource { integrations: record.integrations.iter().filter(is_current).cloned().collect(), resource }
+    });
+    let provider = gateway.registry.find(installation.provider.as_str());
+    let resource_label = provider.map_or("resource", |provider| provider.resource_label()).to_lowercase();
+    let mut layout = visitor.layout(Section::Connections, account(&installation));
+    // What is changed here is changed for the org of this connection, whatever the visitor chose to see.
+    layout.org = Some(installation.org.to_string());
+    render(&ConnectionPage {
+        facts: facts_of(&gateway, &installation).await?,
+        provider: provider_name(&gateway, &installation),
+        resources_label: plural(&resource_label),
+        resource_label,
+        resources: resources.collect(),
+        workspaces,
+        is_live: matches!(status, InstallationStatus::Active | InstallationStatus::NeedsReauth),
+        may_end: status != InstallationStatus::Revoked,
+        teardown: record.teardown,
+        pager: Pager::of(&query, log.next_cursor.as_deref()),
+        log: log.items,
+        layout,
+        installation,
+    })
+}
+
+/// More than one of them.
+fn plural(word: &str) -> String {
+    word.strip_suffix('y').map_or_else(|| format!("{word}s"), |stem| format!("{stem}ies"))
+}
+
+/// Whether an integration has ended for good.
+fn has_ended(status: IntegrationStatus) -> bool {
+    matches!(
+        status,
+        IntegrationStatus::Disconnected
+            | IntegrationStatus::Removed
+            | IntegrationStatus::Deleted
+            | IntegrationStatus::Revoked
+    )
+}
+
+/// What a word of a connection's health means, and what to do.
+fn explained(health: &str) -> &'static str {
+    match health {
+        "ok" => "The provider answers, and events come in their usual rhythm.",
+        "degraded" => {
+            "The provider could not be asked lately. What it sends is routed all the same; nothing to do here."
+        }
+        "silent" => "No event has come for far longer than usual. Look at the app's webhook settings at the provider.",
+        "needs_reauth" => {
+            "The provider does not renew our token any more. Events are still routed; connect again to use its API."
+        }
+        "suspended" => "The connection was suspended at the provider, and routes nothing until it is lifted there.",
+        "pending" => "It was asked for and is not granted yet.",
+        "revoked" => "The connection has ended and routes nothing. Connect again to go on under the same id.",
+        _ => "",
+    }
+}
+
+/// What a step of ending a connection does.
+fn step(record: &StepRecord) -> &'static str {
+    match record.step {
+        TeardownStep::CloseGate => "Stop routing",
+        TeardownStep::CancelBackfill => "Cancel the backfill",
+        TeardownStep::RevokeToken => "Take the grant back at the provider",
+        TeardownStep::DeregisterWebhook => "Deregister the webhook",
+        TeardownStep::RemoveResources => "Unlink resources and end subscriptions",
+        TeardownStep::DeleteToken => "Delete the token",
+    }
+}
+
+/// The word of a step's state.
+fn step_status(record: &StepRecord) -> &'static str {
+    match record.status {
+        StepStatus::Pending => "pending",
+        StepStatus::Done => "done",
+        StepStatus::Skipped => "skipped",
+        StepStatus::GaveUp => "gave_up",
+    }
+}
+
+/// What a resource is called.
+fn name_of(resource: &Resource) -> &str {
+    resource.name.as_deref().unwrap_or(resource.provider_resource_id.as_str())
+}
+
+/// Which words a search for a resource looks at.
+fn words_of(resource: &Resource) -> String {
+    format!("{} {}", name_of(resource), resource.provider_resource_id)
+}
+
+/// How an entry of the log looks: good, bad, or neither.
+fn tone(entry: &LogEntry) -> &'static str {
+    match entry.to_state.as_deref() {
+        Some("active" | "completed" | "granted") => "good",
+        Some("needs_reauth" | "suspended" | "pending" | "degraded") => "warn",
+        Some("revoked" | "removed" | "failed" | "refused") => "bad",
+        _ => "",
+    }
+}
+
+/// Whether a teardown still runs.
+fn is_running(teardown: &Teardown) -> bool {
+    teardown.status == TeardownStatus::Running
+}

@@ -194,6 +194,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
             ingest: config.ingest.clone(),
             fallback_destination,
             backfill,
+            metrics: metrics.clone(),
             clock: clock.clone(),
             node,
         },

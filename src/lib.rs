@@ -10,6 +10,7 @@ pub mod config;
 pub mod console;
 pub mod crypto;
 pub mod delivery;
+pub mod doctor;
 pub mod model;
 pub mod providers;
 pub mod routes;

@@ -409,7 +409,13 @@ fn the_example_file_as_it_stands_changes_nothing() {
     let path = given.folder.path().join("signalbox.toml");
     let example = Config::load(Some(&path), [], &built_in()).unwrap_or_else(|error| panic!("{error}"));
     let bare = Config::load(None, [], &built_in()).expect("nothing to be wrong");
-    assert_eq!(format!("{example:?}"), format!("{bare:?}"));
+    // Who set it is another matter.
+    let settings = |mut config: Config| {
+        config.settings.clear();
+        config.file = None;
+        format!("{config:?}")
+    };
+    assert_eq!(settings(example), settings(bare));
 }
 
 #[test]

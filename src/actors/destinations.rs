@@ -24,7 +24,7 @@ use crate::{
         log_entry::{Actor, LogEntry},
         secret::Secret,
     },
-    store::{SharedStore, StoreError},
+    store::{Page, PageRequest, SharedStore, StoreError},
     vault::{SealedAt, Vault, VaultError},
 };
 
@@ -184,6 +184,20 @@ impl DestinationsHandle {
     /// [`DestinationsError`] if the store fails or the headers do not open.
     pub async fn find(&self, of: &ServedScope) -> Result<Option<DestinationView>, DestinationsError> {
         self.find_row(of).await?.map(|row| self.view(row)).transpose()
+    }
+
+    /// An org's destinations, of every scope, oldest first.
+    ///
+    /// # Errors
+    /// [`DestinationsError`] if the store fails or headers do not open.
+    pub async fn list(
+        &self,
+        org: &OrgId,
+        request: PageRequest<'_>,
+    ) -> Result<Page<DestinationView>, DestinationsError> {
+        let page = self.deps().store.list_destinations_page(org, request).await?;
+        let items = page.items.into_iter().map(|row| self.view(row)).collect::<Result<_, _>>()?;
+        Ok(Page { items, next_cursor: page.next_cursor })
     }
 
     /// Creates or replaces the destination of this scope. A replaced one keeps its secret, loses the headers that are

@@ -31,6 +31,7 @@ use crate::{
         log_entry,
     },
     store::{Change, EventFilter, PageRequest, RetentionCutoffs, SharedStore, StoreError},
+    telemetry::metrics::Metrics,
 };
 
 const LEASES_EVERY: Duration = Duration::from_secs(2);
@@ -43,6 +44,12 @@ const READDRESS_EVERY: Duration = Duration::from_secs(30);
 const RELIST_DELAY: Duration = Duration::from_mins(10);
 const TEARDOWNS_EVERY: Duration = Duration::from_secs(2);
 const RENEWALS_EVERY: Duration = Duration::from_secs(15);
+/// How long what was counted for charts is known to this node only, and lost with it.
+const ACTIVITY_EVERY: Duration = Duration::from_secs(10);
+/// How long the last counts may take to the store: they are worth no delay to what is.
+const LAST_COUNTS_TIME: Duration = Duration::from_millis(500);
+/// How long what was counted is kept: a day, and as much to look back from.
+const ACTIVITY_KEPT: Duration = Duration::from_hours(48);
 const RETENTION_EVERY: Duration = Duration::from_mins(1);
 /// Rows of each kind deleted in one transaction.
 const RETENTION_BATCH: u32 = 500;
@@ -75,6 +82,8 @@ pub struct JanitorDeps {
     pub fallback_destination: Option<DestinationId>,
     /// The backfill service, where one is configured.
     pub backfill: Option<BackfillHook>,
+    /// What was counted.
+    pub metrics: Arc<Metrics>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// This node's name in leases.
@@ -90,6 +99,8 @@ struct Janitor {
 #[derive(Clone)]
 pub struct JanitorHandle {
     address: Addr<Janitor>,
+    store: SharedStore,
+    metrics: Arc<Metrics>,
 }
 
 /// Stop ticking.
@@ -100,17 +111,22 @@ struct Drain;
 impl JanitorHandle {
     /// Starts the janitor on an arbiter of its own; `linked` brings the installations that gained a link.
     pub fn start(deps: JanitorDeps, linked: mpsc::UnboundedReceiver<InstallationId>) -> Self {
+        let (store, metrics) = (deps.store.clone(), deps.metrics.clone());
         let arbiter = Arbiter::new();
         let address = Janitor::start_in_arbiter(&arbiter.handle(), move |_ctx: &mut Context<Janitor>| Janitor {
             deps,
             linked: Some(linked),
         });
-        Self { address }
+        Self { address, store, metrics }
     }
 
-    /// Stops ticking.
+    /// Stops ticking, and writes down what was counted since the last tick.
     pub async fn drain(&self) -> Result<(), AskError<StoreError>> {
-        ask(&self.address, Drain, Duration::from_secs(2)).await
+        ask(&self.address, Drain, Duration::from_secs(2)).await?;
+        let writing = write_activity(&self.store, &self.metrics);
+        tokio::time::timeout(LAST_COUNTS_TIME, writing)
+            .await
+            .map_or(Err(AskError::TimedOut), |written| written.map_err(AskError::Reply))
     }
 }
 
@@ -138,6 +154,12 @@ impl Actor for Janitor {
         });
         self.every(ctx, TEARDOWNS_EVERY, "teardowns", |deps| async move { deps.directory.resume_teardowns().await });
         self.every(ctx, RENEWALS_EVERY, "tokens", |deps| async move { deps.directory.renew_expiring_tokens().await });
+        self.every(
+            ctx,
+            ACTIVITY_EVERY,
+            "activity",
+            |deps| async move { write_activity(&deps.store, &deps.metrics).await },
+        );
         self.every(ctx, RETENTION_EVERY, "retention", |deps| async move { retain(&deps).await });
         if let Some(pause) = self.deps.healing.pause() {
             self.every(ctx, pause, "healing", |deps| async move { deps.healing.look().await });
@@ -238,6 +260,16 @@ async fn behind_what_is_stored(deps: &JanitorDeps) -> Result<Duration, StoreErro
     Ok(ahead.filter(|ahead| *ahead >= FUTURE).unwrap_or_default())
 }
 
+/// What was counted for charts goes to the store, where the other nodes see it.
+async fn write_activity(store: &SharedStore, metrics: &Metrics) -> Result<(), StoreError> {
+    let counted = metrics.activity().take();
+    if !counted.is_empty() {
+        store.add_activity(&counted).await?;
+        metrics.activity().written();
+    }
+    Ok(())
+}
+
 async fn retain(deps: &JanitorDeps) -> Result<(), StoreError> {
     let now = deps.clock.now();
     let cutoffs = RetentionCutoffs {
@@ -246,6 +278,7 @@ async fn retain(deps: &JanitorDeps) -> Result<(), StoreError> {
         quarantine: now.minus(deps.retention.quarantine),
         log: now.minus(deps.retention.log),
         flows: now.minus(FLOW_GRACE),
+        activity: now.minus(ACTIVITY_KEPT),
     };
     for _batch in 0..RETENTION_BATCHES {
         let deleted = deps.store.delete_expired(&cutoffs, RETENTION_BATCH).await?;

@@ -1,5 +1,6 @@
 //! Actors.
 
+pub mod api_keys;
 pub mod backfill;
 pub mod binding;
 mod clock_watch;

@@ -1,30 +1,20 @@
 //! `signalbox doctor`: the checks of a start, and a few more, without starting.
 //!
-//! **Invariants**: every mistake in one report, on standard output; exit code 1 if there is any. It makes nothing: no
-//! database file, no vault key, no migration. It prints no secret.
+//! **Invariants**: every mistake in one report, on standard output; exit code 1 if there is any. It prints no secret.
 
-use std::{
-    fmt::Display,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::Path, process::ExitCode};
 
 use crate::{
     app::registry_of,
-    config::{Config, Mistake, ProviderConfig, process_environment},
-    crypto::private_key::unwrap_private_key,
-    providers::Registry,
-    vault::Vault,
+    config::{Config, process_environment},
+    doctor::{
+        DatabaseFile, Finding, Report, Verdict, check_connecting, check_database_file, check_settings, check_store,
+    },
 };
-
-/// A webhook secret shorter than this can be guessed from one signed webhook, bytes.
-const WEBHOOK_SECRET_MIN_BYTES: usize = 16;
 
 /// Checks everything and prints what it found.
 pub(super) async fn run(path: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let specs = super::provider_specs();
-    let examination = Config::examine(path, process_environment(), &specs);
+    let examination = Config::examine(path, process_environment(), &super::provider_specs());
     let mut report = Report::default();
     for mistake in &examination.mistakes {
         report.mistake("configuration", mistake);
@@ -33,230 +23,36 @@ pub(super) async fn run(path: Option<&Path>) -> anyhow::Result<ExitCode> {
         report.fine("configuration", path.map_or("defaults and environment".to_owned(), |p| p.display().to_string()));
     }
     if let Some(config) = &examination.config {
-        let is_sound = |section: &str| !examination.mistakes.iter().any(|mistake| mistake.concerns(section));
-        if is_sound("vault") {
-            check_vault(config, &mut report);
+        check_settings(config, &examination.mistakes, &mut report);
+        match registry_of(config) {
+            Ok(registry) => check_connecting(&registry, &mut report),
+            Err(error) => report.mistake("providers", format!("{error:#}")),
         }
-        if is_sound("database") {
-            check_database(config, &mut report).await;
-        }
-        if is_sound("server") {
-            check_public_url(config, &mut report);
-        }
-        check_timing(config, &mut report);
-        check_connecting(config, &mut report);
-        for spec in &specs {
-            match config.providers.get(spec.slug.as_str()) {
-                Some(provider) => check_provider(provider, &examination.mistakes, &mut report),
-                None => report.note(spec.slug, "disabled: it has no section"),
+        let is_sound = !examination.mistakes.iter().any(|mistake| mistake.concerns("database"));
+        if is_sound && check_database_file(config, &mut report) == DatabaseFile::MayBeOpened {
+            match super::open_store(config).await {
+                Ok(store) => {
+                    check_store(store.as_ref(), config.database.migrate, &mut report).await;
+                    store.close().await;
+                }
+                Err(error) => report.mistake("database", format!("{error:#}")),
             }
         }
     }
-    Ok(report.conclude())
+    Ok(print(&report))
 }
 
-/// What was found, printed as it is found.
-#[derive(Debug, Default)]
-struct Report {
-    mistakes: usize,
-    warnings: usize,
-}
-
-impl Report {
-    fn fine(&mut self, subject: impl Display, finding: impl Display) {
-        self.print("ok", subject, finding);
-    }
-
-    fn note(&mut self, subject: impl Display, finding: impl Display) {
-        self.print("-", subject, finding);
-    }
-
-    fn warning(&mut self, subject: impl Display, finding: impl Display) {
-        self.warnings += 1;
-        self.print("WARNING", subject, finding);
-    }
-
-    fn mistake(&mut self, subject: impl Display, finding: impl Display) {
-        self.mistakes += 1;
-        self.print("MISTAKE", subject, finding);
-    }
-
-    #[expect(clippy::unused_self, reason = "only a report prints")]
-    fn print(&self, verdict: &str, subject: impl Display, finding: impl Display) {
+fn print(report: &Report) -> ExitCode {
+    for Finding { verdict, subject, finding } in &report.findings {
+        let verdict = match verdict {
+            Verdict::Ok => "ok",
+            Verdict::Note => "-",
+            Verdict::Warning => "WARNING",
+            Verdict::Mistake => "MISTAKE",
+        };
         println!("{verdict:<8} {subject}: {finding}");
     }
-
-    fn conclude(self) -> ExitCode {
-        println!("\n{} mistake(s), {} warning(s)", self.mistakes, self.warnings);
-        if self.mistakes == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-    }
-}
-
-fn check_vault(config: &Config, report: &mut Report) {
-    let vault = if config.vault.keys.is_empty() {
-        match Vault::open_key_file(&config.vault.key_file) {
-            Ok(None) => {
-                let path = config.vault.key_file.display();
-                return report.note("vault", format!("the first start will make a key in {path}"));
-            }
-            Ok(Some(vault)) => Ok(vault),
-            Err(error) => Err(error),
-        }
-    } else {
-        Vault::new(config.vault.keys.iter().map(|key| (key.id.clone(), key.key.clone())).collect())
-    };
-    match vault.and_then(|vault| vault.self_test().map(|()| vault)) {
-        Ok(vault) => {
-            let ids: Vec<&str> = vault.key_ids().collect();
-            report.fine("vault", format!("seals and opens; keys, newest first: {}", ids.join(", ")));
-        }
-        Err(error) => report.mistake("vault", error),
-    }
-}
-
-async fn check_database(config: &Config, report: &mut Report) {
-    let url = config.database.url.expose_str().unwrap_or_default();
-    if let Some(path) = sqlite_path(url) {
-        match std::fs::metadata(&path) {
-            Ok(metadata) if metadata.permissions().mode() & 0o077 != 0 => {
-                report.warning("database", format!("{} can be read by others; run `chmod 600` on it", path.display()));
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return check_folder_of(&path, report);
-            }
-            Err(error) => return report.mistake("database", format!("{} cannot be read: {error}", path.display())),
-        }
-    }
-    let store = match super::open_store(config).await {
-        Ok(store) => store,
-        Err(error) => return report.mistake("database", format!("{error:#}")),
-    };
-    match store.ping().await {
-        Ok(()) => report.fine("database", format!("{} answers", store.backend())),
-        Err(error) => report.mistake("database", error),
-    }
-    match store.count_pending_migrations().await {
-        Ok(0) => report.fine("migrations", "all applied"),
-        Ok(count) if config.database.migrate => {
-            report.note("migrations", format!("{count} to apply; the next start does"));
-        }
-        Ok(count) => report.mistake("migrations", format!("{count} to apply; run `signalbox migrate`")),
-        Err(error) => report.mistake("migrations", error),
-    }
-    match store.check_durability().await {
-        Ok(()) => report.fine("durability", "what is acknowledged survives a crash and loss of power"),
-        Err(error) => report.mistake("durability", error),
-    }
-    store.close().await;
-}
-
-fn check_folder_of(path: &Path, report: &mut Report) {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if folder.is_dir() {
-        report.note("database", format!("the first start will make {}", path.display()));
-    } else {
-        report.mistake("database", format!("the folder {} does not exist", folder.display()));
-    }
-}
-
-/// The file of a SQLite URL; `None` for other databases.
-fn sqlite_path(url: &str) -> Option<PathBuf> {
-    let rest = url.strip_prefix("sqlite:")?;
-    let rest = rest.strip_prefix("//").unwrap_or(rest);
-    Some(PathBuf::from(rest.split('?').next().unwrap_or(rest)))
-}
-
-fn check_public_url(config: &Config, report: &mut Report) {
-    let url = &config.server.public_url;
-    let is_local = match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => true,
-    };
-    match (is_local, url.scheme()) {
-        (true, _) if config.providers.is_empty() => report.fine("public_url", format!("{url}, this machine only")),
-        (true, _) => report.warning("public_url", format!("{url} is this machine only: no provider can reach it")),
-        (false, "https") => report.fine("public_url", url),
-        (false, _) => report.warning("public_url", format!("{url} is not https: providers refuse it or should")),
-    }
-    if !is_local && config.delivery.allow_private_networks {
-        report.warning(
-            "delivery",
-            "allow_private_networks is on: whoever sets a destination can reach this machine's own network",
-        );
-    }
-}
-
-fn check_timing(config: &Config, report: &mut Report) {
-    if config.database.acquire_timeout >= config.ingest.ack_deadline {
-        report.warning(
-            "database",
-            "acquire_timeout_ms is not shorter than ingest.ack_deadline_ms: webhooks time out before their store does",
-        );
-    }
-    if config.server.body_idle_timeout > config.server.body_timeout {
-        report.warning("server", "body_idle_timeout_ms is longer than body_timeout_ms and never counts");
-    }
-}
-
-fn check_provider(provider: &ProviderConfig, mistakes: &[Mistake], report: &mut Report) {
-    let section = format!("providers.{}", provider.slug);
-    let mut sound = !mistakes.iter().any(|mistake| mistake.concerns(&section));
-    if let Some(key) = provider.secrets.get("private_key")
-        && let Err(problem) = unwrap_private_key(key)
-    {
-        report.mistake(&section, format!("private_key: {problem}"));
-        sound = false;
-    }
-    if provider.webhook_secrets.iter().any(|secret| secret.expose().len() < WEBHOOK_SECRET_MIN_BYTES) {
-        let problem = format!("a webhook secret has fewer than {WEBHOOK_SECRET_MIN_BYTES} characters");
-        report.warning(&section, problem);
-    }
-    let padded = provider.secrets.values().chain(&provider.webhook_secrets).any(has_outer_whitespace);
-    if padded {
-        report.warning(&section, "a secret begins or ends with whitespace: probably copied along with it");
-    }
-    if sound {
-        report.fine(&section, format!("{} live webhook secret(s)", provider.webhook_secrets.len()));
-    }
-}
-
-/// A provider that lacks a setting receives webhooks all the same, so this is no mistake.
-fn check_connecting(config: &Config, report: &mut Report) {
-    let registry = match registry_of(config) {
-        Ok(registry) => registry,
-        Err(error) => return report.mistake("providers", format!("{error:#}")),
-    };
-    for registered in Registry::built_in() {
-        if let Some(Err(missing)) = registry.find_connector(registered.spec.slug) {
-            let section = format!("providers.{}", registered.spec.slug);
-            report.warning(section, format!("webhooks are received, but nobody can connect: {missing}"));
-        }
-    }
-}
-
-fn has_outer_whitespace(secret: &crate::model::secret::Secret) -> bool {
-    let text = secret.expose();
-    // A private key ends with a line end, rightly.
-    let is_pem = text.starts_with(b"-----BEGIN");
-    !is_pem && text.trim_ascii().len() != text.len()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_file_of_a_sqlite_url_is_found_in_every_spelling() {
-        for (url, path) in [
-            ("sqlite://signalbox.db", "signalbox.db"),
-            ("sqlite:signalbox.db", "signalbox.db"),
-            ("sqlite:///var/lib/signalbox.db?mode=rw", "/var/lib/signalbox.db"),
-        ] {
-            assert_eq!(sqlite_path(url), Some(PathBuf::from(path)), "{url}");
-        }
-        assert_eq!(sqlite_path("postgres://localhost/x"), None);
-    }
+    let (mistakes, warnings) = (report.count(Verdict::Mistake), report.count(Verdict::Warning));
+    println!("\n{mistakes} mistake(s), {warnings} warning(s)");
+    if mistakes == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

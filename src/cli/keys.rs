@@ -10,12 +10,12 @@ use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use crate::{
+    actors::api_keys::{ApiKeys, NewKey},
     config::{AuthConfig, Config},
-    crypto::api_key,
     model::{
         clock::{Clock, EpochMs, Ids, SystemClock},
         ids::{KeyId, OrgId},
-        log_entry::{Actor, LogEntry},
+        log_entry::Actor,
         secret::Secret,
     },
     store::{ApiKey, Store},
@@ -61,14 +61,15 @@ pub(super) enum Scope {
 /// Does one of them.
 pub(super) async fn run(config: &Config, command: KeysCommand) -> anyhow::Result<ExitCode> {
     let store = super::open_migrated_store(config).await?;
-    let clock = Arc::new(SystemClock);
-    let (now, ids) = (clock.now(), Ids::new(clock));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let ids = Ids::new(clock.clone());
+    let api_keys = ApiKeys { store: store.as_ref(), ids: &ids, clock: &clock };
     match command {
         KeysCommand::Create { name, org, scope } => {
             let org = org.map(checked_org).transpose()?;
             anyhow::ensure!(!name.trim().is_empty(), "a key needs a name");
-            let wanted = NewKey { name: &name, org, can_write: scope == Scope::Write, made_by: "cli" };
-            let (row, key) = create(store.as_ref(), &ids, now, wanted).await?;
+            let wanted = NewKey { name, org, can_write: scope == Scope::Write };
+            let (row, key) = api_keys.create(wanted, &actor("cli")).await?;
             let kind = row.org.as_ref().map_or("service key".to_owned(), |org| format!("key of org {org}"));
             println!("{} ({kind}), shown only this once:", row.id);
             println!("{}", key.expose_str().context("a key is text")?);
@@ -83,8 +84,7 @@ pub(super) async fn run(config: &Config, command: KeysCommand) -> anyhow::Result
         }
         KeysCommand::Revoke { id } => {
             let id = KeyId::from_raw(id);
-            let entry = log_entry(&ids, now, &id, None, "key.revoked", "cli");
-            anyhow::ensure!(store.revoke_key(&id, now, &entry).await?, "there is no live key {id}");
+            anyhow::ensure!(api_keys.revoke(&id, None, &actor("cli")).await?, "there is no live key {id}");
             println!("{id} is revoked");
         }
     }
@@ -109,50 +109,14 @@ pub async fn create_first_service_key(
     if has_one(store.list_keys().await?) {
         return Ok(None);
     }
-    let wanted = NewKey { name: "first service key", org: None, can_write: true, made_by: "system" };
-    let (_, key) = create(store, &Ids::new(clock.clone()), clock.now(), wanted).await?;
+    let api_keys = ApiKeys { store, ids: &Ids::new(clock.clone()), clock };
+    let wanted = NewKey { name: "first service key".into(), org: None, can_write: true };
+    let (_, key) = api_keys.create(wanted, &Actor::system()).await?;
     Ok(Some(key))
 }
 
-struct NewKey<'a> {
-    name: &'a str,
-    org: Option<OrgId>,
-    can_write: bool,
-    made_by: &'a str,
-}
-
-async fn create(store: &dyn Store, ids: &Ids, now: EpochMs, wanted: NewKey<'_>) -> anyhow::Result<(ApiKey, Secret)> {
-    let key = api_key::generate();
-    let text = key.expose_str().context("a key is text")?;
-    let row = ApiKey {
-        id: ids.key(),
-        name: wanted.name.to_owned(),
-        hash: api_key::hash(text),
-        prefix: api_key::recognisable_part(text),
-        org: wanted.org,
-        can_write: wanted.can_write,
-        created_at: now,
-        last_used_at: None,
-        revoked_at: None,
-    };
-    let entry = log_entry(ids, now, &row.id, row.org.clone(), "key.created", wanted.made_by);
-    store.insert_key(&row, &entry).await?;
-    Ok((row, key))
-}
-
-fn log_entry(ids: &Ids, now: EpochMs, key: &KeyId, org: Option<OrgId>, action: &str, who: &str) -> LogEntry {
-    LogEntry {
-        id: ids.log(),
-        org,
-        installation: None,
-        subject: Some(key.to_string()),
-        action: action.to_owned(),
-        from_state: None,
-        to_state: None,
-        reason: None,
-        actor: Actor { who: who.to_owned(), user: None, from: None },
-        at: now,
-    }
+fn actor(who: &str) -> Actor {
+    Actor { who: who.to_owned(), user: None, from: None }
 }
 
 /// An org id as requests may name it.

@@ -22,7 +22,7 @@ use url::Url;
 
 pub use self::{
     error::{ConfigError, Mistake},
-    section::KnownSetting,
+    section::{KnownSetting, SettingSource},
 };
 use self::{layers::Layers, section::Reader};
 use crate::model::{
@@ -61,6 +61,10 @@ pub struct Config {
     pub backfill: Option<BackfillConfig>,
     /// `[providers.*]`: one for each section present.
     pub providers: BTreeMap<String, ProviderConfig>,
+    /// Every setting there is, what it is and who set it; of secrets only whether.
+    pub settings: Vec<KnownSetting>,
+    /// The file that was read.
+    pub file: Option<PathBuf>,
 }
 
 /// `[server]`
@@ -344,7 +348,7 @@ impl Config {
             .filter_map(|spec| ProviderConfig::read(&mut reader, spec))
             .map(|provider| (provider.slug.as_str().to_owned(), provider))
             .collect();
-        let config = server.zip(database).map(|(server, database)| Self {
+        let mut config = server.zip(database).map(|(server, database)| Self {
             server,
             database,
             vault,
@@ -359,8 +363,13 @@ impl Config {
             healing,
             backfill,
             providers: providers_read,
+            settings: Vec::new(),
+            file: path.map(Path::to_owned),
         });
         let (mistakes, settings) = reader.finish(providers);
+        if let Some(config) = &mut config {
+            config.settings.clone_from(&settings);
+        }
         Examination { config, mistakes, settings }
     }
 }

@@ -25,12 +25,32 @@ pub struct KnownSetting {
     pub default: Option<Value>,
     /// Whether it is a secret: then `<key>_file` is understood too.
     pub secret: bool,
+    /// Who set it.
+    pub source: SettingSource,
+    /// What it is, where it is no secret: as it was given, or the default. Passwords within URLs are blotted out.
+    pub value: Option<Value>,
+}
+
+/// Who set a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SettingSource {
+    /// Nobody: it is its default, if it has one.
+    Default,
+    /// The file.
+    File,
+    /// The environment.
+    Environment,
 }
 
 impl KnownSetting {
     /// `section.key`.
     pub fn name(&self) -> String {
         format!("{}.{}", self.section, self.key)
+    }
+
+    /// The environment variable that sets it.
+    pub fn variable(&self) -> String {
+        variable_of(&self.section, &self.key)
     }
 }
 
@@ -111,7 +131,31 @@ impl Section<'_> {
 
     /// Makes a setting known.
     pub(super) fn know(&mut self, key: &str, default: Option<Value>, secret: bool) {
-        self.known.push(KnownSetting { section: self.name.clone(), key: key.to_owned(), default, secret });
+        let in_file = || if secret { self.given.get(&format!("{key}_file")) } else { None };
+        let given = self.given.get(key).or_else(in_file);
+        let source = match given.map(|given| given.origin) {
+            None => SettingSource::Default,
+            Some(Origin::File) => SettingSource::File,
+            Some(Origin::Environment) => SettingSource::Environment,
+        };
+        let value = if secret { None } else { given.map(|given| given.value.clone()).or_else(|| default.clone()) };
+        let value = value.map(without_password);
+        self.known.push(KnownSetting {
+            section: self.name.clone(),
+            key: key.to_owned(),
+            default,
+            secret,
+            source,
+            value,
+        });
+    }
+
+    /// Says what a setting that nobody gave follows from others, or from the machine.
+    pub(super) fn follows(&mut self, key: &str, value: impl Into<Value>) {
+        let known = self.known.iter_mut().rev().find(|setting| setting.section == self.name && setting.key == key);
+        if let Some(setting) = known.filter(|setting| setting.source == SettingSource::Default) {
+            setting.value = Some(value.into());
+        }
     }
 
     fn read<T>(
@@ -230,6 +274,14 @@ impl Section<'_> {
     pub fn is_absent(&self, key: &str) -> bool {
         !self.given.contains_key(key)
     }
+}
+
+/// A URL's password is nobody's business who may see the URL.
+fn without_password(value: Value) -> Value {
+    let Value::String(text) = &value else { return value };
+    let Ok(mut url) = Url::parse(text) else { return value };
+    let is_blotted_out = url.password().is_some() && url.set_password(Some("***")).is_ok();
+    if is_blotted_out { Value::String(url.to_string()) } else { value }
 }
 
 /// Reads an http or https URL that can be called or appended to. Its value is not repeated: it may hold a password.

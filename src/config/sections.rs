@@ -42,6 +42,9 @@ impl ServerConfig {
                 Some(listen) if follows_listen => url_of_listener(listen).or(public_url),
                 _ => public_url,
             };
+            if let Some(url) = &public_url {
+                section.follows("public_url", url.as_str().trim_end_matches('/'));
+            }
             Some(Self {
                 listen: listen?,
                 public_url: public_url?,
@@ -58,7 +61,9 @@ impl ServerConfig {
 /// One worker for each core unless told otherwise: the only default that depends on the machine.
 fn workers(section: &mut Section<'_>) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    section.optional_count("workers", 1..=1024).map_or(cores, |workers| usize::try_from(workers).unwrap_or(cores))
+    let given = section.optional_count("workers", 1..=1024);
+    section.follows("workers", i64::try_from(cores).unwrap_or(i64::MAX));
+    given.map_or(cores, |workers| usize::try_from(workers).unwrap_or(cores))
 }
 
 /// Where this machine reaches a listener of its own.

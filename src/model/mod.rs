@@ -3,6 +3,7 @@
 //! **Invariants.** Nothing here imports another room. A status has exactly one word, used in the database and on the
 //! wire alike.
 
+pub mod activity;
 pub mod backfill_run;
 pub mod clock;
 pub mod delivery;

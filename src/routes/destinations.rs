@@ -15,12 +15,17 @@ use super::{
     gateway::Gateway,
     integrations::workspace_id,
     problem::{Answer, Problem},
+    query::Query,
     request_body::{ApiBody, Members},
     schemas,
 };
 use crate::{
     actors::destinations::{DestinationView, ServedScope},
-    model::{destination::DestinationScope, ids::OrgId, secret::Secret},
+    model::{
+        destination::DestinationScope,
+        ids::{DestinationId, OrgId},
+        secret::Secret,
+    },
 };
 
 /// A destination as it is shown, with its secret if this is the one time.
@@ -59,6 +64,33 @@ pub(super) fn read_destination(mut members: Members) -> Result<(String, BTreeMap
     };
     members.finish()?;
     Ok((url, headers))
+}
+
+/// `GET /destinations`: the org's destinations of every scope, oldest first. `circuit` is what this node thinks of a destination: `closed` is well, `open`
+/// waits after failures, `half_open` tries one delivery; `null` if it has not sent there lately.
+///
+/// # Errors
+/// `missing_org_id`, `invalid_parameter`.
+#[utoipa::path(
+    get, path = "/destinations",
+    params(schemas::Paging),
+    responses((status = 200, body = schemas::Destinations)),
+)]
+pub async fn list(Reader(caller): Reader, query: Query, gateway: web::Data<Gateway>) -> Answer {
+    let org = caller.require_org()?;
+    let page = gateway.destinations.list(org, query.page(DestinationId::PREFIX)?).await?;
+    let items: Vec<Value> = (page.items.iter())
+        .map(|view| {
+            let mut shown = destination_json(view, None);
+            shown["circuit"] = json!(gateway.dispatcher.circuit(&view.destination.id));
+            shown
+        })
+        .collect();
+    Ok(HttpResponse::Ok().json(json!({
+        "items": items,
+        "nextCursor": page.next_cursor,
+        "hasFallback": gateway.config.delivery.url.is_some(),
+    })))
 }
 
 fn of_workspace(caller: &Caller, workspace: &str) -> Result<ServedScope, Problem> {

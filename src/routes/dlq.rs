@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::{
     auth::{ServiceReader, ServiceWriter},
-    connections::{self, time_json},
+    connections,
+    deliveries::listed_json,
     error_codes as codes,
     gateway::Gateway,
     problem::{Answer, Problem},
@@ -13,34 +14,10 @@ use super::{
     request_body::{ApiBody, as_text},
     schemas,
 };
-use crate::{actors::webhook_router::CatchUp, model::provider::ProviderDeliveryId, store::DeadLetter};
+use crate::{actors::webhook_router::CatchUp, model::provider::ProviderDeliveryId};
 
 const DEFAULT_BATCH: i64 = 50;
 const MAX_BATCH: i64 = 200;
-
-fn dead_letter_json(letter: &DeadLetter) -> Value {
-    let DeadLetter { delivery, event } = letter;
-    json!({
-        "id": delivery.id,
-        "provider": event.provider,
-        "deliveryId": event.provider_delivery_id,
-        "eventId": event.id,
-        "eventType": event.wire_type,
-        "eventKey": event.key,
-        "connectionId": event.installation,
-        "orgId": delivery.org,
-        "workspaceId": delivery.workspace,
-        "integrationId": delivery.integration,
-        "resourceId": delivery.resource,
-        "destinationId": delivery.destination,
-        "status": delivery.status,
-        "reason": delivery.reason,
-        "attemptCount": delivery.attempts,
-        "receivedAt": event.received_at.to_rfc3339(),
-        "createdAt": delivery.created_at.to_rfc3339(),
-        "finishedAt": time_json(delivery.finished_at),
-    })
-}
 
 /// `GET /admin/dlq?limit&offset&provider`: dead letters, oldest first.
 ///
@@ -58,7 +35,7 @@ fn dead_letter_json(letter: &DeadLetter) -> Value {
 pub async fn list(ServiceReader(caller): ServiceReader, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let (limit, offset) = (query.limit(), query.offset());
     let letters = gateway.store.list_dead_letters(caller.org.as_ref(), query.get("provider"), limit, offset).await?;
-    let items: Vec<_> = letters.iter().map(dead_letter_json).collect();
+    let items: Vec<_> = letters.iter().map(|letter| listed_json(&letter.delivery, &letter.event)).collect();
     Ok(HttpResponse::Ok().json(json!({"items": items, "limit": limit, "offset": offset})))
 }
 

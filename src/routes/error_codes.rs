@@ -141,6 +141,8 @@ codes! {
         "A run goes from `pending` to `running` to `completed`, `failed` or `cancelled`, and does not come back from these.";
     HEAL_ALREADY_RUNNING = "heal_already_running", 409, "The provider's log is being compared already", [],
         "One comparison of a provider's delivery log runs at a time; `GET /admin/heal` shows it.";
+    OWN_KEY = "own_key", 409, "The key would revoke itself", [],
+        "The request is made with the key that it would revoke, or in a session of it. Make another key first, or insist with `?force=true`.";
     ALREADY_EXISTS = "already_exists", 409, "It exists already", [],
         "Something with the same key exists.";
     PAYLOAD_TOO_LARGE = "payload_too_large", 413, "The body is too large", ["maxBytes"],

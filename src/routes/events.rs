@@ -69,7 +69,7 @@ fn delivery_json(delivery: &Delivery, attempts: &[Attempt]) -> Value {
     })
 }
 
-fn attempt_json(attempt: &Attempt) -> Value {
+pub(super) fn attempt_json(attempt: &Attempt) -> Value {
     json!({
         "id": attempt.id,
         "number": attempt.number,

@@ -5,6 +5,7 @@
 //! org's id is answered like one that does not exist. **Must not know** an actor's address, a pool, or a provider's
 //! network: it asks handles and reads the store.
 
+mod activity;
 mod admin;
 mod auth;
 mod brake;
@@ -14,6 +15,7 @@ mod cors;
 mod deliveries;
 mod destinations;
 mod dlq;
+mod doctor;
 pub mod error_codes;
 mod events;
 mod explain;
@@ -22,7 +24,9 @@ mod heal;
 mod health;
 mod ingest;
 mod integrations;
+mod keys;
 pub mod openapi;
+mod orgs;
 mod problem;
 mod providers;
 mod quarantine;
@@ -31,9 +35,11 @@ mod request_body;
 mod request_frame;
 mod schemas;
 pub mod session;
+mod settings;
 mod stream;
 mod unread_body;
 mod webhooks;
+mod workspaces;
 
 use actix_web::{HttpResponse, http::Method, web};
 
@@ -111,9 +117,12 @@ table! {
     "/connections/{id}/reroute"                      { POST => connections::reroute::reroute }
     "/connections/{id}/release-held"                 { POST => connections::release_held::release }
 
+    "/orgs"                                          { GET => orgs::list }
+    "/workspaces"                                    { GET => workspaces::list }
     "/workspaces/{id}/integrations"                  { GET => integrations::list, POST => integrations::create }
     "/integrations/{id}"                             { GET => integrations::get, PATCH => integrations::patch, DELETE => integrations::end }
 
+    "/destinations"                                  { GET => destinations::list }
     "/workspaces/{id}/destination"                   { PUT => destinations::put_of_workspace, GET => destinations::get_of_workspace, DELETE => destinations::delete_of_workspace }
     "/workspaces/{id}/destination/rotate-secret"     { POST => destinations::rotate_of_workspace }
     "/workspaces/{id}/destination/test"              { POST => destinations::test_of_workspace }
@@ -127,7 +136,12 @@ table! {
     "/events/{id}/payload"                           { GET => events::payload }
     "/events/{id}/explain"                           { GET => explain::explain }
     "/events/{id}/replay"                            { POST => events::replay }
+    "/deliveries"                                    { GET => deliveries::list }
+    "/deliveries/count"                              { GET => deliveries::count }
+    "/deliveries/retry"                              { POST => deliveries::retry_many }
+    "/deliveries/{id}"                               { GET => deliveries::get }
     "/deliveries/{id}/retry"                         { POST => deliveries::retry }
+    "/activity"                                      { GET => activity::show }
 
     "/admin/connections"                             { POST => connections::adopt::adopt }
     "/admin/dlq"                                     { GET => dlq::list }
@@ -135,6 +149,12 @@ table! {
     "/admin/replay/catchup"                          { POST => dlq::catch_up }
     "/admin/quarantine"                              { GET => quarantine::list }
     "/admin/quarantine/reverify"                     { POST => quarantine::reverify }
+    "/admin/quarantine/{id}"                         { GET => quarantine::get, DELETE => quarantine::delete }
+    "/admin/quarantine/{id}/reverify"                { POST => quarantine::reverify_one }
+    "/admin/keys"                                    { GET => keys::list, POST => keys::create }
+    "/admin/keys/{id}"                               { DELETE => keys::revoke }
+    "/admin/settings"                                { GET => settings::show }
+    "/admin/doctor"                                  { GET => doctor::examine }
     "/admin/health"                                  { GET => admin::health }
     "/admin/health/providers"                        { GET => admin::provider_health }
     "/admin/cache/rebuild"                           { POST => admin::rebuild_cache }

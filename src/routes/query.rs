@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{error_codes as codes, problem::Problem};
 use crate::{
     model::clock::EpochMs,
-    store::{Page, PageRequest},
+    store::{Found, Page, PageRequest},
 };
 
 const DEFAULT_LIMIT: u32 = 50;
@@ -55,6 +55,11 @@ impl Query {
             }
             cursor => Ok(PageRequest { limit: self.limit(), cursor }),
         }
+    }
+
+    /// Which page is wanted of a list whose cursors are names of the caller's own: whoever calls has read them.
+    pub fn page_after_name(&self) -> PageRequest<'_> {
+        PageRequest { limit: self.limit(), cursor: self.get("cursor") }
     }
 
     /// How many are wanted.
@@ -120,6 +125,15 @@ impl FromRequest for Query {
 /// A page as lists answer it.
 pub fn page_json<T>(page: &Page<T>, item: impl FnMut(&T) -> Value) -> Value {
     json!({"items": page.items.iter().map(item).collect::<Vec<_>>(), "nextCursor": page.next_cursor})
+}
+
+/// What a search found, as lists answer it; how far was searched is there only where that was not everything.
+pub fn found_json<T>(found: &Found<T>, item: impl FnMut(&T) -> Value) -> Value {
+    let mut shown = json!({"items": found.items.iter().map(item).collect::<Vec<_>>(), "nextCursor": found.next_cursor});
+    if let Some(at) = found.searched_back_to {
+        shown["searchedBackTo"] = json!(at.to_rfc3339());
+    }
+    shown
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@
 //! 1. Add a method below, in the group of its table, saying what it answers when nothing is found.
 //! 2. Write its query once, in `queries/<table>.rs`: `$1` placeholders, times as BIGINT milliseconds, JSON as TEXT. It
 //!    is compiled for both databases.
-//! 3. Name it in the list of `backend.rs` (of `connections_table.rs`, for a [`ConnectionStore`] operation), under reads,
+//! 3. Name it in the list of `backend.rs` (of `connections_table.rs` or `overview_table.rs`, for a [`ConnectionStore`] or
+//!    [`OverviewStore`] operation), under reads,
 //!    snapshots or writes.
 //! 4. Add a case to `tests/store`: it runs on both databases.
 //!
@@ -26,6 +27,9 @@ mod driver_error;
 mod error;
 mod known;
 pub mod lightfast;
+mod overview_store;
+#[macro_use]
+mod overview_table;
 mod payload;
 mod postgres;
 mod sqlite;
@@ -39,6 +43,7 @@ use bytes::Bytes;
 pub use self::{
     connection_store::{ConnectionStore, Rhythm, SealedCursor, SealedValue},
     error::StoreError,
+    overview_store::{BoundedCount, DeliveryFilter, Found, OrgSummary, OverviewStore, WorkspaceSummary},
 };
 use crate::model::{
     clock::EpochMs,
@@ -409,6 +414,8 @@ pub struct RetentionCutoffs {
     pub log: EpochMs,
     /// OAuth flows that were void before this go.
     pub flows: EpochMs,
+    /// What was counted in minutes before this goes.
+    pub activity: EpochMs,
 }
 
 /// What one pass of retention deleted.
@@ -453,7 +460,7 @@ pub struct Census {
 
 /// Everything Signalbox keeps. See the module's documentation for how to add an operation.
 #[async_trait]
-pub trait Store: ConnectionStore {
+pub trait Store: ConnectionStore + OverviewStore {
     // --- the store itself ---------------------------------------------------------------------------------------
 
     /// `sqlite` or `postgres`.

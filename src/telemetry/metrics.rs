@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -15,8 +15,17 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::provider_health::{Ledger, ProviderHealth, Totals};
-use crate::model::{delivery::DeliveryStatus, event::EventOutcome, provider::ProviderSlug};
+use super::{
+    activity::UnwrittenActivity,
+    provider_health::{Ledger, ProviderHealth, Totals},
+};
+use crate::model::{
+    clock::{Clock, SystemClock},
+    delivery::DeliveryStatus,
+    event::EventOutcome,
+    ids::OrgId,
+    provider::ProviderSlug,
+};
 
 /// The metrics' names without `signalbox_`; counters are shown with `_total` behind.
 pub mod names {
@@ -107,7 +116,10 @@ fn seconds_histogram() -> Histogram {
 pub struct Metrics {
     registry: Registry,
     started: Instant,
+    /// Which minute it is: everything else is counted by how long the process runs.
+    clock: Arc<dyn Clock>,
     totals: Mutex<Totals>,
+    activity: UnwrittenActivity,
     received: Family<ByProvider, Counter>,
     refused: Family<ByCode, Counter>,
     duplicate: Family<ByProvider, Counter>,
@@ -138,7 +150,9 @@ impl Default for Metrics {
         let mut metrics = Self {
             registry: Registry::with_prefix("signalbox"),
             started: Instant::now(),
+            clock: Arc::new(SystemClock),
             totals: Mutex::default(),
+            activity: UnwrittenActivity::default(),
             received: Family::default(),
             refused: Family::default(),
             duplicate: Family::default(),
@@ -197,16 +211,26 @@ impl Metrics {
     pub fn webhook_refused(&self, provider: ProviderSlug, code: &'static str) {
         self.refused.get_or_create(&ByCode { provider: provider.as_str(), code }).inc();
         self.totals().refused(provider.as_str(), code == "invalid_signature", self.started.elapsed());
+        self.activity.count(provider, None, self.clock.now(), |counts| counts.refused += 1);
     }
 
     /// It was a duplicate.
     pub fn webhook_duplicate(&self, provider: ProviderSlug) {
         self.duplicate.get_or_create(&ByProvider { provider: provider.as_str() }).inc();
         self.totals().duplicate(provider.as_str(), self.started.elapsed());
+        self.activity.count(provider, None, self.clock.now(), |counts| counts.duplicates += 1);
     }
 
     /// It was committed with this outcome and this many deliveries, this long after its last byte.
-    pub fn webhook_stored(&self, provider: ProviderSlug, outcome: EventOutcome, deliveries: usize, took: Duration) {
+    pub fn webhook_stored(
+        &self,
+        provider: ProviderSlug,
+        org: Option<&OrgId>,
+        outcome: EventOutcome,
+        deliveries: usize,
+        took: Duration,
+    ) {
+        self.activity.count(provider, org, self.clock.now(), |counts| counts.count_event(outcome));
         let provider = provider.as_str();
         self.stored.get_or_create(&ByOutcome { provider, outcome: outcome.as_str() }).inc();
         self.commit_seconds.get_or_create(&ByProvider { provider }).observe(took.as_secs_f64());
@@ -221,8 +245,13 @@ impl Metrics {
         self.attempt_seconds.get_or_create(&ByProvider { provider }).observe(took.as_secs_f64());
     }
 
-    /// A delivery is delivered or dead.
-    pub fn delivery_finished(&self, provider: ProviderSlug, status: DeliveryStatus) {
+    /// A delivery of that org's is delivered or dead.
+    pub fn delivery_finished(&self, provider: ProviderSlug, org: &OrgId, status: DeliveryStatus) {
+        self.activity.count(provider, Some(org), self.clock.now(), |counts| match status {
+            DeliveryStatus::Delivered => counts.delivered += 1,
+            DeliveryStatus::Dead => counts.dead += 1,
+            DeliveryStatus::Pending | DeliveryStatus::Held => {}
+        });
         let provider = provider.as_str();
         self.deliveries_finished.get_or_create(&ByStatus { provider, status: status.as_str() }).inc();
         let now = self.started.elapsed();
@@ -266,6 +295,11 @@ impl Metrics {
         self.totals().health(provider.as_str(), self.started.elapsed())
     }
 
+    /// What was counted for charts and is not in the store yet.
+    pub fn activity(&self) -> &UnwrittenActivity {
+        &self.activity
+    }
+
     /// Every webhook since the process began, all counts of one moment.
     pub fn ledger(&self) -> Ledger {
         self.totals().ledger()
@@ -305,7 +339,7 @@ mod tests {
     fn what_is_counted_is_shown_under_its_documented_name() {
         let metrics = Metrics::default();
         metrics.webhook_received(ACME);
-        metrics.webhook_stored(ACME, EventOutcome::Routed, 3, Duration::from_millis(4));
+        metrics.webhook_stored(ACME, None, EventOutcome::Routed, 3, Duration::from_millis(4));
         metrics.attempt_ended(ACME, "timeout", Duration::from_secs(15));
         metrics.batch_committed(7, 2, Duration::from_millis(1));
         metrics.set_in_flight(5);
@@ -336,8 +370,8 @@ mod tests {
         }
         metrics.webhook_refused(ACME, "invalid_signature");
         metrics.webhook_duplicate(ACME);
-        metrics.webhook_stored(ACME, EventOutcome::Filtered, 0, Duration::ZERO);
-        metrics.delivery_finished(ACME, DeliveryStatus::Dead);
+        metrics.webhook_stored(ACME, None, EventOutcome::Filtered, 0, Duration::ZERO);
+        metrics.delivery_finished(ACME, &OrgId::from_raw("org_1"), DeliveryStatus::Dead);
         let health = metrics.provider_health(ACME);
         assert_eq!(health, ProviderHealth { accepted: 1, bad_signature: 1, duplicate: 1, delivered: 0, dead: 1 });
         assert!(metrics.ledger().adds_up());

@@ -5,6 +5,7 @@
 //! standard error (standard output belongs to the lines the contract promises: `listening on …`, keys shown once);
 //! nothing here is handed payloads, tokens, secrets or signatures. **Must not know** what the numbers lead to.
 
+pub mod activity;
 pub mod metrics;
 pub mod provider_health;
 pub mod request_log;

@@ -94,6 +94,10 @@ impl Checker {
             "/providers",
             "/admin/health",
             "/admin/health?deep=true",
+            "/admin/settings",
+            "/admin/doctor",
+            "/activity",
+            "/activity?window=day",
         ] {
             self.done("GET", path, &[], None).await;
         }
@@ -101,6 +105,7 @@ impl Checker {
             self.done("GET", path, &[], None).await;
         }
         self.done("POST", "/admin/cache/rebuild", &[], None).await;
+        self.refused("GET", "/activity?window=year", &[], None, "invalid_parameter").await;
         self.refused("GET", "/admin/health?deep=maybe", &[], None, "invalid_parameter").await;
         self.refused("GET", "/?x=%00", &[], None, "invalid_parameter").await;
     }
@@ -124,6 +129,9 @@ impl Checker {
             self.done("DELETE", path, &[id], None).await;
             self.refused("DELETE", path, &[id], None, "not_found").await;
         }
+        self.done("GET", "/destinations", &[], None).await;
+        self.done("GET", "/workspaces", &[], None).await;
+        self.done("GET", "/orgs", &[], None).await;
         self.refused("GET", "/orgs/{id}/destination", &["no%20org"], None, "invalid_org_id").await;
         self.done("PUT", "/orgs/{id}/destination", &["org"], Some(json!({"url": sink.url("/in")}))).await;
     }
@@ -213,7 +221,14 @@ impl Checker {
             "invalid_fields",
         )
         .await;
-        self.done("GET", "/admin/quarantine?limit=5", &[], None).await;
+        let refused = self.done("GET", "/admin/quarantine?limit=5", &[], None).await;
+        let refused = refused["items"][0]["id"].as_str().expect("the wrongly signed one").to_owned();
+        self.done("GET", "/admin/quarantine/{id}", &[&refused], None).await;
+        self.done("POST", "/admin/quarantine/{id}/reverify", &[&refused], None).await;
+        self.done("DELETE", "/admin/quarantine/{id}", &[&refused], None).await;
+        for (method, path) in [("GET", ""), ("DELETE", ""), ("POST", "/reverify")] {
+            self.refused(method, &format!("/admin/quarantine/{{id}}{path}"), &[&refused], None, "not_found").await;
+        }
         self.done("POST", "/admin/quarantine/reverify", &[], None).await;
 
         sink.wait_for(1, SOON).await.expect("delivered");
@@ -239,7 +254,22 @@ impl Checker {
         assert!(letters["items"].as_array().is_some_and(|items| items.len() >= 2), "{letters}");
         sink.behave("/in", Behaviour::ok());
         let delivery = first["deliveries"][0]["id"].as_str().expect("an id").to_owned();
+        self.done("GET", "/deliveries/{id}", &[&delivery], None).await;
+        self.refused("GET", "/deliveries/{id}", &["dlv_nowhere"], None, "not_found").await;
+        self.done("GET", "/deliveries?status=dead&provider=github&limit=1", &[], None).await;
+        self.refused("GET", "/deliveries?status=odd", &[], None, "invalid_parameter").await;
+        self.done("GET", "/deliveries/count?status=dead", &[], None).await;
         self.done("POST", "/deliveries/{id}/retry", &[&delivery], None).await;
+        let many = |ids: Value| Some(json!({"deliveryIds": ids}));
+        self.done("POST", "/deliveries/retry", &[], many(json!([second["deliveries"][0]["id"], "dlv_nowhere"]))).await;
+        self.refused("POST", "/deliveries/retry", &[], many(json!([])), "missing_required_fields").await;
+        self.refused("POST", "/deliveries/retry", &[], many(json!(vec!["dlv_x"; 201])), "invalid_fields").await;
+        for letter in [&first, &second] {
+            self.until_delivered(&letter["deliveries"][0]["id"]).await;
+        }
+        sink.behave("/in", Behaviour::status_only(500));
+        let second = self.dead_letter(github, 9).await;
+        sink.behave("/in", Behaviour::ok());
         let replay = |id: &Value| Some(json!({"deliveryIds": [{"provider": "github", "deliveryId": id}]}));
         self.done("POST", "/admin/dlq/replay", &[], replay(&second["deliveryId"])).await;
         self.refused("POST", "/admin/dlq/replay", &[], replay(&json!("?")), "no_matching_dlq_entries").await;
@@ -247,6 +277,32 @@ impl Checker {
         self.done("POST", "/admin/replay/catchup", &[], Some(json!({"installationId": github.connection}))).await;
         self.refused("POST", "/admin/replay/catchup", &[], Some(json!({"installationId": "in_nowhere"})), "not_found")
             .await;
+    }
+
+    /// Waits until a delivery is delivered.
+    async fn until_delivered(&mut self, id: &Value) {
+        let deadline = Instant::now() + SOON;
+        while self.done("GET", "/deliveries/{id}", &[id.as_str().expect("an id")], None).await["status"] != "delivered"
+        {
+            assert!(Instant::now() < deadline, "it is not delivered");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// API keys, made, seen and ended.
+    async fn keys(&mut self) {
+        let made = self.done("POST", "/admin/keys", &[], Some(json!({"name": "test", "scope": "read"}))).await;
+        assert_eq!(made["orgId"], "org", "it is bound to the org that is acted for");
+        let service = self.done("POST", "/admin/keys", &[], Some(json!({"name": "test", "orgId": null}))).await;
+        assert_eq!(service["orgId"], Value::Null);
+        self.refused("POST", "/admin/keys", &[], Some(json!({})), "missing_required_fields").await;
+        self.refused("POST", "/admin/keys", &[], Some(json!({"name": "x", "scope": "all"})), "invalid_fields").await;
+        self.refused("POST", "/admin/keys", &[], Some(json!({"name": "x", "orgId": "a b"})), "invalid_org_id").await;
+        self.refused("POST", "/admin/keys", &[], Some(json!({"name": "x", "orgId": "other"})), "forbidden").await;
+        self.done("GET", "/admin/keys", &[], None).await;
+        let id = made["id"].as_str().expect("an id").to_owned();
+        self.done("DELETE", "/admin/keys/{id}", &[&id], None).await;
+        self.refused("DELETE", "/admin/keys/{id}", &[&id], None, "not_found").await;
     }
 
     /// A new event, once its delivery is dead.
@@ -384,6 +440,7 @@ on_both! {
         checker.dead_letters(&github, &sink).await;
         checker.done("DELETE", "/integrations/{id}", &[&integration], None).await;
         checker.access(&github).await;
+        checker.keys().await;
         checker.is_complete();
         checker.stage.finish().await;
     }

@@ -21,6 +21,7 @@ mod import;
 mod listen;
 mod misbehaving;
 mod outage;
+mod overview;
 mod poison;
 mod power_loss;
 mod quarantine;

@@ -44,6 +44,8 @@ enum Kind {
     Delivery,
     ProviderDelivery,
     BackfillRun,
+    Destination,
+    Key,
     State,
     /// A name of the caller's own: every org may have one of the same name.
     Workspace,
@@ -66,7 +68,21 @@ const PATHS: &[(&str, Kind)] = &[
     ("/integrations/{id}", Kind::Integration),
     ("/events/{id}", Kind::Event),
     ("/deliveries/{id}", Kind::Delivery),
+    ("/admin/keys/{id}", Kind::Key),
+    // They belong to no org.
+    ("/admin/quarantine/{id}", Kind::Shared("qtn_00000000000000000000000000")),
 ];
+
+/// What queries name that bodies call otherwise.
+const QUERIES: &[(&str, Kind)] = &[
+    ("destination", Kind::Destination),
+    ("event", Kind::Event),
+    ("integration", Kind::Integration),
+    ("workspace", Kind::Workspace),
+];
+
+/// Members that name something in one operation only.
+const OWN_MEMBERS: &[(&str, &str, &str, Kind)] = &[("POST", "/deliveries/retry", "deliveryIds", Kind::Delivery)];
 
 /// What queries and bodies name: the parameter or member, wherever it is.
 const MEMBERS: &[(&str, Kind)] = &[
@@ -96,6 +112,10 @@ const HARMLESS: &[&str] = &[
     "until",
     "held",
     "deep",
+    "window",
+    "prefix",
+    "force",
+    "scope",
     "resources",
     "events",
     "name",
@@ -151,6 +171,8 @@ struct World {
     delivery: String,
     provider_delivery: String,
     backfill_run: String,
+    destination: String,
+    key: String,
     state: String,
 }
 
@@ -166,6 +188,8 @@ impl World {
         let runs = format!("/connections/{}/backfill-runs", github.connection);
         let run = app.operator(org).ask("POST", &runs, Some(&json!({"status": "running"}))).await.expect("a run");
         let begun = app.operator(org).ask("GET", "/connections/github/authorize", None).await.expect("begun");
+        let key = json!({"name": "test", "orgId": org});
+        let key = app.operator(org).ask("POST", "/admin/keys", Some(&key)).await.expect("a key");
         let text = |member: &str| detail["deliveries"][0][member].as_str().expect("an id").to_owned();
         Self {
             org,
@@ -178,6 +202,8 @@ impl World {
             provider_delivery: detail["deliveryId"].as_str().expect("an id").to_owned(),
             event,
             backfill_run: run["id"].as_str().expect("an id").to_owned(),
+            destination: text("destinationId"),
+            key: key["id"].as_str().expect("an id").to_owned(),
             state: begun["state"].as_str().expect("a state").to_owned(),
         }
     }
@@ -196,6 +222,8 @@ impl World {
             delivery: id("dlv"),
             provider_delivery: "00000000-0000-0000-0000-000000000000".into(),
             backfill_run: id("bfr"),
+            destination: id("dst"),
+            key: id("key"),
             state: "A".repeat(43),
         }
     }
@@ -210,6 +238,8 @@ impl World {
             Kind::Delivery => &self.delivery,
             Kind::ProviderDelivery => &self.provider_delivery,
             Kind::BackfillRun => &self.backfill_run,
+            Kind::Destination => &self.destination,
+            Kind::Key => &self.key,
             Kind::State => &self.state,
             Kind::Workspace => self.workspace,
             Kind::Org => self.org,
@@ -218,8 +248,10 @@ impl World {
     }
 
     /// What must never be in an answer to another org.
-    fn secrets(&self) -> [&str; 7] {
+    fn secrets(&self) -> [&str; 9] {
         [
+            &self.destination,
+            &self.key,
             &self.backfill_run,
             &self.connection,
             &self.resource,
@@ -260,8 +292,13 @@ fn places(contract: &Contract, operation: &Operation) -> Vec<Place> {
     }
     let queries = operation.parameters("query").into_iter().map(|name| (name, true));
     for (name, in_query) in queries.chain(members.into_iter().map(|name| (name, false))) {
-        match MEMBERS.iter().find(|(known, _)| *known == name) {
-            Some((_, kind)) => places.push(Place { name, in_path: false, in_query, kind: *kind }),
+        let named = MEMBERS.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind);
+        let asked_for = QUERIES.iter().find(|(known, _)| in_query && *known == name).map(|(_, kind)| *kind);
+        let own = OWN_MEMBERS.iter().find(|(method, path, known, _)| {
+            (operation.method.as_str(), operation.path.as_str(), name.as_str()) == (*method, *path, *known)
+        });
+        match own.map(|(.., kind)| *kind).or(asked_for).or(named) {
+            Some(kind) => places.push(Place { name, in_path: false, in_query, kind }),
             None => assert!(
                 HARMLESS.contains(&name.as_str()),
                 "the walk does not know what {name} of {} {} names: add it to MEMBERS or HARMLESS",
@@ -397,6 +434,11 @@ impl Walk {
             format!("/connections/{}/backfill-runs", self.victim.connection),
             format!("/connections/oauth/status?state={}", self.victim.state),
             "/events".to_owned(),
+            "/workspaces".to_owned(),
+            "/destinations".to_owned(),
+            "/deliveries".to_owned(),
+            format!("/deliveries/{}", self.victim.delivery),
+            "/admin/keys".to_owned(),
         ] {
             let mut shown = operator.ask("GET", &path, None).await.expect("it is all there");
             forget_times(&mut shown);

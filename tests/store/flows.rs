@@ -144,7 +144,7 @@ store_suite! {
         store.begun().await;
         let longer = OAuthFlow { expires_at: store.at(10_001), ..store.flow(8) };
         store.insert_flow(&longer).await.expect("inserted");
-        let cutoffs = RetentionCutoffs { events: START, dead_letters: START, quarantine: START, log: START, flows: store.at(10_001) };
+        let cutoffs = RetentionCutoffs { events: START, dead_letters: START, quarantine: START, log: START, flows: store.at(10_001), activity: START };
         assert_eq!(store.delete_expired(&cutoffs, 10).await.expect("deleted").flows, 1);
         assert_eq!(store.stored_flow().await, None);
         assert_eq!(store.find_flow(&[8; 32]).await.expect("read"), Some(longer));

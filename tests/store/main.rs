@@ -60,6 +60,7 @@ mod keys;
 mod log;
 mod migrations;
 mod nodes;
+mod overview;
 mod plans;
 mod quarantine;
 mod retention;

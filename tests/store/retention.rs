@@ -50,7 +50,7 @@ store_suite! {
         let young = store.accept_one("young").await;
 
         let cutoffs =
-            RetentionCutoffs { events: store.now(), dead_letters: NEVER, quarantine: NEVER, log: NEVER, flows: NEVER };
+            RetentionCutoffs { events: store.now(), dead_letters: NEVER, quarantine: NEVER, log: NEVER, flows: NEVER, activity: NEVER };
         let deleted = store.delete_expired(&cutoffs, 100).await.expect("deleted");
         assert_eq!(deleted, Deleted { events: 2, ..Deleted::default() });
         for (event, stays) in [
@@ -76,7 +76,7 @@ store_suite! {
         store.let_everything_die().await;
         store.clock.advance(Duration::from_secs(10));
         store.let_everything_die().await;
-        let cutoffs = |dead_letters| RetentionCutoffs { events: NEVER, dead_letters, quarantine: NEVER, log: NEVER, flows: NEVER };
+        let cutoffs = |dead_letters| RetentionCutoffs { events: NEVER, dead_letters, quarantine: NEVER, log: NEVER, flows: NEVER, activity: NEVER };
         let between = EpochMs(START.0 + 5_000);
         assert_eq!(store.delete_expired(&cutoffs(between), 100).await.expect("deleted").events, 0);
         let after = EpochMs(START.0 + 20_000);
@@ -109,7 +109,7 @@ store_suite! {
         }
         store.clock.advance(Duration::from_secs(1));
         let now = store.now();
-        let cutoffs = RetentionCutoffs { events: now, dead_letters: now, quarantine: now, log: now, flows: now };
+        let cutoffs = RetentionCutoffs { events: now, dead_letters: now, quarantine: now, log: now, flows: now, activity: now };
         let running = store.heal_run("node-a");
         assert!(store.begin_heal_run(&running, START).await.expect("answered"));
         for left in [2, 2, 1, 0] {

@@ -105,7 +105,7 @@ store_suite! {
         store.clock.advance(Duration::from_secs(1));
         let young = BackfillRun { status: BackfillStatus::Completed, ..store.backfill_run(&installation.id) };
         store.save_backfill_run(&young).await.expect("saved");
-        let cutoffs = RetentionCutoffs { events: START, dead_letters: START, quarantine: START, log: store.now(), flows: START };
+        let cutoffs = RetentionCutoffs { events: START, dead_letters: START, quarantine: START, log: store.now(), flows: START, activity: START };
         assert_eq!(store.delete_expired(&cutoffs, 10).await.expect("deleted").runs, 3);
         let left = store.list_backfill_runs(&installation.id, page(10)).await.expect("read").items;
         let left: Vec<BackfillStatus> = left.into_iter().map(|run| run.status).collect();

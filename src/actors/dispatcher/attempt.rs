@@ -288,6 +288,7 @@ impl OneAttempt {
         let result = Unrecorded {
             record,
             provider: self.claimed.event.provider,
+            org: self.claimed.delivery.org.clone(),
             lane: Arc::clone(self.slot.lane()),
             leased_at: self.slot.leased_at(),
             held: self.held.take(),

@@ -94,6 +94,11 @@ impl Lanes {
         Arc::clone(&lane)
     }
 
+    /// The lane of this destination, if there is one.
+    pub(super) fn find(&self, destination: &DestinationId) -> Option<Arc<SharedLane>> {
+        self.by_destination.get(destination).map(|lane| Arc::clone(&lane))
+    }
+
     /// Every lane there is.
     pub(super) fn all(&self) -> Vec<Arc<SharedLane>> {
         self.by_destination.iter().map(|entry| Arc::clone(entry.value())).collect()

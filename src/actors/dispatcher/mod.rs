@@ -225,6 +225,11 @@ impl DispatcherHandle {
         self.shared.send_test(destination).await
     }
 
+    /// What is thought of a destination here: `closed`, `open` or `half_open`; `None` if nothing was sent there lately.
+    pub fn circuit(&self, destination: &DestinationId) -> Option<&'static str> {
+        self.shared.lanes.find(destination).map(|lane| lane.state().circuit().as_str())
+    }
+
     /// A copy of its state for people.
     pub async fn snapshot(&self) -> serde_json::Value {
         let asked = ask(&self.shared.actor(), Snapshot, SNAPSHOT_LIMIT).await;

@@ -19,7 +19,7 @@ use super::{
     shared::{CountedTask, Shared, lock},
 };
 use crate::{
-    model::{delivery::DeliveryStatus, provider::ProviderSlug},
+    model::{delivery::DeliveryStatus, ids::OrgId, provider::ProviderSlug},
     store::AttemptRecord,
 };
 
@@ -39,6 +39,7 @@ const MAX_UNRECORDED: usize = 4096;
 pub(super) struct Unrecorded {
     pub record: AttemptRecord,
     pub provider: ProviderSlug,
+    pub org: OrgId,
     pub lane: Arc<SharedLane>,
     /// When its lease began at the earliest.
     pub leased_at: Instant,
@@ -126,7 +127,7 @@ impl Shared {
     fn follow(self: &Arc<Self>, result: &Unrecorded) {
         let record = &result.record;
         if record.status != DeliveryStatus::Pending {
-            self.metrics.delivery_finished(result.provider, record.status);
+            self.metrics.delivery_finished(result.provider, &result.org, record.status);
         } else if lock(&self.retry_times).note(record.due_at, &result.lane.id, self.clock.now()) {
             self.wake();
         }

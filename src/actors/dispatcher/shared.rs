@@ -28,7 +28,7 @@ use super::{
     lanes::{ClaimStart, Lanes},
     messages::Wake,
     recording::RecordQueue,
-    state::{Circuit, ClaimQueue, RetryTimes},
+    state::{ClaimQueue, RetryTimes},
 };
 use crate::{
     actors::runtime::isolate,
@@ -324,14 +324,9 @@ impl Shared {
             .take(SNAPSHOT_LANES)
             .map(|lane| {
                 let state = lane.state();
-                let circuit = match state.circuit() {
-                    Circuit::Closed => "closed",
-                    Circuit::Open { .. } => "open",
-                    Circuit::HalfOpen { .. } => "half_open",
-                };
                 json!({
                     "destination": lane.id,
-                    "circuit": circuit,
+                    "circuit": state.circuit().as_str(),
                     "inFlight": state.in_flight(),
                     "seated": state.seated(),
                     "allowed": state.allowed(),

@@ -16,14 +16,14 @@ use crate::{
         clock::EpochMs,
         delivery::{Delivery, DeliveryStatus},
         event::{Event, EventOutcome},
-        ids::{DeliveryId, EventId, InstallationId, IntegrationId, OrgId},
+        ids::{DeliveryId, EventId, InstallationId, IntegrationId, OrgId, QuarantineId},
         log_entry::{Actor, LogEntry},
         provider::{ProviderDeliveryId, ProviderResourceId},
         routes::RouteTable,
         webhook::Headers,
     },
     providers::{ExtractError, Inbound, ResourceSelector},
-    store::{EventDetail, Rerouting, StoreError, UnroutedFilter},
+    store::{EventDetail, Quarantined, Rerouting, StoreError, UnroutedFilter},
 };
 
 /// Events looked at in one read.
@@ -257,45 +257,78 @@ impl MendingHandle {
             let Some(last) = rows.last() else { break };
             after = Some(last.id.clone());
             for row in &rows {
-                done.considered += 1;
-                let verified = webhook_of(row).map(|webhook| self.pipeline.verify(webhook));
-                let Some(Ok(verified)) = verified else {
-                    done.rejected += 1;
-                    continue;
-                };
-                // It was counted as refused when it came; now it comes again.
-                self.pipeline.metrics.webhook_received(row.provider);
-                match self.pipeline.route_verified(verified, Instant::now()).await {
-                    Ok(Receipt::Accepted { .. }) => done.accepted += 1,
-                    Ok(Receipt::Duplicate { .. }) => done.duplicates += 1,
-                    Ok(Receipt::SetAside { .. }) => {
-                        self.pipeline.metrics.webhook_refused(row.provider, "set_aside");
-                        done.rejected += 1;
-                        continue;
-                    }
-                    Err(error) => {
-                        self.pipeline.metrics.webhook_refused(row.provider, error.code());
-                        done.rejected += 1;
-                        continue;
-                    }
-                }
-                self.pipeline.store.delete_quarantined(std::slice::from_ref(&row.id)).await?;
+                self.reverify_row(row, &mut done).await?;
             }
         }
-        let entry = LogEntry {
+        self.note_reverified(provider, &done, actor).await?;
+        Ok(done)
+    }
+
+    /// Checks one quarantined webhook again. `None` if there is no such webhook.
+    pub async fn reverify_one(&self, id: &QuarantineId, actor: &Actor) -> Result<Option<Reverified>, StoreError> {
+        let Some(row) = self.pipeline.store.find_quarantined(id).await? else { return Ok(None) };
+        let mut done = Reverified::default();
+        self.reverify_row(&row, &mut done).await?;
+        self.note_reverified(Some(id.as_str()), &done, actor).await?;
+        Ok(Some(done))
+    }
+
+    async fn reverify_row(&self, row: &Quarantined, done: &mut Reverified) -> Result<(), StoreError> {
+        done.considered += 1;
+        let verified = webhook_of(row).map(|webhook| self.pipeline.verify(webhook));
+        let Some(Ok(verified)) = verified else {
+            done.rejected += 1;
+            return Ok(());
+        };
+        // It was counted as refused when it came; now it comes again.
+        self.pipeline.metrics.webhook_received(row.provider);
+        match self.pipeline.route_verified(verified, Instant::now()).await {
+            Ok(Receipt::Accepted { .. }) => done.accepted += 1,
+            Ok(Receipt::Duplicate { .. }) => done.duplicates += 1,
+            Ok(Receipt::SetAside { .. }) => {
+                self.pipeline.metrics.webhook_refused(row.provider, "set_aside");
+                done.rejected += 1;
+                return Ok(());
+            }
+            Err(error) => {
+                self.pipeline.metrics.webhook_refused(row.provider, error.code());
+                done.rejected += 1;
+                return Ok(());
+            }
+        }
+        self.pipeline.store.delete_quarantined(std::slice::from_ref(&row.id)).await?;
+        Ok(())
+    }
+
+    async fn note_reverified(&self, subject: Option<&str>, done: &Reverified, actor: &Actor) -> Result<(), StoreError> {
+        let reason = format!("{} accepted, {} rejected", done.accepted, done.rejected);
+        let entry = self.quarantine_entry("quarantine.reverified", subject, Some(reason), actor);
+        self.pipeline.store.append_log(&[entry]).await
+    }
+
+    /// Forgets a quarantined webhook. False if there is no such webhook.
+    pub async fn discard_quarantined(&self, id: &QuarantineId, actor: &Actor) -> Result<bool, StoreError> {
+        if self.pipeline.store.delete_quarantined(std::slice::from_ref(id)).await? == 0 {
+            return Ok(false);
+        }
+        let entry = self.quarantine_entry("quarantine.discarded", Some(id.as_str()), None, actor);
+        self.pipeline.store.append_log(&[entry]).await?;
+        Ok(true)
+    }
+
+    fn quarantine_entry(&self, action: &str, subject: Option<&str>, reason: Option<String>, actor: &Actor) -> LogEntry {
+        LogEntry {
             id: self.pipeline.ids.log(),
             org: None,
             installation: None,
-            subject: provider.map(str::to_owned),
-            action: "quarantine.reverified".into(),
+            subject: subject.map(str::to_owned),
+            action: action.to_owned(),
             from_state: None,
             to_state: None,
-            reason: Some(format!("{} accepted, {} rejected", done.accepted, done.rejected)),
+            reason,
             actor: actor.clone(),
             at: self.pipeline.clock.now(),
-        };
-        self.pipeline.store.append_log(&[entry]).await?;
-        Ok(done)
+        }
     }
 
     async fn routes_by_id(&self, id: &InstallationId) -> Result<Option<Arc<RouteTable>>, StoreError> {

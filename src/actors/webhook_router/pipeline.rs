@@ -255,6 +255,7 @@ impl Pipeline {
         let plan = self.decide(&understood.inbound, &understood.verified_by, &found, Insistence::Nothing);
         let event = Event { trace_id: span.trace_id(), ..self.event_of(&understood, &plan, &found) };
         let (event_id, delivery_id) = (event.id.clone(), event.provider_delivery_id.clone());
+        let org = event.org.clone();
         let outcome = plan.outcome;
         let mut deliveries = self.deliveries_of(&event, plan.deliveries, understood.hold);
         let slots = self.lease(&mut deliveries, understood.body.len());
@@ -280,7 +281,8 @@ impl Pipeline {
                 let dropped = possible_replay && self.ingest.possible_replay == ReplayPolicy::Drop;
                 let outcome = if dropped { EventOutcome::Filtered } else { outcome };
                 let took = understood.arrived.elapsed();
-                self.metrics.webhook_stored(provider, outcome, if dropped { 0 } else { delivery_count }, took);
+                let deliveries = if dropped { 0 } else { delivery_count };
+                self.metrics.webhook_stored(provider, org.as_ref(), outcome, deliveries, took);
                 Ok(Receipt::Accepted { delivery_id, event: event_id, outcome, held })
             }
             Accepted::Duplicate { of } => {

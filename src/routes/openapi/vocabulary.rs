@@ -15,15 +15,21 @@ pub const TAGS: &[(&str, &str)] = &[
     ("providers", "Which providers there are and which events they can send."),
     ("connections", "An org's installations at providers, and the resources linked to them."),
     ("connecting", "How a person connects an installation: OAuth in a browser."),
+    ("orgs", "Which orgs there are."),
+    ("workspaces", "Which workspaces of an org the gateway has heard of."),
     ("integrations", "A workspace's subscriptions to resources."),
     ("destinations", "Where envelopes are sent."),
     ("events", "Verified, stored webhooks; what became of them."),
     ("explain", "Why an event went where it went."),
     ("stream", "Events as they come."),
     ("deliveries", "Events on their way to integrations."),
+    ("activity", "What came and what became of it, for charts."),
     ("dlq", "Dead letters, and sending them again."),
     ("heal", "Comparing a provider's delivery log with what was received."),
     ("quarantine", "Webhooks that could not be verified."),
+    ("keys", "API keys."),
+    ("settings", "The configuration as it is in force."),
+    ("doctor", "Whether the gateway is well configured."),
     ("admin", "For operators with a service key."),
 ];
 
@@ -41,6 +47,8 @@ pub const PATH_PARAMETERS: &[(&str, &str)] = &[
     ("/integrations/{id}", "The integration's id, `int_…`."),
     ("/events/{id}", "The event's id, `evt_…`."),
     ("/deliveries/{id}", "The delivery's id, `dlv_…`."),
+    ("/admin/quarantine/{id}", "The quarantined webhook's id, `qtn_…`."),
+    ("/admin/keys/{id}", "The key's id, `key_…`."),
 ];
 
 /// Members of problems beside the usual ones: their schemas.

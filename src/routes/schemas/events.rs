@@ -171,9 +171,9 @@ shapes! {
     /// A delivery in an explanation.
     ConsideredDelivery { id: String, status: DeliveryStatus, reason: Option<String>, replay: bool, }
 
-    /// A delivery that was given up.
-    DeadLetter {
-        /// `dlv_…`
+    /// A delivery with what says which event it is of.
+    ListedDelivery {
+        /// `dlv_…`, the `webhook-id` of every attempt.
         id: String,
         provider: String,
         /// The provider's id of the delivery.
@@ -189,14 +189,49 @@ shapes! {
         destination_id: Option<String>,
         status: DeliveryStatus,
         reason: Option<String>,
+        /// Somebody asked for it; the webhook had its own.
+        replay: bool,
         attempt_count: u64,
         received_at: Time,
         created_at: Time,
+        /// When it is tried next; `null` at its end.
+        due_at: Option<Time>,
         finished_at: Option<Time>,
     }
 
+    /// What is shown of a delivery beside the delivery.
+    DeliveryParts { attempts: Vec<Attempt>, }
+
+    /// How many there are.
+    BoundedCount {
+        count: u64,
+        /// Whether there may be more than that.
+        more: bool,
+    }
+
+    /// Deliveries to try again.
+    DeliveriesToRetry {
+        /// 1 to 200, `dlv_…`.
+        delivery_ids: Vec<String>,
+    }
+
+    /// What became of each.
+    RetriedDeliveries {
+        /// How many will be sent.
+        retried: u64,
+        /// In the order asked for.
+        results: Vec<RetriedDelivery>,
+    }
+
+    /// What became of a delivery to try again.
+    RetriedDelivery {
+        id: String,
+        /// `pending`, `not_found`, `not_retryable` or `failed`
+        status: String,
+    }
+
     /// A page of dead letters.
-    DeadLetters { items: Vec<DeadLetter>, limit: u64, offset: u64, }
+    DeadLetters { items: Vec<ListedDelivery>, limit: u64, offset: u64, }
 
     /// Dead letters to send again.
     DeadLetterIds { delivery_ids: Vec<DeadLetterId>, }
@@ -244,6 +279,23 @@ shapes! {
         last_at: Time,
     }
 
+    /// What is shown of a webhook in quarantine beside the webhook.
+    QuarantinedParts {
+        header_names: Vec<String>,
+        body_bytes: u64,
+        /// The beginning of it; what is not UTF-8 is replaced.
+        body: String,
+        /// Whether there is more.
+        body_is_cut: bool,
+    }
+
+    /// A webhook in quarantine was forgotten.
+    QuarantinedDeleted {
+        /// `deleted`
+        status: String,
+        id: String,
+    }
+
     /// Which webhooks to verify again.
     ReverifyRequest {}, sometimes { provider: String, }
 
@@ -261,4 +313,8 @@ shapes! {
 extended! {
     /// An event with its deliveries and their attempts.
     EventDetail = Event + EventParts;
+    /// A delivery with its attempts.
+    DeliveryDetail = ListedDelivery + DeliveryParts;
+    /// A webhook in quarantine with the beginning of its body.
+    QuarantinedDetail = Quarantined + QuarantinedParts;
 }

@@ -94,6 +94,39 @@ shapes! {
     }, sometimes {
         /// The signing secret: only where it is made or rotated.
         secret: String,
+        /// `closed`, `open` or `half_open`, as this node has it; `null` if it has sent nothing there lately. Only in the list.
+        circuit: Option<String>,
+    }
+
+    /// A page of an org's destinations.
+    Destinations {
+        items: Vec<Destination>,
+        /// The `cursor` of the next page; `null` at the end.
+        next_cursor: Option<String>,
+        /// Whether what no destination serves goes to one of the configuration.
+        has_fallback: bool,
+    }
+
+    /// An org, by what there is of it.
+    Org {
+        id: String,
+        connections: ConnectionCounts,
+        /// Of every scope.
+        destinations: u64,
+    }
+
+    /// How many connections there are.
+    ConnectionCounts { total: u64, by_status: BTreeMap<String, u64>, }
+
+    /// A workspace, by what there is of it.
+    Workspace {
+        id: String,
+        /// Integrations that are active.
+        active: u64,
+        /// Integrations by provider, then by status.
+        integrations: BTreeMap<String, BTreeMap<String, u64>>,
+        /// Its own destination.
+        destination_id: Option<String>,
     }
 
     /// Where to send envelopes.

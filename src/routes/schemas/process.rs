@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::shapes;
+use super::{Time, shapes};
 
 shapes! {
     /// Who answers here.
@@ -67,6 +67,118 @@ shapes! {
         duplicate: u64,
         delivered: u64,
         dead: u64,
+    }
+
+    /// What came and what became of it.
+    Chart {
+        /// `hour` or `day`
+        window: String,
+        bucket_seconds: u64,
+        total: ActivityCounts,
+        /// Oldest first, empty ones too.
+        buckets: Vec<ActivityBucket>,
+    }
+
+    /// A bucket of a chart.
+    ActivityBucket {
+        /// When it begins.
+        at: Time,
+        counts: ActivityCounts,
+        /// The same by provider, of those of which anything was counted.
+        providers: BTreeMap<String, ActivityCounts>,
+    }
+
+    /// What was counted in some time.
+    ActivityCounts {
+        routed: u64,
+        filtered: u64,
+        unrouted: u64,
+        ignored: u64,
+        control: u64,
+        /// Webhooks seen before; 0 for an org.
+        duplicates: u64,
+        /// Webhooks refused; 0 for an org.
+        refused: u64,
+        delivered: u64,
+        dead: u64,
+    }
+
+    /// An API key, without the key.
+    ApiKey {
+        /// `key_…`
+        id: String,
+        name: String,
+        /// How it begins.
+        prefix: String,
+        /// The org it is bound to; `null` is a service key.
+        org_id: Option<String>,
+        /// `read` or `write`
+        scope: String,
+        /// Whether this request is made with it.
+        own: bool,
+        created_at: Time,
+        /// To about a minute.
+        last_used_at: Option<Time>,
+        revoked_at: Option<Time>,
+    }, sometimes {
+        /// The key: only where it is made.
+        key: String,
+    }
+
+    /// A key to make.
+    NewApiKey {
+        /// What it is for.
+        name: String,
+    }, sometimes {
+        /// The org it is bound to; `null` makes a service key.
+        org_id: Option<String>,
+        /// `write` (if absent) or `read`
+        scope: String,
+    }
+
+    /// A key is good no more.
+    ApiKeyRevoked {
+        /// `revoked`
+        status: String,
+        id: String,
+    }
+
+    /// The configuration in force.
+    Settings {
+        /// The file that was read.
+        file: Option<String>,
+        items: Vec<Setting>,
+    }
+
+    /// A setting.
+    Setting {
+        /// `section.key`
+        name: String,
+        /// The environment variable that sets it.
+        variable: String,
+        /// `default`, `file` or `environment`
+        source: String,
+        /// Whether its value is not shown.
+        secret: bool,
+        is_set: bool,
+        /// In the words of the configuration file.
+        value: Value,
+        default: Value,
+    }
+
+    /// What was found.
+    DoctorReport {
+        mistakes: u64,
+        warnings: u64,
+        findings: Vec<DoctorFinding>,
+    }
+
+    /// Something that was looked at.
+    DoctorFinding {
+        /// `ok`, `note`, `warning` or `mistake`
+        verdict: String,
+        subject: String,
+        finding: String,
     }
 
     /// The caches were read anew.

@@ -77,6 +77,43 @@ pub struct Paging {
     cursor: Option<String>,
 }
 
+/// Which deliveries.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DeliveryQuery {
+    status: Option<DeliveryStatus>,
+    /// A provider's slug.
+    provider: Option<String>,
+    /// A connection's id.
+    connection: Option<String>,
+    /// A workspace's id.
+    workspace: Option<String>,
+    /// An integration's id.
+    integration: Option<String>,
+    /// A destination's id.
+    destination: Option<String>,
+    /// An event's id.
+    event: Option<String>,
+    /// Made at or after.
+    since: Option<Time>,
+    /// Made before.
+    until: Option<Time>,
+}
+
+/// What a search found.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub struct Found<T> {
+    #[schema(required = true)]
+    items: Vec<T>,
+    /// The `cursor` of the next page; `null` at the end.
+    #[schema(required = true)]
+    next_cursor: Option<String>,
+    /// Where the search stopped before it had a page: nothing older was looked at yet. Go on with `nextCursor`.
+    #[schema(required = false)]
+    searched_back_to: Option<Time>,
+}
+
 /// A page of a list.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]

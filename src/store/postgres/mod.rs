@@ -23,19 +23,21 @@ use tokio::sync::Mutex;
 
 use self::{listener::Listener, presence::Presence};
 use super::{
-    Accepted, ApiKey, AttemptRecord, BatchObserver, Census, Change, ChangeFn, ClaimRequest, ClaimedDelivery,
-    ConnectionStore, DeadLetter, Deleted, DestinationHealth, DueDestination, EventDetail, EventFilter,
-    InstallationRecord, NewEvent, OpenOptions, Page, PageRequest, QuarantineBounds, Quarantined, Rerouting,
-    RetentionCutoffs, Rhythm, SealedCursor, SealedValue, Store, StoreError, StoreResult, UnroutedFilter,
+    Accepted, ApiKey, AttemptRecord, BatchObserver, BoundedCount, Census, Change, ChangeFn, ClaimRequest,
+    ClaimedDelivery, ConnectionStore, DeadLetter, Deleted, DeliveryFilter, DestinationHealth, DueDestination,
+    EventDetail, EventFilter, Found, InstallationRecord, NewEvent, OpenOptions, OrgSummary, OverviewStore, Page,
+    PageRequest, QuarantineBounds, Quarantined, Rerouting, RetentionCutoffs, Rhythm, SealedCursor, SealedValue, Store,
+    StoreError, StoreResult, UnroutedFilter, WorkspaceSummary,
     backend::{CENSUS_TIME, Home, in_time, patience},
     changes,
     known::KnownProviders,
     writer::{Batch, Committer, Writer},
 };
 use crate::model::{
+    activity::Activity,
     backfill_run::BackfillRun,
     clock::EpochMs,
-    delivery::Delivery,
+    delivery::{Attempt, Delivery},
     destination::{Destination, DestinationScope},
     event::Event,
     heal_run::HealRun,
@@ -89,9 +91,9 @@ macro_rules! table_exists {
 mod queries;
 
 use queries::{
-    Session, backfill_runs, batch, census, claims, dead_letters, deliveries, destinations, events, flows, heal_runs,
-    installations, integrations, keys, leases, log, migrations, quarantine, records, retention, sealed, sessions,
-    teardowns, tokens,
+    Session, activity, backfill_runs, batch, census, claims, dead_letters, deliveries, delivery_search, destinations,
+    events, flows, heal_runs, installations, integrations, keys, leases, log, migrations, overview, quarantine,
+    records, retention, sealed, sessions, teardowns, tokens,
 };
 
 type Db = sqlx::Postgres;
@@ -225,6 +227,7 @@ impl PostgresStore {
 
 impl_store!(PostgresStore, "postgres");
 impl_connection_store!(PostgresStore);
+impl_overview_store!(PostgresStore);
 
 fn pool_options(options: &OpenOptions, connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()

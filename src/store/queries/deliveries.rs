@@ -30,6 +30,9 @@ pub(super) const ATTEMPTS_OF_EVENT: &str = concat!(
      ORDER BY a.started_at, a.id"
 );
 
+const ATTEMPTS_OF: &str =
+    concat!("SELECT ", attempt_columns!(), " FROM gw_attempts a WHERE a.delivery_id = $1 ORDER BY a.started_at, a.id");
+
 static INSERT: RowStatement = RowStatement::new(
     "INSERT INTO gw_deliveries (id, event_id, integration_id, resource_id, workspace_id, org_id, destination_id, status, \
      reason, attempts, is_retry, due_at, lease_owner, replay, created_at, finished_at) SELECT * FROM",
@@ -83,6 +86,11 @@ pub(super) async fn of_event(db: &mut Session<'_>, event: &EventId) -> StoreResu
 
 pub(super) async fn attempts_of_event(db: &mut Session<'_>, event: &EventId) -> StoreResult<Vec<Attempt>> {
     let rows = query(ATTEMPTS_OF_EVENT).bind(event.as_str()).fetch_all(&mut *db.conn).await?;
+    rows.iter().map(|row| Fields::new(row).attempt()).collect()
+}
+
+pub(crate) async fn attempts_of(db: &mut Session<'_>, delivery: &DeliveryId) -> StoreResult<Vec<Attempt>> {
+    let rows = query(ATTEMPTS_OF).bind(&*text(delivery.as_str())).fetch_all(&mut *db.conn).await?;
     rows.iter().map(|row| Fields::new(row).attempt()).collect()
 }
 

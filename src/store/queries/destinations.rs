@@ -1,6 +1,6 @@
 //! Destinations.
 
-use super::{Builder, Fields, Session, log, notify, query, text};
+use super::{Builder, Fields, Session, log, notify, page, query, rows_wanted, text};
 use crate::{
     model::{
         clock::EpochMs,
@@ -8,7 +8,7 @@ use crate::{
         ids::{DestinationId, OrgId},
         log_entry::LogEntry,
     },
-    store::{Change, DestinationHealth, StoreResult},
+    store::{Change, DestinationHealth, Page, PageRequest, StoreResult},
 };
 
 const FIND: &str = concat!("SELECT ", destination_columns!(), " FROM gw_destinations x WHERE x.id = $1");
@@ -109,4 +109,21 @@ pub(crate) async fn find_of(
 pub(crate) async fn list(db: &mut Session<'_>, org: &OrgId) -> StoreResult<Vec<Destination>> {
     let rows = query(LIST).bind(&*text(org.as_str())).fetch_all(&mut *db.conn).await?;
     rows.iter().map(|row| Fields::new(row).destination()).collect()
+}
+
+pub(crate) async fn list_page(
+    db: &mut Session<'_>,
+    org: &OrgId,
+    request: PageRequest<'_>,
+) -> StoreResult<Page<Destination>> {
+    const PAGE: &str = concat!(
+        "SELECT ",
+        destination_columns!(),
+        " FROM gw_destinations x WHERE x.org_id = $1 AND x.id > $2 ORDER BY x.id LIMIT $3"
+    );
+    let after = text(request.cursor.unwrap_or_default());
+    let found = query(PAGE).bind(text(org.as_str()).into_owned()).bind(&*after).bind(rows_wanted(request));
+    let rows = found.fetch_all(&mut *db.conn).await?;
+    let items = rows.iter().map(|row| Fields::new(row).destination()).collect::<StoreResult<_>>()?;
+    Ok(page(items, request, |destination: &Destination| destination.id.as_str()))
 }

@@ -1,13 +1,13 @@
 //! API keys: hashes only.
 
-use super::{Builder, Fields, Row, Session, log, notify, query, sessions, text};
+use super::{Builder, Fields, Row, Session, log, notify, page, query, rows_wanted, sessions, text};
 use crate::{
     model::{
         clock::EpochMs,
         ids::{KeyId, OrgId},
         log_entry::LogEntry,
     },
-    store::{ApiKey, Change, StoreResult},
+    store::{ApiKey, Change, Page, PageRequest, StoreResult},
 };
 
 pub(super) const FIND: &str = "SELECT id, name, hash, prefix, org_id, can_write, created_at, last_used_at, revoked_at \
@@ -43,6 +43,27 @@ pub(crate) async fn find(db: &mut Session<'_>, hash: &[u8; 32]) -> StoreResult<O
 
 pub(crate) async fn list(db: &mut Session<'_>) -> StoreResult<Vec<ApiKey>> {
     query(LIST).fetch_all(&mut *db.conn).await?.iter().map(key).collect()
+}
+
+pub(crate) async fn list_page(
+    db: &mut Session<'_>,
+    org: Option<&OrgId>,
+    request: PageRequest<'_>,
+) -> StoreResult<Page<ApiKey>> {
+    let mut sql = Builder::new(
+        "SELECT id, name, hash, prefix, org_id, can_write, created_at, last_used_at, revoked_at FROM gw_api_keys \
+         WHERE id IS NOT NULL",
+    );
+    if let Some(org) = org {
+        sql.push(" AND org_id = ").push_bind(&*text(org.as_str()));
+    }
+    if let Some(cursor) = request.cursor {
+        sql.push(" AND id < ").push_bind(&*text(cursor));
+    }
+    sql.push(" ORDER BY id DESC LIMIT ").push_bind(rows_wanted(request));
+    let rows = sql.build().fetch_all(&mut *db.conn).await?;
+    let items = rows.iter().map(key).collect::<StoreResult<_>>()?;
+    Ok(page(items, request, |key: &ApiKey| key.id.as_str()))
 }
 
 pub(crate) async fn revoke(db: &mut Session<'_>, id: &KeyId, now: EpochMs, entry: &LogEntry) -> StoreResult<bool> {

@@ -18,12 +18,14 @@ use crate::model::clock::EpochMs;
 
 #[macro_use]
 mod columns;
+pub(super) mod activity;
 pub(super) mod backfill_runs;
 pub(super) mod batch;
 pub(super) mod census;
 pub(super) mod claims;
 pub(super) mod dead_letters;
 pub(super) mod deliveries;
+pub(super) mod delivery_search;
 pub(super) mod destinations;
 pub(super) mod events;
 pub(super) mod flows;
@@ -34,6 +36,7 @@ pub(super) mod keys;
 pub(super) mod leases;
 pub(super) mod log;
 pub(super) mod migrations;
+pub(super) mod overview;
 pub(super) mod quarantine;
 pub(super) mod records;
 pub(super) mod retention;
@@ -73,6 +76,12 @@ fn list<'i>(ids: impl IntoIterator<Item = &'i str>) -> String {
 /// The smallest possible id of that moment, for ids that begin with their time.
 fn id_floor(prefix: &str, at: EpochMs) -> String {
     format!("{prefix}{:012x}", u64::try_from(at.0).unwrap_or(0))
+}
+
+/// The time in an id that begins with one; the epoch for a text that is no such id.
+fn time_of_id(prefix: &str, id: &str) -> EpochMs {
+    let digits = id.strip_prefix(prefix).and_then(|rest| rest.get(..12));
+    EpochMs(digits.and_then(|digits| i64::from_str_radix(digits, 16).ok()).unwrap_or(0))
 }
 
 /// One row more than asked for tells whether there is a next page.
@@ -202,6 +211,8 @@ pub(super) fn hot_statements() -> Vec<(&'static str, &'static str)> {
         ("cancel_backfill_runs", backfill_runs::CANCEL),
         ("begin_heal_run: the stale one", heal_runs::FAIL_THE_STALE),
         ("delete_expired: flows", retention::DELETE_FLOWS),
+        ("list_activity", activity::LIST),
+        ("delete_expired: activity", retention::DELETE_ACTIVITY),
     ]
 }
 

@@ -108,6 +108,13 @@ pub(crate) async fn list_bodies(
     rows.iter().map(|row| webhook(row, db.known, true)).collect()
 }
 
+pub(crate) async fn find(db: &mut Session<'_>, id: &QuarantineId) -> StoreResult<Option<Quarantined>> {
+    let mut sql = Builder::new(COLUMNS);
+    sql.push(", body FROM gw_quarantine WHERE id = ").push_bind(&*text(id.as_str()));
+    let row = sql.build().fetch_optional(&mut *db.conn).await?;
+    row.map(|row| webhook(&row, db.known, true)).transpose()
+}
+
 pub(crate) async fn delete(db: &mut Session<'_>, ids: &[QuarantineId]) -> StoreResult<u64> {
     const DELETE: &str = concat!("DELETE FROM gw_quarantine WHERE id", in_list!("$1"));
     let deleted = query(DELETE).bind(list(ids.iter().map(QuarantineId::as_str))).execute(&mut *db.conn).await?;

@@ -5,9 +5,15 @@
 
 use super::{Fields, Session, id_floor, list, query};
 use crate::{
-    model::ids::{BackfillRunId, DeliveryId, EventId, HealRunId, LogId},
+    model::{
+        activity::MINUTE_MS,
+        ids::{BackfillRunId, DeliveryId, EventId, HealRunId, LogId},
+    },
     store::{Deleted, RetentionCutoffs, StoreResult},
 };
+
+/// Minutes of activity deleted at once. Retention looks once a minute at least, so that none is left behind.
+const MINUTES_AT_ONCE: i64 = 10;
 
 /// Old events without an open or dead delivery.
 const EXPIRED_EVENTS: &str = "SELECT e.id FROM gw_events e WHERE e.id < $1 AND NOT EXISTS (SELECT 1 \
@@ -44,6 +50,10 @@ const DELETE_LOG: &str =
 /// Asked again after the lock: a flow that ended meanwhile is kept for its result.
 pub(super) const DELETE_FLOWS: &str = "DELETE FROM gw_oauth_states WHERE expires_at < $1 AND state_hash IN \
      (SELECT state_hash FROM gw_oauth_states WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)";
+/// What was counted goes by whole minutes, the oldest few at a time.
+pub(super) const DELETE_ACTIVITY: &str = "DELETE FROM gw_activity WHERE minute < $1 \
+     AND minute < (SELECT MIN(oldest.minute) FROM gw_activity oldest) + $2";
+
 const DELETE_BACKFILL_RUNS: &str = "DELETE FROM gw_backfill_runs WHERE id IN (SELECT id FROM gw_backfill_runs \
      WHERE id < $1 AND status NOT IN ('pending', 'running') ORDER BY id LIMIT $2)";
 const DELETE_HEAL_RUNS: &str = "DELETE FROM gw_heal_runs WHERE id IN (SELECT id FROM gw_heal_runs \
@@ -84,6 +94,7 @@ pub(crate) async fn delete(
     let log_entries = log_entries.execute(&mut *db.conn).await?.rows_affected();
     let flows = query(DELETE_FLOWS).bind(cutoffs.flows.0).bind(limit);
     let flows = flows.execute(&mut *db.conn).await?.rows_affected();
+    query(DELETE_ACTIVITY).bind(cutoffs.activity.0 / MINUTE_MS).bind(MINUTES_AT_ONCE).execute(&mut *db.conn).await?;
     let mut runs = 0;
     for (sql, prefix) in [(DELETE_BACKFILL_RUNS, BackfillRunId::PREFIX), (DELETE_HEAL_RUNS, HealRunId::PREFIX)] {
         let ended = query(sql).bind(id_floor(prefix, cutoffs.log)).bind(limit);

@@ -27,18 +27,20 @@ use self::{
     file::ServingLock,
 };
 use super::{
-    Accepted, ApiKey, AttemptRecord, BatchObserver, Census, Change, ChangeFn, ClaimRequest, ClaimedDelivery,
-    ConnectionStore, DeadLetter, Deleted, DestinationHealth, DueDestination, EventDetail, EventFilter,
-    InstallationRecord, NewEvent, OpenOptions, Page, PageRequest, QuarantineBounds, Quarantined, Rerouting,
-    RetentionCutoffs, Rhythm, SealedCursor, SealedValue, Store, StoreError, StoreResult, UnroutedFilter,
+    Accepted, ApiKey, AttemptRecord, BatchObserver, BoundedCount, Census, Change, ChangeFn, ClaimRequest,
+    ClaimedDelivery, ConnectionStore, DeadLetter, Deleted, DeliveryFilter, DestinationHealth, DueDestination,
+    EventDetail, EventFilter, Found, InstallationRecord, NewEvent, OpenOptions, OrgSummary, OverviewStore, Page,
+    PageRequest, QuarantineBounds, Quarantined, Rerouting, RetentionCutoffs, Rhythm, SealedCursor, SealedValue, Store,
+    StoreError, StoreResult, UnroutedFilter, WorkspaceSummary,
     backend::{CENSUS_TIME, Home, patience},
     known::KnownProviders,
     writer::{Batch, Committer, Writer},
 };
 use crate::model::{
+    activity::Activity,
     backfill_run::BackfillRun,
     clock::EpochMs,
-    delivery::Delivery,
+    delivery::{Attempt, Delivery},
     destination::{Destination, DestinationScope},
     event::Event,
     heal_run::HealRun,
@@ -91,9 +93,9 @@ macro_rules! table_exists {
 mod queries;
 
 use queries::{
-    Session, backfill_runs, batch, census, claims, dead_letters, deliveries, destinations, events, flows, heal_runs,
-    installations, integrations, keys, leases, log, migrations, quarantine, records, retention, sealed, sessions,
-    teardowns, tokens,
+    Session, activity, backfill_runs, batch, census, claims, dead_letters, deliveries, delivery_search, destinations,
+    events, flows, heal_runs, installations, integrations, keys, leases, log, migrations, overview, quarantine,
+    records, retention, sealed, sessions, teardowns, tokens,
 };
 
 type Db = sqlx::Sqlite;
@@ -234,6 +236,7 @@ impl SqliteStore {
 
 impl_store!(SqliteStore, "sqlite");
 impl_connection_store!(SqliteStore);
+impl_overview_store!(SqliteStore);
 
 /// Only one process serves from the file, so that whoever else holds leases is gone.
 async fn release_leases_of_the_gone(db: &mut Session<'_>, owner: &str, now: EpochMs) -> StoreResult<u64> {

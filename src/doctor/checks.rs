@@ -1,0 +1,196 @@
+//! What the doctor looks at, one function each.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use super::Report;
+use crate::{
+    config::{Config, Mistake, ProviderConfig},
+    crypto::private_key::unwrap_private_key,
+    model::secret::Secret,
+    providers::Registry,
+    store::Store,
+    vault::Vault,
+};
+
+/// A webhook secret shorter than this can be guessed from one signed webhook, bytes.
+const WEBHOOK_SECRET_MIN_BYTES: usize = 16;
+
+pub(super) fn check_vault(config: &Config, report: &mut Report) {
+    let vault = if config.vault.keys.is_empty() {
+        match Vault::open_key_file(&config.vault.key_file) {
+            Ok(None) => {
+                let path = config.vault.key_file.display();
+                return report.note("vault", format!("the first start will make a key in {path}"));
+            }
+            Ok(Some(vault)) => Ok(vault),
+            Err(error) => Err(error),
+        }
+    } else {
+        Vault::new(config.vault.keys.iter().map(|key| (key.id.clone(), key.key.clone())).collect())
+    };
+    match vault.and_then(|vault| vault.self_test().map(|()| vault)) {
+        Ok(vault) => {
+            let ids: Vec<&str> = vault.key_ids().collect();
+            report.fine("vault", format!("seals and opens; keys, newest first: {}", ids.join(", ")));
+        }
+        Err(error) => report.mistake("vault", error),
+    }
+}
+
+/// Whether there is a database to open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatabaseFile {
+    /// There is, or it is on a server.
+    MayBeOpened,
+    /// There is none yet, or it cannot be read: the report says so.
+    IsMissing,
+}
+
+/// Looks at the file of a SQLite database.
+pub fn check_database_file(config: &Config, report: &mut Report) -> DatabaseFile {
+    let url = config.database.url.expose_str().unwrap_or_default();
+    let Some(path) = sqlite_path(url) else { return DatabaseFile::MayBeOpened };
+    match std::fs::metadata(&path) {
+        Ok(metadata) => {
+            if metadata.permissions().mode() & 0o077 != 0 {
+                report.warning("database", format!("{} can be read by others; run `chmod 600` on it", path.display()));
+            }
+            DatabaseFile::MayBeOpened
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            check_folder_of(&path, report);
+            DatabaseFile::IsMissing
+        }
+        Err(error) => {
+            report.mistake("database", format!("{} cannot be read: {error}", path.display()));
+            DatabaseFile::IsMissing
+        }
+    }
+}
+
+/// Looks at an open store; `migrates` says whether a start applies migrations.
+pub async fn check_store(store: &dyn Store, migrates: bool, report: &mut Report) {
+    match store.ping().await {
+        Ok(()) => report.fine("database", format!("{} answers", store.backend())),
+        Err(error) => report.mistake("database", error),
+    }
+    match store.count_pending_migrations().await {
+        Ok(0) => report.fine("migrations", "all applied"),
+        Ok(count) if migrates => report.note("migrations", format!("{count} to apply; the next start does")),
+        Ok(count) => report.mistake("migrations", format!("{count} to apply; run `signalbox migrate`")),
+        Err(error) => report.mistake("migrations", error),
+    }
+    match store.check_durability().await {
+        Ok(()) => report.fine("durability", "what is acknowledged survives a crash and loss of power"),
+        Err(error) => report.mistake("durability", error),
+    }
+}
+
+fn check_folder_of(path: &Path, report: &mut Report) {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() {
+        report.note("database", format!("the first start will make {}", path.display()));
+    } else {
+        report.mistake("database", format!("the folder {} does not exist", folder.display()));
+    }
+}
+
+/// The file of a SQLite URL; `None` for other databases.
+fn sqlite_path(url: &str) -> Option<PathBuf> {
+    let rest = url.strip_prefix("sqlite:")?;
+    let rest = rest.strip_prefix("//").unwrap_or(rest);
+    Some(PathBuf::from(rest.split('?').next().unwrap_or(rest)))
+}
+
+pub(super) fn check_public_url(config: &Config, report: &mut Report) {
+    let url = &config.server.public_url;
+    let is_local = match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => true,
+    };
+    match (is_local, url.scheme()) {
+        (true, _) if config.providers.is_empty() => report.fine("public_url", format!("{url}, this machine only")),
+        (true, _) => report.warning("public_url", format!("{url} is this machine only: no provider can reach it")),
+        (false, "https") => report.fine("public_url", url),
+        (false, _) => report.warning("public_url", format!("{url} is not https: providers refuse it or should")),
+    }
+    if !is_local && config.delivery.allow_private_networks {
+        report.warning(
+            "delivery",
+            "allow_private_networks is on: whoever sets a destination can reach this machine's own network",
+        );
+    }
+}
+
+pub(super) fn check_timing(config: &Config, report: &mut Report) {
+    if config.database.acquire_timeout >= config.ingest.ack_deadline {
+        report.warning(
+            "database",
+            "acquire_timeout_ms is not shorter than ingest.ack_deadline_ms: webhooks time out before their store does",
+        );
+    }
+    if config.server.body_idle_timeout > config.server.body_timeout {
+        report.warning("server", "body_idle_timeout_ms is longer than body_timeout_ms and never counts");
+    }
+}
+
+pub(super) fn check_provider(provider: &ProviderConfig, mistakes: &[Mistake], report: &mut Report) {
+    let section = format!("providers.{}", provider.slug);
+    let mut sound = !mistakes.iter().any(|mistake| mistake.concerns(&section));
+    if let Some(key) = provider.secrets.get("private_key")
+        && let Err(problem) = unwrap_private_key(key)
+    {
+        report.mistake(&section, format!("private_key: {problem}"));
+        sound = false;
+    }
+    if provider.webhook_secrets.iter().any(|secret| secret.expose().len() < WEBHOOK_SECRET_MIN_BYTES) {
+        let problem = format!("a webhook secret has fewer than {WEBHOOK_SECRET_MIN_BYTES} characters");
+        report.warning(&section, problem);
+    }
+    let padded = provider.secrets.values().chain(&provider.webhook_secrets).any(has_outer_whitespace);
+    if padded {
+        report.warning(&section, "a secret begins or ends with whitespace: probably copied along with it");
+    }
+    if sound {
+        report.fine(&section, format!("{} live webhook secret(s)", provider.webhook_secrets.len()));
+    }
+}
+
+/// A provider that lacks a setting receives webhooks all the same, so this is no mistake.
+pub fn check_connecting(registry: &Registry, report: &mut Report) {
+    for registered in Registry::built_in() {
+        if let Some(Err(missing)) = registry.find_connector(registered.spec.slug) {
+            let section = format!("providers.{}", registered.spec.slug);
+            report.warning(section, format!("webhooks are received, but nobody can connect: {missing}"));
+        }
+    }
+}
+
+fn has_outer_whitespace(secret: &Secret) -> bool {
+    let text = secret.expose();
+    // A private key ends with a line end, rightly.
+    let is_pem = text.starts_with(b"-----BEGIN");
+    !is_pem && text.trim_ascii().len() != text.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_of_a_sqlite_url_is_found_in_every_spelling() {
+        for (url, path) in [
+            ("sqlite://signalbox.db", "signalbox.db"),
+            ("sqlite:signalbox.db", "signalbox.db"),
+            ("sqlite:///var/lib/signalbox.db?mode=rw", "/var/lib/signalbox.db"),
+        ] {
+            assert_eq!(sqlite_path(url), Some(PathBuf::from(path)), "{url}");
+        }
+        assert_eq!(sqlite_path("postgres://localhost/x"), None);
+    }
+}

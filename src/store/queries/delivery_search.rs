@@ -1,0 +1,145 @@
+//! Deliveries searched for, newest first, whatever is asked for.
+//!
+//! **Owns** how much one search looks at. There is no index for every question, because every index is paid for by every
+//! webhook: a search walks the one that narrows best, looks at a bounded number of rows of it, and says how far it came.
+//! **Invariants**: what was found is complete as far as was searched; going on from the cursor comes to the end.
+
+use super::{Builder, Fields, Session, count, page, rows_wanted, text, time_of_id};
+use crate::{
+    model::{
+        delivery::{Delivery, DeliveryStatus},
+        event::Event,
+        ids::{DeliveryId, DestinationId, EventId, InstallationId, IntegrationId, OrgId, WorkspaceId},
+    },
+    store::{BoundedCount, DeliveryFilter, Found, PageRequest, StoreResult},
+};
+
+/// Rows one search looks at: some ten milliseconds on either database.
+const LOOKED_AT: u32 = 5_000;
+
+/// Rows one count looks at beyond what it counts.
+const COUNTED_AT_LEAST: u32 = 10_000;
+
+pub(crate) async fn find(
+    db: &mut Session<'_>,
+    filter: &DeliveryFilter,
+    request: PageRequest<'_>,
+) -> StoreResult<Found<(Delivery, Event)>> {
+    let window = Window { filter, cursor: request.cursor, rows: LOOKED_AT };
+    let mut sql =
+        Builder::new(concat!("SELECT ", delivery_columns!(), ", ", event_columns!(), " FROM (SELECT d.* FROM "));
+    window.push(&mut sql);
+    push_conditions(&mut sql, filter);
+    sql.push(" LIMIT ").push_bind(rows_wanted(request));
+    sql.push(") d JOIN gw_events e ON e.id = d.event_id ORDER BY d.id DESC");
+    let rows = sql.build().persistent(false).fetch_all(&mut *db.conn).await?;
+    let items: Vec<(Delivery, Event)> = rows
+        .iter()
+        .map(|row| {
+            let mut fields = Fields::new(row);
+            Ok((fields.delivery()?, fields.event(db.known)?))
+        })
+        .collect::<StoreResult<_>>()?;
+    let page = page(items, request, |(delivery, _): &(Delivery, Event)| delivery.id.as_str());
+    if page.next_cursor.is_some() {
+        return Ok(Found { items: page.items, next_cursor: page.next_cursor, searched_back_to: None });
+    }
+    let last = window.last(db).await?;
+    let searched_back_to = last.as_deref().map(|id| time_of_id(DeliveryId::PREFIX, id));
+    Ok(Found { items: page.items, next_cursor: last, searched_back_to })
+}
+
+pub(crate) async fn count_found(
+    db: &mut Session<'_>,
+    filter: &DeliveryFilter,
+    limit: u32,
+) -> StoreResult<BoundedCount> {
+    let window = Window { filter, cursor: None, rows: limit.saturating_add(1).max(COUNTED_AT_LEAST) };
+    let mut sql = Builder::new("SELECT COUNT(*) FROM (SELECT d.id FROM ");
+    window.push(&mut sql);
+    push_conditions(&mut sql, filter);
+    sql.push(" LIMIT ").push_bind(i64::from(limit) + 1).push(") counted");
+    let row = sql.build().persistent(false).fetch_one(&mut *db.conn).await?;
+    let found = count(Fields::new(&row).get()?);
+    let more = found > u64::from(limit) || window.last(db).await?.is_some();
+    Ok(BoundedCount { count: found.min(u64::from(limit)), more })
+}
+
+/// The rows that are looked at: the newest that an index finds.
+struct Window<'a> {
+    filter: &'a DeliveryFilter,
+    cursor: Option<&'a str>,
+    rows: u32,
+}
+
+impl Window<'_> {
+    /// `(SELECT …) d`, newest first: whoever reads from it gets its rows in its order.
+    fn push(&self, sql: &mut Builder) {
+        sql.push("(SELECT d.* FROM gw_deliveries d WHERE ");
+        self.push_bounds(sql);
+        sql.push(" ORDER BY d.id DESC LIMIT ").push_bind(i64::from(self.rows)).push(") d");
+    }
+
+    /// What an index answers.
+    fn push_bounds(&self, sql: &mut Builder) {
+        let filter = self.filter;
+        sql.push("d.id < ").push_bind(text(self.cursor.unwrap_or(PAST_EVERY_ID)).into_owned());
+        if let Some(since) = filter.since {
+            sql.push(" AND d.id >= ").push_bind(super::id_floor(DeliveryId::PREFIX, since));
+        }
+        if let Some(until) = filter.until {
+            sql.push(" AND d.id < ").push_bind(super::id_floor(DeliveryId::PREFIX, until));
+        }
+        if let Some(event) = &filter.event {
+            sql.push(" AND d.event_id = ").push_bind(text(event.as_str()).into_owned());
+        } else if filter.status == Some(DeliveryStatus::Dead) {
+            // Spelled out: the indexes are partial.
+            sql.push(" AND d.status = 'dead'");
+            if let Some(org) = &filter.org {
+                sql.push(" AND d.org_id = ").push_bind(text(org.as_str()).into_owned());
+            }
+        }
+    }
+
+    /// Its last row, if it is full: what is older was not looked at.
+    async fn last(&self, db: &mut Session<'_>) -> StoreResult<Option<String>> {
+        let mut sql = Builder::new("SELECT d.id FROM gw_deliveries d WHERE ");
+        self.push_bounds(&mut sql);
+        sql.push(" ORDER BY d.id DESC LIMIT 1 OFFSET ").push_bind(i64::from(self.rows) - 1);
+        let row = sql.build().persistent(false).fetch_optional(&mut *db.conn).await?;
+        row.map(|row| Fields::new(&row).get()).transpose()
+    }
+}
+
+/// Greater than every id.
+const PAST_EVERY_ID: &str = "\u{7f}";
+
+/// ` WHERE …`: everything that was asked for, whatever of it the window knows already.
+fn push_conditions(sql: &mut Builder, filter: &DeliveryFilter) {
+    sql.push(" WHERE d.id IS NOT NULL");
+    let texts = [
+        (" AND d.org_id = ", filter.org.as_ref().map(OrgId::as_str)),
+        (" AND d.status = ", filter.status.map(DeliveryStatus::as_str)),
+        (" AND d.event_id = ", filter.event.as_ref().map(EventId::as_str)),
+        (" AND d.workspace_id = ", filter.workspace.as_ref().map(WorkspaceId::as_str)),
+        (" AND d.integration_id = ", filter.integration.as_ref().map(IntegrationId::as_str)),
+        (" AND d.destination_id = ", filter.destination.as_ref().map(DestinationId::as_str)),
+    ];
+    for (condition, value) in texts {
+        if let Some(value) = value {
+            sql.push(condition).push_bind(text(value).into_owned());
+        }
+    }
+    let (provider, installation) =
+        (filter.provider.as_deref(), filter.installation.as_ref().map(InstallationId::as_str));
+    if provider.is_some() || installation.is_some() {
+        sql.push(" AND EXISTS (SELECT 1 FROM workspace_integrations g WHERE g.id = d.integration_id");
+        if let Some(provider) = provider {
+            sql.push(" AND g.provider = ").push_bind(text(provider).into_owned());
+        }
+        if let Some(installation) = installation {
+            sql.push(" AND g.installation_id = ").push_bind(text(installation).into_owned());
+        }
+        sql.push(")");
+    }
+}

@@ -68,6 +68,7 @@
 mod assets;
 mod connection;
 mod connections;
+mod destinations;
 mod frame;
 mod integration;
 pub mod layout;
@@ -76,6 +77,7 @@ mod session;
 pub mod ui;
 pub mod visitor;
 mod workspace;
+mod workspaces;
 
 use actix_web::{HttpResponse, http::header, middleware::from_fn, web};
 use askama::Template;
@@ -90,8 +92,10 @@ pub fn configure(config: &mut web::ServiceConfig) {
         web::scope("/console")
             .wrap(from_fn(frame::frame))
             .service(page("").route(web::get().to(overview::show)))
+            .service(page("/workspaces").route(web::get().to(workspaces::show)))
             .service(page("/workspaces/{id}").route(web::get().to(workspace::show)))
             .service(page("/integrations/{id}").route(web::get().to(integration::show)))
+            .service(page("/destinations").route(web::get().to(destinations::show)))
             .service(page("/connections").route(web::get().to(connections::list)))
             .service(page("/connections/{id}").route(web::get().to(connection::show)))
             .service(page("/login").route(web::get().to(session::form)))

@@ -14,6 +14,8 @@ pub const BROKEN: &str = "/broken";
 
 /// What was put there.
 pub struct Furniture {
+    /// A connection with linked resources.
+    pub connection: String,
     /// One of the integrations.
     pub integration: String,
 }
@@ -66,5 +68,5 @@ pub async fn furnish(stage: &Stage) -> Furniture {
             of("dead") == 1 && of("delivered") == 1
         })
         .await;
-    Furniture { integration: integrations[0].clone() }
+    Furniture { connection: connections[0].clone(), integration: integrations[0].clone() }
 }

@@ -3,8 +3,10 @@
 //! Without Chromium and chromedriver these tests skip, said aloud; `REQUIRE_BROWSER=1` makes that a failure.
 
 mod checks;
+mod connecting;
 mod example_client;
 mod furnished;
+mod keyboard;
 mod pages;
 mod signing_in;
 mod stage;

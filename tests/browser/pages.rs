@@ -10,11 +10,18 @@ use crate::{
 };
 
 /// The lists, and a page that is none: name and path.
-const PAGES: &[(&str, &str)] = &[("overview", ""), ("not-found", "/nowhere")];
+const PAGES: &[(&str, &str)] = &[
+    ("overview", ""),
+    ("connections", "/connections"),
+    ("workspaces", "/workspaces"),
+    ("destinations", "/destinations"),
+    ("not-found", "/nowhere"),
+];
 
 /// The pages of single things.
 fn pages_of(furniture: &Furniture) -> Vec<(&'static str, String)> {
     vec![
+        ("connection", format!("/connections/{}", furniture.connection)),
         ("workspace", format!("/workspaces/{WORKSPACE}")),
         ("integration", format!("/integrations/{}", furniture.integration)),
     ]

@@ -210,10 +210,7 @@ impl Browser {
 
     /// Waits for an element to be there and answers its WebDriver id.
     async fn element(&self, selector: &str) -> String {
-        let (using, value) = match selector.strip_prefix("text:") {
-            Some(rest) => ("xpath", xpath_of(rest)),
-            None => ("css selector", selector.to_owned()),
-        };
+        let (using, value) = locator(selector);
         let deadline = Instant::now() + SOON;
         loop {
             let found = self.attempt("POST", "/elements", Some(json!({"using": using, "value": value}))).await;
@@ -331,6 +328,21 @@ impl Browser {
         }
     }
 
+    /// In a window that is not ours: clicks what fits as often as it is offered, until the window has closed itself.
+    pub async fn click_until_closed(&self, popup: &str, selector: &str) {
+        let (using, value) = locator(selector);
+        let deadline = Instant::now() + SOON;
+        while self.windows().await.iter().any(|window| window == popup) {
+            assert!(Instant::now() < deadline, "the window stays open\n{}", self.looks().await);
+            let found = self.attempt("POST", "/element", Some(json!({"using": using, "value": value}))).await;
+            if let Ok(Some(id)) = found.as_ref().map(|element| element[ELEMENT].as_str()) {
+                // The page may go on, or the window close, at any moment: what counts is how it ends.
+                drop(self.attempt("POST", &format!("/element/{id}/click"), Some(json!({}))).await);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// Closes the current window.
     pub async fn close_window(&self) {
         self.command("DELETE", "/window", None).await;
@@ -409,6 +421,14 @@ impl Drop for Driver {
         // The browser is in the driver's group and would outlive it.
         killpg(group, Signal::SIGKILL).expect("our own group");
         self.0.wait().expect("a child of ours");
+    }
+}
+
+/// How WebDriver is told what to look for.
+fn locator(selector: &str) -> (&'static str, String) {
+    match selector.strip_prefix("text:") {
+        Some(rest) => ("xpath", xpath_of(rest)),
+        None => ("css selector", selector.to_owned()),
     }
 }
 

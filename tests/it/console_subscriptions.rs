@@ -66,4 +66,41 @@ on_both! {
         assert!(page.contains("Not subscribed to anything"), "a workspace is an id of whoever asks");
         app.finish().await;
     }
+
+    async fn the_org_sees_its_workspaces_and_destinations_and_nobody_elses(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let connected = app.connect("acme", sim::find("github").expect("simulated"), 1).await;
+        app.subscribe("acme", "main", &connected, None).await;
+        let paused = app.subscribe("acme", "a%20b", &connected, None).await;
+        let secret = app.set_destination("acme", Some("main"), "http://127.0.0.1:9/main?a=<b>").await;
+        let own = serde_json::json!({"destination": {"url": "http://127.0.0.1:9/narrow", "headers": {"X-Team": "tides"}}});
+        app.operator("acme").ask("PATCH", &format!("/integrations/{paused}"), Some(&own)).await.expect("set");
+        let visitor = Visitor::signed_in(&app, App::service_key()).await;
+        assert!(text(&visitor.get("/console/workspaces?org=").await).contains("Choose an org"));
+        assert!(text(&visitor.get("/console/destinations?org=").await).contains("Choose an org"));
+        let page = text(&visitor.get("/console/workspaces?org=acme").await);
+        for expected in ["/console/workspaces/main", "/console/workspaces/a%20b", "its own destination", "nowhere", "1 active"] {
+            assert!(page.contains(expected), "{expected}: {page}");
+        }
+        let opened = visitor.get("/console/workspaces?org=acme&open=x%2Fy%20z").await;
+        assert_eq!((opened.status, opened.headers.get("location")), (303, Some("/console/workspaces/x%2Fy%20z")));
+
+        let page = text(&visitor.get("/console/destinations?org=acme").await);
+        for expected in ["Workspace main", "POST /workspaces/main/destination/test", "/console/integrations/", "X-Team", "The org has no destination of its own"] {
+            assert!(page.contains(expected), "{expected}: {page}");
+        }
+        assert!(!page.contains(&secret) && !page.contains("tides<") && !page.contains("<b>\""), "{page}");
+        app.set_destination("acme", None, "http://127.0.0.1:9/org").await;
+        let page = text(&visitor.get("/console/destinations?org=acme").await);
+        assert!(page.contains("The whole org") && page.contains("DELETE /orgs/acme/destination"), "{page}");
+
+        let reading = app.make_key(&["--org", "acme", "--scope", "read"]);
+        let page = text(&Visitor::signed_in(&app, &reading).await.get("/console/destinations").await);
+        assert!(page.contains("The whole org") && !page.contains("data-api="), "{page}");
+        let foreign = app.make_key(&["--org", "globex"]);
+        let stranger = Visitor::signed_in(&app, &foreign).await;
+        assert!(text(&stranger.get("/console/destinations").await).contains("Nothing goes anywhere yet"));
+        assert!(text(&stranger.get("/console/workspaces").await).contains("No workspace has subscribed yet"));
+        app.finish().await;
+    }
 }

@@ -1,0 +1,80 @@
+//! `/console/workspaces`: who subscribes.
+
+use actix_web::{HttpResponse, http::header, web};
+use askama::Template;
+
+use super::{
+    layout::{Layout, Pager, Section, base, segment},
+    render, ui,
+    visitor::Visitor,
+    workspace::scope,
+};
+use crate::{
+    model::{destination::DestinationScope, integration::IntegrationStatus},
+    providers::Registry,
+    routes::{Answer, Gateway, Query},
+    store::WorkspaceSummary,
+};
+
+#[derive(Template)]
+#[template(path = "workspaces.html")]
+struct WorkspacesPage {
+    layout: Layout,
+    rows: Vec<Row>,
+    pager: Pager,
+}
+
+/// A workspace.
+struct Row {
+    name: String,
+    path: String,
+    providers: Vec<ProviderCount>,
+    /// Where its deliveries go; empty is nowhere.
+    goes_to: &'static str,
+}
+
+/// Its integrations with a provider.
+struct ProviderCount {
+    name: String,
+    active: u64,
+    other: u64,
+}
+
+/// `GET /console/workspaces[?open=]`: the org's workspaces.
+pub async fn show(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -> Answer {
+    if let Some(wanted) = query.get("open").map(str::trim).filter(|wanted| !wanted.is_empty()) {
+        let address = format!("{}/console/workspaces/{}", base(&gateway), segment(wanted));
+        return Ok(HttpResponse::SeeOther().insert_header((header::LOCATION, address)).finish());
+    }
+    let layout = visitor.layout(Section::Workspaces, "Workspaces");
+    let Some(org) = &visitor.caller.org else {
+        return render(&WorkspacesPage { layout, rows: Vec::new(), pager: Pager::of(&query, None) });
+    };
+    let page = gateway.store.list_workspaces(org, query.page_after_name()).await?;
+    let of_org = gateway.destinations.find(&scope(org, DestinationScope::Org, org.as_str())).await?;
+    let otherwise = match of_org {
+        Some(_) => "the org’s destination",
+        None if gateway.config.delivery.url.is_some() => "the gateway’s default",
+        None => "",
+    };
+    render(&WorkspacesPage {
+        layout,
+        pager: Pager::of(&query, page.next_cursor.as_deref()),
+        rows: page.items.iter().map(|summary| row(&gateway.registry, summary, otherwise)).collect(),
+    })
+}
+
+fn row(registry: &Registry, summary: &WorkspaceSummary, otherwise: &'static str) -> Row {
+    let active = IntegrationStatus::Active.as_str();
+    let of_provider = |slug: &String| registry.find(slug).map_or(slug.clone(), |found| found.name().to_owned());
+    let providers = summary.integrations.iter().map(|(slug, statuses)| {
+        let active = statuses.get(active).copied().unwrap_or_default();
+        ProviderCount { name: of_provider(slug), active, other: statuses.values().sum::<u64>() - active }
+    });
+    Row {
+        name: summary.workspace.to_string(),
+        path: format!("/console/workspaces/{}", segment(summary.workspace.as_str())),
+        providers: providers.collect(),
+        goes_to: if summary.destination.is_some() { "its own destination" } else { otherwise },
+    }
+}

@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     campaign::{self, Repeats},
     floor::{self, FloorKind},
-    plot,
+    lists, plot,
     scenario::{Destination, Events, Floors, Phase, Scenario, Size, Tenants},
     stage::Options,
 };
@@ -34,6 +34,8 @@ enum Command {
     Floor(FloorArgs),
     /// All scenarios, and a table of the goals
     Campaign(CampaignArgs),
+    /// How long lists take when very much is stored
+    Lists(ListsArgs),
     /// The reference server itself
     #[command(hide = true)]
     FloorServer {
@@ -163,6 +165,18 @@ struct CampaignArgs {
     results: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct ListsArgs {
+    /// Events stored
+    #[arg(long, default_value_t = 1_000_000)]
+    events: u64,
+    /// How often each question is asked
+    #[arg(long, default_value_t = 200)]
+    times: u32,
+    #[command(flatten)]
+    common: Common,
+}
+
 impl Common {
     fn options(&self) -> anyhow::Result<Options> {
         let settings = self.settings.iter().map(|setting| {
@@ -195,6 +209,7 @@ impl CommandLine {
                     let repeats = Repeats { runs: args.runs, quick: args.quick, seconds: args.seconds };
                     campaign::run_all(&args.common.options()?, &repeats, &args.only, &args.results).await
                 }
+                Command::Lists(args) => lists::run(&args.common.options()?, args.events, args.times).await,
                 Command::FloorServer { .. } => Ok(true),
             }
         })?;

@@ -271,7 +271,8 @@ impl Database {
         Ok(())
     }
 
-    async fn begin(&self) -> anyhow::Result<Seeding> {
+    /// A link that copies rows.
+    pub async fn begin(&self) -> anyhow::Result<Seeding> {
         let mut link = self.open().await?;
         match self.kind {
             DatabaseKind::Sqlite => {
@@ -287,6 +288,20 @@ impl Database {
             }
         }
         Ok(Seeding { kind: self.kind, link, copied: self.copied, now: SystemClock.now().0 })
+    }
+
+    /// Done copying this many rows of each table.
+    pub async fn end(&mut self, seeding: Seeding, count: u64) -> anyhow::Result<()> {
+        self.copied = seeding.end(count).await?;
+        Ok(())
+    }
+
+    /// Its name for people.
+    pub fn kind_name(&self) -> &'static str {
+        match self.kind {
+            DatabaseKind::Sqlite => "SQLite",
+            DatabaseKind::Postgres => "PostgreSQL",
+        }
     }
 
     /// Sizes now. Call it when no gateway runs.
@@ -324,7 +339,7 @@ impl Database {
 }
 
 /// A connection that copies rows.
-struct Seeding {
+pub struct Seeding {
     kind: DatabaseKind,
     link: Link,
     copied: u64,
@@ -333,11 +348,11 @@ struct Seeding {
 
 /// What the dialects say differently. `i` is the number of the row, unlike any before.
 #[derive(Debug, Clone, Copy)]
-struct Dialect(DatabaseKind);
+pub struct Dialect(DatabaseKind);
 
 impl Dialect {
     /// An id that sorts by `time`, as the gateway's own do.
-    fn id(self, prefix: &str, time: &str) -> String {
+    pub fn id(self, prefix: &str, time: &str) -> String {
         let hex = 36 - prefix.len().clamp(4, 8);
         match self.0 {
             DatabaseKind::Sqlite => {
@@ -352,7 +367,7 @@ impl Dialect {
     }
 
     /// As random as a provider's ids are.
-    fn random_id(self) -> String {
+    pub fn random_id(self) -> String {
         match self.0 {
             DatabaseKind::Sqlite => "lower(hex(randomblob(18)))".to_owned(),
             DatabaseKind::Postgres => "gen_random_uuid()::text".to_owned(),
@@ -373,6 +388,14 @@ impl Dialect {
         }
     }
 
+    /// A condition as a value.
+    pub fn is(self, condition: &str) -> String {
+        match self.0 {
+            DatabaseKind::Sqlite => format!("CASE WHEN {condition} THEN 1 ELSE 0 END"),
+            DatabaseKind::Postgres => format!("({condition})"),
+        }
+    }
+
     fn rows(self, from: u64, to: u64) -> String {
         match self.0 {
             DatabaseKind::Sqlite => format!(
@@ -386,9 +409,20 @@ impl Dialect {
 }
 
 impl Seeding {
-    async fn one(&mut self, sql: &str) -> anyhow::Result<String> {
+    /// The one text that a statement finds.
+    pub async fn one(&mut self, sql: &str) -> anyhow::Result<String> {
         let found = self.link.texts(sql).await?;
         found.into_iter().next().with_context(|| format!("there is no row to copy: {sql}"))
+    }
+
+    /// The number of the first row it copies.
+    pub fn first_row(&self) -> u64 {
+        self.copied
+    }
+
+    /// When it began, milliseconds.
+    pub fn now(&self) -> i64 {
+        self.now
     }
 
     /// The time of row `i`: the last is now.
@@ -410,7 +444,7 @@ impl Seeding {
     }
 
     /// Inserts `count` copies of the row that `of` finds, with other values where `other` gives some.
-    async fn copy(
+    pub async fn copy(
         &mut self,
         table: &str,
         of: &str,

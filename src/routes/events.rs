@@ -16,7 +16,7 @@ use super::{
     error_codes as codes,
     gateway::Gateway,
     problem::{Answer, Problem},
-    query::{Query, page_json},
+    query::{Query, found_json},
     request_body::ApiBody,
     schemas,
 };
@@ -94,7 +94,8 @@ pub(super) async fn load_visible(gateway: &Gateway, caller: &Caller, id: &str) -
     found.filter(|detail| caller.sees(detail.event.org.as_ref())).ok_or_else(|| Problem::new(&codes::NOT_FOUND))
 }
 
-/// `GET /events?provider&connection&outcome&eventKey&deliveryId&since&until&held`: events, newest first.
+/// `GET /events?provider&connection&outcome&eventKey&deliveryId&since&until&held`: events, newest first. A page may be shorter than `limit`, even empty, and not the last: as long as there is a
+/// `nextCursor` there may be more, and `searchedBackTo` says how far was searched.
 ///
 /// # Errors
 /// `invalid_parameter`.
@@ -111,7 +112,7 @@ pub(super) async fn load_visible(gateway: &Gateway, caller: &Caller, id: &str) -
         ("held" = Option<bool>, Query),
         schemas::Paging,
     ),
-    responses((status = 200, body = schemas::Page<schemas::Event>)),
+    responses((status = 200, body = schemas::Found<schemas::Event>)),
 )]
 pub async fn list(Reader(caller): Reader, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let filter = EventFilter {
@@ -125,8 +126,8 @@ pub async fn list(Reader(caller): Reader, query: Query, gateway: web::Data<Gatew
         until: query.time("until")?,
         held: query.flag("held")?,
     };
-    let page = gateway.store.list_events(&filter, query.page(EventId::PREFIX)?).await?;
-    Ok(HttpResponse::Ok().json(page_json(&page, event_json)))
+    let found = gateway.store.list_events(&filter, query.page(EventId::PREFIX)?).await?;
+    Ok(HttpResponse::Ok().json(found_json(&found, event_json)))
 }
 
 /// `GET /events/{id}`: an event with its deliveries and their attempts.

@@ -268,7 +268,7 @@ macro_rules! impl_store {
                 list_workspace_integrations(
                     org: &OrgId, workspace: &WorkspaceId, status: Option<IntegrationStatus>
                 ) -> Vec<(Integration, Resource)> = integrations::list_of_workspace;
-                list_events(filter: &EventFilter, page: PageRequest<'_>) -> Page<Event> = events::list_page;
+                list_events(filter: &EventFilter, page: PageRequest<'_>) -> Found<Event> = event_search::find;
                 list_events_after(org: Option<&OrgId>, after: &EventId, limit: u32) -> Vec<Event>
                     = events::list_after;
                 find_event(id: &EventId) -> Option<Event> = events::find;

@@ -556,8 +556,8 @@ pub trait Store: ConnectionStore + OverviewStore {
     /// commit.
     async fn accept_event(&self, event: NewEvent) -> StoreResult<Accepted>;
 
-    /// Events, newest first.
-    async fn list_events(&self, filter: &EventFilter, page: PageRequest<'_>) -> StoreResult<Page<Event>>;
+    /// Events, newest first. Looks at a bounded number of rows.
+    async fn list_events(&self, filter: &EventFilter, page: PageRequest<'_>) -> StoreResult<Found<Event>>;
 
     /// Events of an org (or of all) after `after`, oldest first: what the stream follows.
     async fn list_events_after(&self, org: Option<&OrgId>, after: &EventId, limit: u32) -> StoreResult<Vec<Event>>;

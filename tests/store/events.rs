@@ -7,7 +7,7 @@ use signalbox::{
     model::{
         clock::EpochMs,
         delivery::DeliveryStatus,
-        event::EventOutcome,
+        event::{EventKey, EventOutcome},
         ids::{EventId, InstallationId, OrgId},
         provider::{ExternalId, ProviderDeliveryId},
     },
@@ -226,8 +226,61 @@ store_suite! {
         store.accept_event(event).await.expect("stored");
         let since = EventFilter { since: Some(START), ..EventFilter::default() };
         assert_eq!(store.list_events(&since, page(10)).await.expect("read").items, vec![]);
-        let until = EventFilter { until: Some(START), ..EventFilter::default() };
-        assert_eq!(store.list_events(&until, page(10)).await.expect("read").items.len(), 1);
+        for org in [None, Some(org())] {
+            let until = EventFilter { until: Some(START), org, ..EventFilter::default() };
+            assert_eq!(store.list_events(&until, page(10)).await.expect("read").items.len(), 1);
+        }
+        // Among what came much later, and found with what came at its time.
+        store.clock.advance(Duration::from_hours(48));
+        for (name, received_at) in [("now", store.now()), ("then", START), ("long ago", EpochMs(-5))] {
+            let mut event = store.event(name);
+            event.event.outcome = EventOutcome::Ignored;
+            event.event.received_at = received_at;
+            store.accept_event(event).await.expect("stored");
+        }
+        for org in [None, Some(org())] {
+            let until = EventFilter { until: Some(EpochMs(START.0 + 1)), org, ..EventFilter::default() };
+            let mut found = store.list_events(&until, page(10)).await.expect("read").items;
+            found.sort_by_key(|event| event.received_at);
+            let names: Vec<_> = found.iter().map(|event| event.provider_delivery_id.as_str()).collect();
+            assert_eq!(names, ["long ago", "d1", "then"]);
+        }
+    }
+
+    async fn a_search_among_very_many_events_goes_on_from_where_it_stopped(store: TestStore) {
+        let mut event = store.event("the one");
+        event.event.outcome = EventOutcome::Ignored;
+        event.event.key = Some(EventKey::new("github:rare"));
+        store.accept_event(event).await.expect("stored");
+        store.meddle(
+            "INSERT INTO gw_events (id, provider, provider_delivery_id, wire_type, installation_id, org_id, resources, outcome, \
+             possible_replay, held, received_at, correlation_id, headers, decision, payload_encoding, payload_bytes, payload) \
+             WITH RECURSIVE n (i) AS (SELECT CAST(10000 AS BIGINT) UNION ALL SELECT i + 1 FROM n WHERE i < 55000) \
+             SELECT 'evt_019c923d10dc' || CAST(i AS TEXT), 'github', CAST(i AS TEXT), 'push', 'in_1', 'org_1', '[]', 'ignored', \
+             false, false, 1771980001500, 'c', '{}', '{}', 'raw', 0, (SELECT payload FROM gw_events LIMIT 1) FROM n",
+        ).await;
+        for filter in [
+            EventFilter { org: Some(org()), key: Some("github:rare".into()), ..EventFilter::default() },
+            EventFilter { key: Some("github:rare".into()), ..EventFilter::default() },
+            EventFilter {
+                org: Some(org()), installation: Some(InstallationId::from_raw("in_1")), key: Some("github:rare".into()),
+                ..EventFilter::default()
+            },
+        ] {
+            let (mut cursor, mut searches): (Option<String>, u32) = (None, 0);
+            let found = loop {
+                let request = PageRequest { limit: 10, cursor: cursor.as_deref() };
+                let found = store.list_events(&filter, request).await.expect("searched");
+                searches += 1;
+                assert_eq!(found.next_cursor.is_some(), found.searched_back_to.is_some());
+                if let Some(event) = found.items.first() {
+                    break event.provider_delivery_id.as_str().to_owned();
+                }
+                assert_eq!(found.searched_back_to, Some(EpochMs(1_771_980_001_500)));
+                cursor = Some(found.next_cursor.expect("it is not over"));
+            };
+            assert!(found == "the one" && searches > 1, "{found} after {searches}");
+        }
     }
 
     async fn unrouted_events_are_found_by_their_installation_or_by_the_account_they_named(store: TestStore) {

@@ -272,8 +272,18 @@ impl HealingHandle {
             until: Some(self.shared.began_at),
             ..EventFilter::default()
         };
-        let page = self.shared.deps.store.list_events(&filter, PageRequest { limit: 1, cursor: None }).await?;
-        Ok(page.items.first().map(|event| event.received_at))
+        let mut cursor: Option<String> = None;
+        loop {
+            let request = PageRequest { limit: 1, cursor: cursor.as_deref() };
+            let found = self.shared.deps.store.list_events(&filter, request).await?;
+            if let Some(newest) = found.items.first() {
+                return Ok(Some(newest.received_at));
+            }
+            if found.next_cursor.is_none() {
+                return Ok(None);
+            }
+            cursor = found.next_cursor;
+        }
     }
 
     /// A run of the gap from `since` to now, as far as the provider can deliver it again.

@@ -80,6 +80,18 @@ macro_rules! in_list {
         concat!(" = ANY(ARRAY(SELECT jsonb_array_elements_text(", $parameter, "::jsonb)))")
     };
 }
+/// The planner has seen how rows are distributed.
+macro_rules! by_index {
+    ($index:literal) => {
+        ""
+    };
+}
+/// The condition of `gw_events_backdated`, word for word.
+macro_rules! is_backdated {
+    () => {
+        "e.id > 'evt_' || lpad(to_hex(GREATEST(e.received_at, 0) + 3600000), 12, '0')"
+    };
+}
 macro_rules! table_exists {
     ($table:literal) => {
         concat!("SELECT to_regclass('", $table, "') IS NOT NULL")
@@ -92,8 +104,8 @@ mod queries;
 
 use queries::{
     Session, activity, backfill_runs, batch, census, claims, dead_letters, deliveries, delivery_search, destinations,
-    events, flows, heal_runs, installations, integrations, keys, leases, log, migrations, overview, quarantine,
-    records, retention, sealed, sessions, teardowns, tokens,
+    event_search, events, flows, heal_runs, installations, integrations, keys, leases, log, migrations, overview,
+    quarantine, records, retention, sealed, sessions, teardowns, tokens,
 };
 
 type Db = sqlx::Postgres;

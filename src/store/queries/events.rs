@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use super::{Builder, Fields, Session, deliveries, id_floor, list, page, query, rows_wanted, text};
+use super::{Builder, Fields, Session, deliveries, list, query, text};
 use crate::{
     model::{
         clock::EpochMs,
@@ -12,14 +12,8 @@ use crate::{
         ids::{EventId, InstallationId, OrgId},
         provider::{ProviderDeliveryId, ProviderSlug},
     },
-    store::{
-        EventDetail, EventFilter, Page, PageRequest, Rerouting, Rhythm, StoreResult, UnroutedFilter,
-        payload::StoredPayload,
-    },
+    store::{EventDetail, Rerouting, Rhythm, StoreResult, UnroutedFilter, payload::StoredPayload},
 };
-
-/// How far an event's `received_at` may be ahead of its id's time: the service path names its own times.
-const RECEIVED_AHEAD_MS: i64 = 24 * 60 * 60 * 1000;
 
 const FIND: &str = concat!("SELECT ", event_columns!(), " FROM gw_events e WHERE e.id = $1");
 
@@ -77,45 +71,6 @@ pub(crate) async fn list_received(
     let received: HashSet<String> = rows.iter().map(|row| Fields::new(row).get()).collect::<StoreResult<_>>()?;
     // As they were asked for: the stored text may differ from the id by what no text can hold.
     Ok(ids.iter().zip(&wanted).filter(|(_, stored)| received.contains(&***stored)).map(|(id, _)| id.clone()).collect())
-}
-
-pub(crate) async fn list_page(
-    db: &mut Session<'_>,
-    filter: &EventFilter,
-    request: PageRequest<'_>,
-) -> StoreResult<Page<Event>> {
-    let mut sql = Builder::new(concat!("SELECT ", event_columns!(), " FROM gw_events e WHERE e.id IS NOT NULL"));
-    let texts = [
-        (" AND e.org_id = ", filter.org.as_ref().map(OrgId::as_str)),
-        (" AND e.provider = ", filter.provider.as_deref()),
-        (" AND e.installation_id = ", filter.installation.as_ref().map(InstallationId::as_str)),
-        (" AND e.outcome = ", filter.outcome.map(crate::model::event::EventOutcome::as_str)),
-        (" AND e.event_key = ", filter.key.as_deref()),
-        (" AND e.provider_delivery_id = ", filter.provider_delivery_id.as_deref()),
-        (" AND e.id < ", request.cursor),
-    ];
-    for (condition, value) in texts {
-        if let Some(value) = value {
-            sql.push(condition).push_bind(&*text(value));
-        }
-    }
-    if let Some(since) = filter.since {
-        // The bound on the id ends the scan; the bound on the time is the answer.
-        let floor = id_floor(EventId::PREFIX, EpochMs(since.0.saturating_sub(RECEIVED_AHEAD_MS)));
-        sql.push(" AND e.id >= ").push_bind(floor).push(" AND e.received_at >= ").push_bind(since.0);
-    }
-    if let Some(until) = filter.until {
-        sql.push(" AND e.received_at < ").push_bind(until.0);
-    }
-    match filter.held {
-        Some(true) => sql.push(" AND e.held"),
-        Some(false) => sql.push(" AND NOT e.held"),
-        None => &mut sql,
-    };
-    sql.push(" ORDER BY e.id DESC LIMIT ").push_bind(rows_wanted(request));
-    let rows = sql.build().fetch_all(&mut *db.conn).await?;
-    let items = rows.iter().map(|row| Fields::new(row).event(db.known)).collect::<StoreResult<_>>()?;
-    Ok(page(items, request, |event: &Event| event.id.as_str()))
 }
 
 pub(crate) async fn list_after(

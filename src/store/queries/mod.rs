@@ -27,6 +27,7 @@ pub(super) mod dead_letters;
 pub(super) mod deliveries;
 pub(super) mod delivery_search;
 pub(super) mod destinations;
+pub(super) mod event_search;
 pub(super) mod events;
 pub(super) mod flows;
 pub(super) mod heal_runs;

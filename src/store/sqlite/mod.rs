@@ -82,6 +82,18 @@ macro_rules! in_list {
         concat!(" IN (SELECT value FROM json_each(", $parameter, "))")
     };
 }
+/// The planner knows nothing of how rows are distributed: where it could take the wrong index it is told the right one.
+macro_rules! by_index {
+    ($index:literal) => {
+        concat!(" INDEXED BY ", $index)
+    };
+}
+/// The condition of `gw_events_backdated`, word for word.
+macro_rules! is_backdated {
+    () => {
+        "e.id > printf('evt_%012x', max(e.received_at, 0) + 3600000)"
+    };
+}
 macro_rules! table_exists {
     ($table:literal) => {
         concat!("SELECT COUNT(*) > 0 FROM sqlite_master WHERE type = 'table' AND name = '", $table, "'")
@@ -94,8 +106,8 @@ mod queries;
 
 use queries::{
     Session, activity, backfill_runs, batch, census, claims, dead_letters, deliveries, delivery_search, destinations,
-    events, flows, heal_runs, installations, integrations, keys, leases, log, migrations, overview, quarantine,
-    records, retention, sealed, sessions, teardowns, tokens,
+    event_search, events, flows, heal_runs, installations, integrations, keys, leases, log, migrations, overview,
+    quarantine, records, retention, sealed, sessions, teardowns, tokens,
 };
 
 type Db = sqlx::Sqlite;

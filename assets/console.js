@@ -583,6 +583,10 @@ if (login && new URLSearchParams(location.search).has("next")) {
   if (answer?.ok) location.replace(login.dataset.login);
 }
 
+// A search that found nothing so far goes on by itself, page by page, and shows how far it is.
+const further = document.querySelector("[data-go-on]");
+if (further) setTimeout(() => location.replace(further.href), 250);
+
 dress(document);
 setInterval(tick, 10_000);
 if ("inside" in root) {

@@ -68,11 +68,15 @@
 mod assets;
 mod connection;
 mod connections;
+mod dead_letters;
 mod destinations;
+mod event;
+mod events;
 mod frame;
 mod integration;
 pub mod layout;
 mod overview;
+mod quarantine;
 mod session;
 pub mod ui;
 pub mod visitor;
@@ -98,6 +102,11 @@ pub fn configure(config: &mut web::ServiceConfig) {
             .service(page("/destinations").route(web::get().to(destinations::show)))
             .service(page("/connections").route(web::get().to(connections::list)))
             .service(page("/connections/{id}").route(web::get().to(connection::show)))
+            .service(page("/events").route(web::get().to(events::list)))
+            .service(page("/events/{id}").route(web::get().to(event::show)))
+            .service(page("/dead-letters").route(web::get().to(dead_letters::list)))
+            .service(page("/quarantine").route(web::get().to(quarantine::list)))
+            .service(page("/quarantine/{id}").route(web::get().to(quarantine::show)))
             .service(page("/login").route(web::get().to(session::form)))
             .service(page("/session").route(web::get().to(session::tell)).route(web::post().to(session::begin)))
             .service(page("/sign-out").route(web::post().to(session::end)))

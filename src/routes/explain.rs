@@ -26,7 +26,11 @@ pub async fn explain(Reader(caller): Reader, id: web::Path<String>, gateway: web
     Ok(HttpResponse::Ok().json(explanation(&detail)?))
 }
 
-fn explanation(detail: &EventDetail) -> Result<Value, Problem> {
+/// The decision about an event as it is shown, and where each delivery stands now.
+///
+/// # Errors
+/// `internal_error` if the stored decision is unreadable.
+pub fn explanation(detail: &EventDetail) -> Result<Value, Problem> {
     let decision = serde_json::from_str::<Map<String, Value>>(&detail.decision);
     let mut shown = decision.map_err(|error| {
         Problem::new(&codes::INTERNAL_ERROR)

@@ -15,7 +15,15 @@ use crate::{
 const SOON: Duration = Duration::from_secs(30);
 
 /// Every page that takes no id. A new page is added here.
-pub const PAGES: &[&str] = &["/console", "/console/connections", "/console/workspaces", "/console/destinations"];
+pub const PAGES: &[&str] = &[
+    "/console",
+    "/console/connections",
+    "/console/workspaces",
+    "/console/destinations",
+    "/console/events",
+    "/console/dead-letters",
+    "/console/quarantine",
+];
 
 /// A browser that has signed in.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ mod conformance;
 mod connecting;
 mod console;
 mod console_connections;
+mod console_events;
 mod console_subscriptions;
 mod cors;
 mod crash;

@@ -1,0 +1,106 @@
+//! `/console/dead-letters`: deliveries that were given up, to be looked at and sent again, many at a time.
+
+use actix_web::web;
+use askama::Template;
+
+use super::{
+    events::{name_of, read_time},
+    layout::{Layout, Pager, Section, link, segment},
+    render, ui,
+    visitor::Visitor,
+};
+use crate::{
+    model::{
+        clock::EpochMs,
+        delivery::{Delivery, DeliveryStatus},
+        event::Event,
+        ids::{DeliveryId, InstallationId, WorkspaceId},
+        installation::Installation,
+    },
+    routes::{Answer, Gateway, Query},
+    store::{BoundedCount, DeliveryFilter, PageRequest},
+};
+
+/// Connections offered to choose from.
+const CONNECTIONS: u32 = 100;
+/// How far they are counted.
+const COUNTED: u32 = 10_000;
+
+#[derive(Template)]
+#[template(path = "dead_letters.html")]
+struct DeadLettersPage {
+    layout: Layout,
+    provider: String,
+    connection: String,
+    workspace: String,
+    since: String,
+    is_narrowed: bool,
+    providers: Vec<(&'static str, &'static str)>,
+    connections: Vec<Installation>,
+    count: BoundedCount,
+    items: Vec<Row>,
+    searched_back_to: Option<EpochMs>,
+    further: Option<String>,
+    pager: Pager,
+}
+
+/// A dead letter in the list.
+struct Row {
+    delivery: Delivery,
+    event: Event,
+    provider: &'static str,
+}
+
+/// `GET /console/dead-letters?provider&connection&workspace&since`: the dead letters.
+pub async fn list(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -> Answer {
+    let org = visitor.caller.org.as_ref();
+    let filter = DeliveryFilter {
+        org: org.cloned(),
+        status: Some(DeliveryStatus::Dead),
+        provider: query.get("provider").map(str::to_owned),
+        installation: query.get("connection").map(InstallationId::from_raw),
+        workspace: query.get("workspace").map(WorkspaceId::from_raw),
+        since: query.read("since", read_time)?,
+        ..DeliveryFilter::default()
+    };
+    let found = gateway.store.search_deliveries(&filter, query.page(DeliveryId::PREFIX)?).await?;
+    let count = gateway.store.count_deliveries(&filter, COUNTED).await?;
+    let page = PageRequest { limit: CONNECTIONS, cursor: None };
+    let connections = gateway.store.list_installations(org, filter.provider.as_deref(), None, page).await?.items;
+    let stopped = found.searched_back_to.is_some();
+    let further = found.next_cursor.as_deref().filter(|_| stopped);
+    let asked = |name: &str| query.get(name).unwrap_or_default().to_owned();
+    render(&DeadLettersPage {
+        layout: visitor.layout(Section::DeadLetters, "Dead letters"),
+        provider: asked("provider"),
+        connection: asked("connection"),
+        workspace: asked("workspace"),
+        since: filter.since.map_or_else(String::new, |at| at.to_rfc3339().chars().take(16).collect()),
+        is_narrowed: ["provider", "connection", "workspace", "since"].iter().any(|name| query.get(name).is_some()),
+        providers: gateway.registry.iter().map(|(it, _)| (it.slug().as_str(), it.name())).collect(),
+        connections,
+        count,
+        searched_back_to: found.searched_back_to,
+        further: further.map(|cursor| link(&query, "cursor", Some(cursor))),
+        pager: Pager::of(&query, found.next_cursor.as_deref().filter(|_| !stopped)),
+        items: (found.items.into_iter())
+            .map(|(delivery, event)| Row { provider: super::events::provider_name(&gateway, &event), delivery, event })
+            .collect(),
+    })
+}
+
+fn account(installation: &Installation) -> String {
+    installation.account_login.clone().unwrap_or_else(|| installation.external_id.to_string())
+}
+
+/// Why it was given up, in words.
+fn why(delivery: &Delivery) -> String {
+    match delivery.reason.as_deref() {
+        None => "given up".to_owned(),
+        Some("http_status") => "answered with an error".to_owned(),
+        Some("gone") => "answered 410: gone".to_owned(),
+        Some("timeout") => "did not answer in time".to_owned(),
+        Some("connection_failed") => "could not be reached".to_owned(),
+        Some(other) => other.replace('_', " "),
+    }
+}

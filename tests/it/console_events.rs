@@ -1,0 +1,133 @@
+//! The console's pages of events, dead letters and the quarantine: what they show, to whom, and where they lead.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use signalbox::sim::{
+    self,
+    sink::{Behaviour, Sink},
+};
+
+use crate::{
+    console::Visitor,
+    support::{App, Connected, Options, on_both},
+};
+
+const SOON: Duration = Duration::from_secs(30);
+
+async fn subscribed(app: &App, org: &str, account: u32) -> Connected {
+    let github = app.connect(org, sim::find("github").expect("simulated"), account).await;
+    app.subscribe(org, "ws", &github, Some(&["github:push"])).await;
+    github
+}
+
+/// Reads a page until it has a text.
+async fn until_it_has(visitor: &Visitor<'_>, path: &str, text: &str) -> String {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let page = visitor.read(path).await;
+        if page.contains(text) {
+            return page;
+        }
+        assert!(Instant::now() < deadline, "{path} never had {text}: {page}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+on_both! {
+    async fn events_are_listed_filtered_found_by_any_id_and_shown_only_to_their_org(backend) {
+        let sink = Sink::start().await.expect("a port");
+        let app = App::start(backend, Options::default()).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = subscribed(&app, "org", 1).await;
+        let (facts, answer) = app.post_event(&github, "github:push", 1).await;
+        let event = answer.json()["eventId"].as_str().expect("an id").to_owned();
+        let (_, filtered) = app.post_event(&github, "github:pull-request.opened", 2).await;
+        let filtered = filtered.json()["eventId"].as_str().expect("an id").to_owned();
+        sink.wait_for(1, SOON).await.expect("delivered");
+        let delivery = sink.received()[0].webhook_id.clone();
+
+        let key = app.make_key(&["--org", "org"]);
+        let visitor = Visitor::signed_in(&app, &key).await;
+        let all = visitor.read("/console/events").await;
+        assert!(all.contains(&event) && all.contains(&filtered) && all.contains("data-live"), "{all}");
+        for (query, shows, hides) in [
+            ("outcome=routed", &event, &filtered),
+            ("outcome=filtered", &filtered, &event),
+            ("eventKey=github:push", &event, &filtered),
+            (&format!("search={}", facts.delivery_id), &event, &filtered),
+            ("until=2099-01-01T00:00&eventKey=github:push", &event, &filtered),
+        ] {
+            let page = visitor.read(&format!("/console/events?{query}")).await;
+            assert!(page.contains(shows.as_str()) && !page.contains(hides.as_str()), "{query}: {page}");
+        }
+        let nothing = visitor.read("/console/events?provider=linear").await;
+        assert!(nothing.contains("No event is like that") && !nothing.contains(&event), "{nothing}");
+        for (search, address) in [(&event, format!("/console/events/{event}")), (&delivery, format!("/console/events/{event}#{delivery}"))] {
+            let found = visitor.get(&format!("/console/events?search={search}")).await;
+            assert_eq!((found.status, found.headers.get("location")), (303, Some(address.as_str())));
+        }
+        assert_eq!(visitor.get("/console/events?search=dlv_nobody").await.status, 404);
+        assert_eq!(visitor.get("/console/events?outcome=odd").await.status, 400);
+
+        let shown = until_it_has(&visitor, &format!("/console/events/{event}"), "HTTP 200").await;
+        for text in ["The newest webhook secret made its signature", "Workspace ws", delivery.as_str(), "&#34;ref&#34;:"] {
+            assert!(shown.contains(text), "{text} is not in {shown}");
+        }
+        let raw = visitor.read(&format!("/console/events/{event}?view=raw")).await;
+        assert!(raw.contains("aria-current=\"true\">Raw"), "{raw}");
+        let stranger = app.make_key(&["--org", "other"]);
+        let stranger = Visitor::signed_in(&app, &stranger).await;
+        assert_eq!(stranger.get(&format!("/console/events/{event}")).await.status, 404);
+        assert_eq!(stranger.get(&format!("/console/events?search={delivery}")).await.status, 404);
+        assert!(!stranger.read("/console/events").await.contains(&event));
+        app.finish().await;
+    }
+
+    async fn dead_letters_are_counted_chosen_and_sent_again_by_who_may_write(backend) {
+        let sink = Sink::start().await.expect("a port");
+        sink.behave("/in", Behaviour::status_only(400));
+        let app = App::start(backend, Options::default().with("SIGNALBOX_DELIVERY__RETRY_SCHEDULE_S", "")).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = subscribed(&app, "org", 1).await;
+        let reader = app.make_key(&["--org", "org", "--scope", "read"]);
+        let reader = Visitor::signed_in(&app, &reader).await;
+        assert!(reader.read("/console/dead-letters").await.contains("Nothing was given up"));
+        for seed in 0..2 {
+            app.post_event(&github, "github:push", seed).await;
+        }
+        let page = until_it_has(&reader, "/console/dead-letters", "2 in all, 2 on this page").await;
+        assert!(page.contains("answered with an error") && !page.contains("name=\"deliveryIds[]\""), "{page}");
+        let key = app.make_key(&["--org", "org"]);
+        let writer = Visitor::signed_in(&app, &key).await;
+        let page = writer.read("/console/dead-letters?provider=github").await;
+        let ids: Vec<_> = page.split("name=\"deliveryIds[]\" value=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        assert_eq!(ids.len(), 2, "{page}");
+        assert!(page.contains("data-api=\"POST /deliveries/retry\""), "{page}");
+        sink.behave("/in", Behaviour::ok());
+        let done = writer.call("POST", "/deliveries/retry", &[], Some(json!({"deliveryIds": ids}))).await;
+        assert_eq!(done.json()["retried"], 2);
+        until_it_has(&writer, "/console/dead-letters", "Nothing was given up").await;
+        app.finish().await;
+    }
+
+    async fn the_quarantine_is_for_service_keys_and_shows_what_is_believed_by_nobody_as_text(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let visitor = Visitor::signed_in(&app, App::service_key()).await;
+        assert!(visitor.read("/console/quarantine").await.contains("Nothing is set aside"));
+        let headers = [("x-github-event", "push"), ("x-github-delivery", "d"), ("x-hub-signature-256", "sha256=5ec2e7")];
+        app.send("POST", "/webhooks/github", &headers, "<script>alert(1)</script>").await;
+        let page = visitor.read("/console/quarantine").await;
+        let id = page.split("/console/quarantine/").nth(1).and_then(|rest| rest.split('"').next()).expect("a link").to_owned();
+        let shown = visitor.read(&format!("/console/quarantine/{id}")).await;
+        assert!(shown.contains("No live webhook secret made its signature") && shown.contains("x-hub-signature-256"), "{shown}");
+        assert!(!shown.contains("<script>alert") && !shown.contains("5ec2e7"), "{shown}");
+        assert_eq!(visitor.get("/console/quarantine/qtn_nowhere").await.status, 404);
+        let key = app.make_key(&["--org", "org"]);
+        let org = Visitor::signed_in(&app, &key).await;
+        for path in ["/console/quarantine".to_owned(), format!("/console/quarantine/{id}")] {
+            assert_eq!(org.get(&path).await.status, 403);
+        }
+        app.finish().await;
+    }
+}

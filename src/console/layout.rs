@@ -68,7 +68,7 @@ const ENTRIES: [Entry; 9] = [
         true,
         "M8 1.5 14 4v4c0 3.5-3 5.5-6 6.5C5 13.5 2 11.5 2 8V4z",
     ),
-    entry(Section::Keys, "API keys", "/keys", false, "M10.5 2a3.5 3.5 0 1 1-3 5.3L3 11.8V14h2.5v-2H7V9.8"),
+    entry(Section::Keys, "API keys", "/keys", true, "M10.5 2a3.5 3.5 0 1 1-3 5.3L3 11.8V14h2.5v-2H7V9.8"),
     entry(Section::Settings, "Settings", "/settings", true, "M2 4h7m4 0h1M2 12h1m4 0h7M9 2v4M5 10v4"),
 ];
 

@@ -66,6 +66,7 @@
 //! - A fresh page wants a test in `tests/it/console.rs` and a look at it, at 1280 and 380 px, light and dark.
 
 mod assets;
+pub mod chart;
 mod connection;
 mod connections;
 mod dead_letters;
@@ -74,10 +75,12 @@ mod event;
 mod events;
 mod frame;
 mod integration;
+mod keys;
 pub mod layout;
 mod overview;
 mod quarantine;
 mod session;
+mod settings;
 pub mod ui;
 pub mod visitor;
 mod workspace;
@@ -107,6 +110,8 @@ pub fn configure(config: &mut web::ServiceConfig) {
             .service(page("/dead-letters").route(web::get().to(dead_letters::list)))
             .service(page("/quarantine").route(web::get().to(quarantine::list)))
             .service(page("/quarantine/{id}").route(web::get().to(quarantine::show)))
+            .service(page("/keys").route(web::get().to(keys::list)))
+            .service(page("/settings").route(web::get().to(settings::show)))
             .service(page("/login").route(web::get().to(session::form)))
             .service(page("/session").route(web::get().to(session::tell)).route(web::post().to(session::begin)))
             .service(page("/sign-out").route(web::post().to(session::end)))

@@ -43,6 +43,13 @@ pub fn time(at: &EpochMs, now: &EpochMs) -> Markup {
     Markup(format!("<time datetime=\"{exact}\" title=\"{shown}\">{}</time>", relative(*at, *now)))
 }
 
+/// The time of day of a column of a chart; the script says it in the visitor's zone.
+pub fn clock(at: &EpochMs) -> Markup {
+    let exact = at.to_rfc3339();
+    let hour = exact.get(11..16).unwrap_or_default();
+    Markup(format!("<time datetime=\"{exact}\" data-clock>{hour} UTC</time>"))
+}
+
 /// A time, or `never`.
 pub fn maybe_time(at: &Option<EpochMs>, now: &EpochMs) -> Markup {
     at.as_ref().map_or_else(|| Markup("<span class=\"dim\">never</span>".to_owned()), |at| time(at, now))
@@ -72,7 +79,7 @@ pub fn badge(word: impl fmt::Display) -> Markup {
             "warn"
         }
         "dead" | "revoked" | "failed" | "error" | "suspended" | "disabled" | "gave_up" | "invalid_signature"
-        | "stale_timestamp" | "invalid_payload" | "handling_panicked" | "failing" => "bad",
+        | "stale_timestamp" | "invalid_payload" | "handling_panicked" | "failing" | "mistake" => "bad",
         _ => "plain",
     };
     Markup(format!("<span class=\"badge {tone}\">{}</span>", escaped(&word)))
@@ -99,7 +106,7 @@ pub fn provider(name: impl fmt::Display) -> Markup {
 }
 
 /// A number with its thousands apart.
-pub fn count(number: &u64) -> Markup {
+pub fn count(number: impl fmt::Display) -> Markup {
     let digits = number.to_string();
     let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
     for (place, digit) in digits.char_indices() {
@@ -158,8 +165,8 @@ mod tests {
 
     #[test]
     fn numbers_and_durations_are_readable() {
-        assert_eq!(count(&1_234_567).to_string(), "1\u{202f}234\u{202f}567");
-        assert_eq!(count(&12).to_string(), "12");
+        assert_eq!(count(1_234_567).to_string(), "1\u{202f}234\u{202f}567");
+        assert_eq!(count(12).to_string(), "12");
         for (ms, text) in [(12, "12 ms"), (1_250, "1.2 s"), (61_000, "1 min"), (7_200_000, "2 h"), (172_800_000, "2 d")]
         {
             assert_eq!(duration(&ms).to_string(), text);

@@ -45,6 +45,7 @@ use actix_web::{HttpResponse, http::Method, web};
 
 use self::openapi::Operation;
 pub use self::{
+    activity::{Bucket, Window, chart},
     auth::{Caller, KeyRing, KnownKey, Reader, ServiceReader, ServiceWriter, Writer},
     brake::Brake,
     connections::{ConnectionFacts, facts_of},
@@ -55,6 +56,7 @@ pub use self::{
     query::Query,
     request_body::{ApiBody, BodyBudget, MAX_API_BODY_BYTES},
     request_frame::{RequestIds, frame, log_cause},
+    settings::{shown_settings, source_word},
 };
 
 /// The URL table: what [`configure`] registers, a method that is not in it answered 405 with `Allow`; and, row by row, what

@@ -17,12 +17,15 @@ const SOON: Duration = Duration::from_secs(30);
 /// Every page that takes no id. A new page is added here.
 pub const PAGES: &[&str] = &[
     "/console",
+    "/console?window=day",
     "/console/connections",
     "/console/workspaces",
     "/console/destinations",
     "/console/events",
     "/console/dead-letters",
     "/console/quarantine",
+    "/console/keys",
+    "/console/settings",
 ];
 
 /// A browser that has signed in.

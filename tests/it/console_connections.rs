@@ -73,7 +73,8 @@ on_both! {
         let visitor = Visitor::signed_in(&app, App::service_key()).await;
         for path in crate::console::PAGES {
             let whole = visitor.get(path).await;
-            let part = visitor.get(&format!("{path}?fragment=1")).await;
+            let joint = if path.contains('?') { '&' } else { '?' };
+            let part = visitor.get(&format!("{path}{joint}fragment=1")).await;
             assert_eq!((whole.status, part.status), (200, 200), "{path}");
             let part = String::from_utf8(part.body.to_vec()).expect("UTF-8");
             assert!(!part.contains("<html") && !part.contains("<script") && !part.contains("<nav aria-label=\"Console\""), "{path}");

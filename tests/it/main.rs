@@ -10,6 +10,7 @@ mod connecting;
 mod console;
 mod console_connections;
 mod console_events;
+mod console_overview;
 mod console_subscriptions;
 mod cors;
 mod crash;

@@ -14,6 +14,8 @@ pub const BROKEN: &str = "/broken";
 
 /// What was put there.
 pub struct Furniture {
+    /// An event that was delivered to one workspace and is a dead letter of another.
+    pub event: String,
     /// A connection with linked resources.
     pub connection: String,
     /// One of the integrations.
@@ -68,5 +70,5 @@ pub async fn furnish(stage: &Stage) -> Furniture {
             of("dead") == 1 && of("delivered") == 1
         })
         .await;
-    Furniture { connection: connections[0].clone(), integration: integrations[0].clone() }
+    Furniture { event, connection: connections[0].clone(), integration: integrations[0].clone() }
 }

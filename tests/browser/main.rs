@@ -7,6 +7,7 @@ mod connecting;
 mod example_client;
 mod furnished;
 mod keyboard;
+mod mending;
 mod pages;
 mod signing_in;
 mod stage;

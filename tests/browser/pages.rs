@@ -12,15 +12,19 @@ use crate::{
 /// The lists, and a page that is none: name and path.
 const PAGES: &[(&str, &str)] = &[
     ("overview", ""),
+    ("events", "/events"),
     ("connections", "/connections"),
     ("workspaces", "/workspaces"),
     ("destinations", "/destinations"),
+    ("dead-letters", "/dead-letters"),
+    ("quarantine", "/quarantine"),
     ("not-found", "/nowhere"),
 ];
 
 /// The pages of single things.
 fn pages_of(furniture: &Furniture) -> Vec<(&'static str, String)> {
     vec![
+        ("event", format!("/events/{}", furniture.event)),
         ("connection", format!("/connections/{}", furniture.connection)),
         ("workspace", format!("/workspaces/{WORKSPACE}")),
         ("integration", format!("/integrations/{}", furniture.integration)),

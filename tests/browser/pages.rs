@@ -18,6 +18,8 @@ const PAGES: &[(&str, &str)] = &[
     ("destinations", "/destinations"),
     ("dead-letters", "/dead-letters"),
     ("quarantine", "/quarantine"),
+    ("keys", "/keys"),
+    ("settings", "/settings"),
     ("not-found", "/nowhere"),
 ];
 

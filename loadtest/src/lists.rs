@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use hdrhistogram::Histogram;
 use serde_json::Value;
 use signalbox::{
     model::clock::{Clock, EpochMs, SystemClock},
@@ -20,6 +19,7 @@ use crate::{
     database::Database,
     gateway::{GatewayCommand, SERVICE_KEY, Server},
     history::{self, BIG, FEW, SMALL},
+    ledger::empty_histogram,
     pool,
     scenario::Ending,
     stage::Options,
@@ -209,7 +209,7 @@ async fn ask(server: &Server, cookie: &str, question: &Question, times: u32) -> 
         vec![("x-api-key", SERVICE_KEY)]
     };
     headers.extend(question.org.map(|org| ("x-org-id", org)));
-    let mut latencies = Histogram::<u64>::new(3)?;
+    let mut latencies = empty_histogram()?;
     let mut shown = Value::Null;
     for round in 0..=times {
         let began = Instant::now();

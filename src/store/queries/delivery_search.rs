@@ -89,10 +89,7 @@ impl Window<'_> {
     fn push_bounds(&self, sql: &mut Builder) {
         let filter = self.filter;
         if filter.event.is_none() && filter.status == Some(DeliveryStatus::Dead) {
-            sql.push(match filter.org {
-                Some(_) => by_index!("gw_deliveries_dead_of_org"),
-                None => by_index!("gw_deliveries_dead"),
-            });
+            sql.push(if filter.org.is_some() { DEAD_OF_ORG } else { DEAD });
         }
         sql.push(" WHERE d.id < ").push_bind(text(self.cursor.unwrap_or(PAST_EVERY_ID)).into_owned());
         if let Some(since) = filter.since {
@@ -121,6 +118,10 @@ impl Window<'_> {
         row.map(|row| Fields::new(&row).get()).transpose()
     }
 }
+
+/// How a statement names the indexes of dead letters, where it has to.
+const DEAD_OF_ORG: &str = by_index!("gw_deliveries_dead_of_org");
+const DEAD: &str = by_index!("gw_deliveries_dead");
 
 /// Whether more is asked for than a window's bounds answer.
 fn is_narrowed(filter: &DeliveryFilter) -> bool {

@@ -65,20 +65,15 @@ impl Shared {
                         slot.stand_up();
                         self.attempt(claimed, held, slot);
                     }
+                    continue;
                 }
-                Promotion::Promoted => {
-                    // There is no slot in all, and whoever has one may be of another lane.
-                    lane.state().return_to_seat();
-                    let all = std::mem::take(&mut *seats);
-                    drop(seats);
-                    return self.send_back(lane, all);
-                }
-                Promotion::Never => {
-                    let all = std::mem::take(&mut *seats);
-                    drop(seats);
-                    return self.send_back(lane, all);
-                }
+                // There is no slot in all, and whoever has one may be of another lane.
+                Promotion::Promoted => lane.state().return_to_seat(),
+                Promotion::Never => {}
             }
+            let all = std::mem::take(&mut *seats);
+            drop(seats);
+            return self.send_back(lane, all);
         }
     }
 

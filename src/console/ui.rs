@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 
 use askama::filters::HtmlSafe;
 
-use crate::model::clock::EpochMs;
+use crate::{model::clock::EpochMs, routes::escaped};
 
 /// Markup that is safe as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,22 +19,6 @@ impl fmt::Display for Markup {
 }
 
 impl HtmlSafe for Markup {}
-
-/// Text that stays text, between tags and in quoted attributes.
-pub fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            other => safe.push(other),
-        }
-    }
-    safe
-}
 
 /// A time: how long ago, with the time itself behind it.
 pub fn time(at: &EpochMs, now: &EpochMs) -> Markup {

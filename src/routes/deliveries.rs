@@ -7,9 +7,8 @@ use serde_json::{Value, json};
 
 use super::{
     auth::{Caller, Reader, Writer},
-    connections::time_json,
     error_codes as codes,
-    events::attempt_json,
+    events::{attempt_json, delivery_json},
     gateway::Gateway,
     problem::{Answer, Problem},
     query::{Query, found_json},
@@ -32,28 +31,16 @@ pub const MAX_RETRIES: usize = 200;
 
 /// A delivery with what says which event it is of.
 pub(super) fn listed_json(delivery: &Delivery, event: &Event) -> Value {
-    json!({
-        "id": delivery.id,
-        "provider": event.provider,
-        "deliveryId": event.provider_delivery_id,
-        "eventId": event.id,
-        "eventType": event.wire_type,
-        "eventKey": event.key,
-        "connectionId": event.installation,
-        "orgId": delivery.org,
-        "workspaceId": delivery.workspace,
-        "integrationId": delivery.integration,
-        "resourceId": delivery.resource,
-        "destinationId": delivery.destination,
-        "status": delivery.status,
-        "reason": delivery.reason,
-        "replay": delivery.replay,
-        "attemptCount": delivery.attempts,
-        "receivedAt": event.received_at.to_rfc3339(),
-        "createdAt": delivery.created_at.to_rfc3339(),
-        "dueAt": delivery.finished_at.is_none().then(|| delivery.due_at.to_rfc3339()),
-        "finishedAt": time_json(delivery.finished_at),
-    })
+    let mut shown = delivery_json(delivery);
+    shown["orgId"] = json!(delivery.org);
+    shown["provider"] = json!(event.provider);
+    shown["deliveryId"] = json!(event.provider_delivery_id);
+    shown["eventId"] = json!(event.id);
+    shown["eventType"] = json!(event.wire_type);
+    shown["eventKey"] = json!(event.key);
+    shown["connectionId"] = json!(event.installation);
+    shown["receivedAt"] = json!(event.received_at.to_rfc3339());
+    shown
 }
 
 /// Reads which deliveries are asked for, of those the caller may see.

@@ -50,8 +50,8 @@ pub(super) fn event_json(event: &Event) -> Value {
     })
 }
 
-fn delivery_json(delivery: &Delivery, attempts: &[Attempt]) -> Value {
-    let own = attempts.iter().filter(|attempt| attempt.delivery == delivery.id);
+/// A delivery by itself: what lists and details of deliveries have in common.
+pub(super) fn delivery_json(delivery: &Delivery) -> Value {
     json!({
         "id": delivery.id,
         "integrationId": delivery.integration,
@@ -65,8 +65,15 @@ fn delivery_json(delivery: &Delivery, attempts: &[Attempt]) -> Value {
         "dueAt": delivery.finished_at.is_none().then(|| delivery.due_at.to_rfc3339()),
         "createdAt": delivery.created_at.to_rfc3339(),
         "finishedAt": time_json(delivery.finished_at),
-        "attempts": own.map(attempt_json).collect::<Vec<_>>(),
     })
+}
+
+/// A delivery with those of the attempts that are its own.
+fn delivery_with_attempts(delivery: &Delivery, attempts: &[Attempt]) -> Value {
+    let own = attempts.iter().filter(|attempt| attempt.delivery == delivery.id);
+    let mut shown = delivery_json(delivery);
+    shown["attempts"] = own.map(attempt_json).collect();
+    shown
 }
 
 pub(super) fn attempt_json(attempt: &Attempt) -> Value {
@@ -138,7 +145,7 @@ pub async fn list(Reader(caller): Reader, query: Query, gateway: web::Data<Gatew
 pub async fn get(Reader(caller): Reader, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
     let detail = load_visible(&gateway, &caller, &id).await?;
     let mut shown = event_json(&detail.event);
-    let deliveries = detail.deliveries.iter().map(|delivery| delivery_json(delivery, &detail.attempts));
+    let deliveries = detail.deliveries.iter().map(|delivery| delivery_with_attempts(delivery, &detail.attempts));
     shown["contentType"] = json!(detail.content_type);
     shown["headers"] = serde_json::from_str(&detail.headers).unwrap_or(Value::Null);
     shown["deliveries"] = deliveries.collect();

@@ -48,6 +48,7 @@ pub use self::{
     activity::{Bucket, Window, chart},
     auth::{Caller, KeyRing, KnownKey, Reader, ServiceReader, ServiceWriter, Writer},
     brake::Brake,
+    connecting::escaped,
     connections::{ConnectionFacts, facts_of},
     explain::explanation,
     gateway::{Gateway, Readiness},

@@ -18,6 +18,7 @@ use actix_web::{
 };
 
 use self::page::Page;
+pub use self::page::escaped;
 use super::{
     gateway::Gateway,
     problem::{Answer, Problem},

@@ -65,7 +65,7 @@ impl Page<'_> {
 }
 
 /// Text that stays text, between tags and in quoted attributes.
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

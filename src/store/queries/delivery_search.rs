@@ -4,7 +4,7 @@
 //! webhook: a search walks the one that narrows best, looks at a bounded number of rows of it, and says how far it came.
 //! **Invariants**: what was found is complete as far as was searched; going on from the cursor comes to the end.
 
-use super::{Builder, Fields, Session, count, page, rows_wanted, text, time_of_id};
+use super::{Builder, Fields, PAST_EVERY_ID, Session, count, page, rows_wanted, text, time_of_id};
 use crate::{
     model::{
         delivery::{Delivery, DeliveryStatus},
@@ -66,7 +66,8 @@ pub(crate) async fn count_found(
     sql.push(" LIMIT ").push_bind(i64::from(limit) + 1).push(") counted");
     let row = sql.build().persistent(false).fetch_one(&mut *db.conn).await?;
     let found = count(Fields::new(&row).get()?);
-    let more = found > u64::from(limit) || window.last(db).await?.is_some();
+    // Without narrowing, as many are counted as are looked at.
+    let more = found > u64::from(limit) || (is_narrowed && window.last(db).await?.is_some());
     Ok(BoundedCount { count: found.min(u64::from(limit)), more })
 }
 
@@ -136,9 +137,6 @@ fn is_narrowed(filter: &DeliveryFilter) -> bool {
         || filter.installation.is_some()
         || filter.event.is_some()
 }
-
-/// Greater than every id.
-const PAST_EVERY_ID: &str = "\u{7f}";
 
 /// ` WHERE …`: everything that was asked for, whatever of it the window knows already.
 fn push_conditions(sql: &mut Builder, filter: &DeliveryFilter) {

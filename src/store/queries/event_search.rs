@@ -5,7 +5,7 @@
 //! answered by walking it, without touching rows; a walk looks at a bounded number of entries, and says how far it came.
 //! **Invariants**: what was found is complete as far as was searched; going on from the cursor comes to the end.
 
-use super::{Builder, Fields, Session, id_floor, rows_wanted, text, time_of_id};
+use super::{Builder, Fields, PAST_EVERY_ID, Session, id_floor, rows_wanted, text, time_of_id};
 use crate::{
     model::{
         clock::EpochMs,
@@ -24,9 +24,6 @@ const RECEIVED_AHEAD_MS: i64 = 24 * 60 * 60 * 1000;
 /// What arrived longer after the time it names is in an index of its own (`gw_events_backdated`, which says the same
 /// number), so that a search for what was received before some time can begin there.
 const BACKDATED_MS: i64 = 60 * 60 * 1000;
-
-/// Greater than every id.
-const PAST_EVERY_ID: &str = "\u{7f}";
 
 /// What a filter may ask about beside the org: the orgs' index has it.
 const ASKED_ABOUT: &str =

@@ -74,6 +74,9 @@ fn list<'i>(ids: impl IntoIterator<Item = &'i str>) -> String {
     serde_json::Value::from_iter(ids).to_string()
 }
 
+/// Greater than every id.
+const PAST_EVERY_ID: &str = "\u{7f}";
+
 /// The smallest possible id of that moment, for ids that begin with their time.
 fn id_floor(prefix: &str, at: EpochMs) -> String {
     format!("{prefix}{:012x}", u64::try_from(at.0).unwrap_or(0))

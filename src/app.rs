@@ -152,6 +152,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         node: node.clone(),
         remembers_destinations,
     })?;
+    dispatcher.follow_server_clock().await?;
     let (linked_sender, linked) = mpsc::unbounded_channel();
     let backfill = backfill_hook(&config, &store, &clock, &ids)?;
     let directory = Directory::start(DirectoryDeps {

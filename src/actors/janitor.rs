@@ -230,8 +230,10 @@ async fn take_over_leases(deps: &JanitorDeps) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// After a clock that was set back, what waits is due when it would have been.
+/// Leases last as long by the store's clock as by this one's; and after a clock that was set back, what waits is due when
+/// it would have been.
 async fn follow_clock(deps: &JanitorDeps, watch: &Mutex<Option<ClockWatch>>) -> Result<(), StoreError> {
+    deps.dispatcher.follow_server_clock().await?;
     let lock = || watch.lock().unwrap_or_else(PoisonError::into_inner);
     let is_first = lock().is_none();
     let behind_at_start = if is_first { behind_what_is_stored(deps).await? } else { Duration::ZERO };

@@ -35,13 +35,16 @@ pub use self::{
     registry::{ProviderSettings, Registered, Registry, RegistryError},
     scheme::{Digest, SignatureScheme, VerifyError},
 };
-use crate::model::{
-    clock::EpochMs,
-    error_kind::ErrorKind,
-    event::EventKey,
-    provider::{ExternalId, ProviderDeliveryId, ProviderResourceId, ProviderSlug},
-    secret::Secret,
-    webhook::{Headers, ReceivedWebhook},
+use crate::{
+    crypto::hmac::sha256,
+    model::{
+        clock::EpochMs,
+        error_kind::ErrorKind,
+        event::EventKey,
+        provider::{ExternalId, ProviderDeliveryId, ProviderResourceId, ProviderSlug},
+        secret::Secret,
+        webhook::{Headers, ReceivedWebhook},
+    },
 };
 
 /// A provider's receiving half: data and pure functions.
@@ -155,6 +158,7 @@ pub struct ResourceFacts<'a> {
 pub struct VerifiedWebhook {
     webhook: ReceivedWebhook,
     secret_index: usize,
+    body_digest: [u8; 16],
 }
 
 impl VerifiedWebhook {
@@ -166,6 +170,12 @@ impl VerifiedWebhook {
     /// Which of the live secrets verified it: 0 is the newest.
     pub fn secret_index(&self) -> usize {
         self.secret_index
+    }
+
+    /// What a copy of it under another delivery id has too: a digest of its signature, which is a keyed hash of its body
+    /// (`promises.md` S2b). Who captured a webhook cannot sign it anew, and the body need not be hashed a second time.
+    pub fn body_digest(&self) -> [u8; 16] {
+        self.body_digest
     }
 }
 
@@ -180,13 +190,24 @@ pub fn verify(
     secrets: &[Secret],
     tolerance: Duration,
 ) -> Result<VerifiedWebhook, (ReceivedWebhook, VerifyError)> {
-    let verdict = provider.scheme().verify(&webhook.headers, &webhook.body, secrets).and_then(|secret_index| {
-        provider.scheme().check_timestamp(&webhook.body, webhook.received_at, tolerance).map(|()| secret_index)
+    let scheme = provider.scheme();
+    let verdict = scheme.verify(&webhook.headers, &webhook.body, secrets).and_then(|secret_index| {
+        scheme.check_timestamp(&webhook.body, webhook.received_at, tolerance).map(|()| secret_index)
     });
     match verdict {
-        Ok(secret_index) => Ok(VerifiedWebhook { webhook, secret_index }),
+        Ok(secret_index) => {
+            let body_digest = digest_of(webhook.headers.all(scheme.header).next().unwrap_or_default());
+            Ok(VerifiedWebhook { webhook, secret_index, body_digest })
+        }
         Err(error) => Err((webhook, error)),
     }
+}
+
+fn digest_of(signature: &[u8]) -> [u8; 16] {
+    let digest = sha256(signature);
+    let mut prefix = [0; 16];
+    prefix.copy_from_slice(&digest[..16]);
+    prefix
 }
 
 /// What a verified webhook says.

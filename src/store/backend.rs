@@ -288,6 +288,7 @@ macro_rules! impl_store {
                 find_destination_of(org: &OrgId, scope: DestinationScope, scope_id: &str) -> Option<Destination>
                     = destinations::find_of;
                 list_destinations(org: &OrgId) -> Vec<Destination> = destinations::list;
+                server_time() -> Option<EpochMs> = server_time;
                 find_key(hash: &[u8; 32]) -> Option<ApiKey> = keys::find;
                 find_session(hash: &SessionHash) -> Option<ConsoleSession> = sessions::find;
                 list_keys() -> Vec<ApiKey> = keys::list;

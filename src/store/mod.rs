@@ -156,7 +156,7 @@ pub struct NewEvent {
     pub content_type: Option<String>,
     /// The raw body as received. The store compresses it.
     pub body: Bytes,
-    /// The first 16 bytes of the body's SHA-256, when replays under another id should be noticed.
+    /// Equal for equal bodies of one sender, when replays under another id should be noticed.
     pub body_digest: Option<[u8; 16]>,
     /// The routing decision, JSON (see `delivery::plan`).
     pub decision: String,
@@ -618,6 +618,10 @@ pub trait Store: ConnectionStore + OverviewStore {
     /// Gives up leases of nodes that are gone, so that their deliveries fall due at `now` rather than when the lease
     /// ends. On SQLite that is everybody but `owner`; on PostgreSQL nodes that no longer hold their presence lock.
     async fn release_leases_of_the_gone(&self, owner: &str, now: EpochMs) -> StoreResult<u64>;
+
+    /// The time by the clock that all nodes have in common, by which leases of other nodes are judged. `None` on SQLite,
+    /// where there are none.
+    async fn server_time(&self) -> StoreResult<Option<EpochMs>>;
 
     /// Makes whatever nobody has leased and is due after `now` due that much earlier, but not before `now`: the clock was
     /// set back. Answers how many.

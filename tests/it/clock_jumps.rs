@@ -193,3 +193,40 @@ async fn a_clock_that_is_ahead_on_one_node_frees_no_lease_of_another() {
     second.leave().await;
     first.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_behind_on_one_node_does_not_end_its_leases_for_another() {
+    const EVENTS: u64 = 3;
+    let (Some(backend), Some(clock)) = (Backend::postgres().await, FakeClock::find()) else { return };
+    let sink = Sink::start().await.expect("a port");
+    sink.behave("/in", Behaviour::After(Duration::from_secs(4), Box::new(Behaviour::ok())));
+    let patient = || Options::default().with("SIGNALBOX_DELIVERY__TIMEOUT_MS", "20000");
+    clock.jump_to("-1d");
+    // It is behind when it starts, and falls behind again while it runs.
+    let behind = App::start(backend, clock.of(patient())).await;
+    let other = behind.start_beside_with(patient()).await;
+    let github = subscribed(&behind, &sink, &["in"]).await;
+    let mut events = 0;
+    for offset in ["-1d", "+0", "-2d"] {
+        clock.jump_to(offset);
+        // The janitor looks at the clocks once a second.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        post(&behind, &github, events..events + EVENTS).await;
+        events += EVENTS;
+        let all = usize::try_from(events).expect("small");
+        sink.wait_until("every one in flight", SOON, |received| tries(received, "/in").len() == all)
+            .await
+            .expect("sent");
+    }
+    let delivered = async {
+        while behind.count("SELECT COUNT(*) FROM gw_deliveries WHERE status <> 'delivered'").await > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(SOON, delivered).await.expect("all are delivered");
+    let received = sink.received();
+    assert!(received.iter().all(|received| received.beside == 0), "one attempt of a delivery in the whole cluster");
+    assert!(tries(&received, "/in").values().all(|tries| *tries == 1), "{:?}", tries(&received, "/in"));
+    other.leave().await;
+    behind.finish().await;
+}

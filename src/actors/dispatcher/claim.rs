@@ -69,7 +69,7 @@ impl Claim {
             destination: self.open.lane.id.clone(),
             owner: self.shared.node.clone(),
             now,
-            lease_until: now.plus(self.shared.lease()),
+            lease_until: self.shared.lease_until(now),
             first_tries: count(ask.first_tries),
             retries: count(ask.retries),
             in_all: count(ask.in_all),

@@ -52,11 +52,11 @@ use crate::{
         sign::{NotASigningSecret, SigningSecret},
     },
     model::{
-        clock::{Clock, Ids},
+        clock::{Clock, EpochMs, Ids},
         delivery::AttemptResult,
         ids::{DeliveryId, DestinationId, OrgId},
     },
-    store::{ClaimedDelivery, SharedStore},
+    store::{ClaimedDelivery, SharedStore, StoreResult},
     telemetry::{metrics::Metrics, traces::Traces},
     vault::Vault,
 };
@@ -165,9 +165,21 @@ impl DispatcherHandle {
         &self.shared.node
     }
 
-    /// How long a lease lasts, milliseconds.
-    pub fn lease_ms(&self) -> i64 {
-        i64::try_from(self.shared.lease().as_millis()).unwrap_or(i64::MAX)
+    /// Until when a lease that begins now is written.
+    pub fn lease_until(&self, now: EpochMs) -> EpochMs {
+        self.shared.lease_until(now)
+    }
+
+    /// Looks at the clock by which other nodes judge this one's leases: what this one's own is behind, its leases are
+    /// written longer.
+    ///
+    /// # Errors
+    /// `StoreError` if the store does not answer.
+    pub async fn follow_server_clock(&self) -> StoreResult<()> {
+        let server = self.shared.store.server_time().await?;
+        let behind = server.map(|server| server.since(self.shared.clock.now())).unwrap_or_default();
+        self.shared.clock_lag_ms.store(u64::try_from(behind.as_millis()).unwrap_or(0), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Room for one attempt at this destination now or soon, if there is any: its circuit is closed, nothing older waits

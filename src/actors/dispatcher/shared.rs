@@ -35,7 +35,7 @@ use crate::{
     config::DeliveryConfig,
     delivery::client::DeliveryClient,
     model::{
-        clock::{Clock, Ids},
+        clock::{Clock, EpochMs, Ids},
         ids::{DeliveryId, DestinationId},
     },
     store::SharedStore,
@@ -77,6 +77,8 @@ pub(super) struct Shared {
     pub held: DashSet<DeliveryId>,
     /// Results that are not recorded yet.
     pub record_queue: Mutex<RecordQueue>,
+    /// What this node's clock is behind the store's.
+    pub clock_lag_ms: AtomicU64,
     pub draining: AtomicBool,
     /// Told true when attempts in flight must be cut.
     pub cut: watch::Sender<bool>,
@@ -119,6 +121,7 @@ impl Shared {
             retry_times: Mutex::default(),
             held: DashSet::new(),
             record_queue: Mutex::default(),
+            clock_lag_ms: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             cut: watch::Sender::new(false),
             queue: Mutex::default(),
@@ -135,6 +138,11 @@ impl Shared {
     /// How long a lease lasts.
     pub(super) fn lease(&self) -> Duration {
         self.config.timeout + LEASE_MARGIN
+    }
+
+    /// Until when a lease that begins now is written, so that it lasts as long by the clock of the store.
+    pub(super) fn lease_until(&self, now: EpochMs) -> EpochMs {
+        now.plus(self.lease() + Duration::from_millis(self.clock_lag_ms.load(Ordering::Relaxed)))
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -331,7 +339,7 @@ impl Shared {
                     "seated": state.seated(),
                     "allowed": state.allowed(),
                     "waits": state.waits(),
-                    "failingSince": state.failing_since().map(crate::model::clock::EpochMs::to_rfc3339),
+                    "failingSince": state.failing_since().map(EpochMs::to_rfc3339),
                 })
             })
             .collect();

@@ -201,7 +201,7 @@ impl Rig {
             correlation_id: "cor-1".to_owned(),
             trace_id: None,
         };
-        let lease_until = leased.then(|| now.plus(Duration::from_millis(self.dispatcher.lease_ms().unsigned_abs())));
+        let lease_until = leased.then(|| self.dispatcher.lease_until(now));
         let delivery = Delivery {
             id: self.ids.delivery(),
             event: event.id.clone(),

@@ -3,10 +3,7 @@
 //! **Invariants**: no receipt before the commit; exactly one outcome per webhook; the service path enters at the step
 //! "extract" and ends in the same rows.
 
-use std::{
-    sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::AtomicUsize};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -71,6 +68,8 @@ pub(super) struct Understood {
     pub provider: Arc<dyn Provider>,
     pub inbound: Inbound,
     pub verified_by: VerifiedBy,
+    /// By which a copy under another delivery id is noticed; `None` where that id is signed, or its sender trusted.
+    pub body_digest: Option<[u8; 16]>,
     pub headers: Headers,
     pub body: Bytes,
     pub received_at: EpochMs,
@@ -107,6 +106,7 @@ impl Pipeline {
         let handled = isolate(async {
             let (provider, inbound) = self.extract(&verified)?;
             let understood = Understood {
+                body_digest: provider.delivery_id_is_unsigned().then(|| verified.body_digest()),
                 provider,
                 inbound,
                 verified_by: VerifiedBy::Secret { index: verified.secret_index() },
@@ -159,6 +159,7 @@ impl Pipeline {
                 provider: provider.clone(),
                 inbound,
                 verified_by: VerifiedBy::ServiceKey,
+                body_digest: None,
                 headers: Headers::new(),
                 body: webhook.payload.clone(),
                 received_at: webhook.received_at,
@@ -262,7 +263,7 @@ impl Pipeline {
         let new_event = NewEvent {
             headers: kept_headers(&understood.headers)?,
             content_type: understood.headers.get("content-type").map(str::to_owned),
-            body_digest: understood.provider.delivery_id_is_unsigned().then(|| digest_prefix(&understood.body)),
+            body_digest: understood.body_digest,
             body: understood.body.clone(),
             decision: decision_json(&plan.decision)?,
             deliveries,
@@ -418,13 +419,12 @@ impl Pipeline {
     /// Takes this node's lease on those pending deliveries for which the dispatcher has room: they go out from memory
     /// after the commit. Answers their positions with the room taken.
     fn lease(&self, deliveries: &mut [NewDelivery], body_bytes: usize) -> Vec<(usize, Slot)> {
-        let lease = Duration::from_millis(u64::try_from(self.dispatcher.lease_ms()).unwrap_or(0));
         let mut slots = Vec::new();
         for (index, new) in deliveries.iter_mut().enumerate() {
             let delivery = &mut new.delivery;
             let destination = delivery.destination.as_ref().filter(|_| delivery.status == DeliveryStatus::Pending);
             if let Some(slot) = destination.and_then(|destination| self.dispatcher.reserve(destination, body_bytes)) {
-                delivery.due_at = delivery.created_at.plus(lease);
+                delivery.due_at = self.dispatcher.lease_until(delivery.created_at);
                 delivery.lease_until = Some(delivery.due_at);
                 new.lease_owner = Some(self.dispatcher.node().to_owned());
                 slots.push((index, slot));
@@ -464,11 +464,4 @@ pub(super) fn unavailable(error: AskError<InstallationError>) -> RouteError {
         AskError::Reply(InstallationError::NotFound) => RouteError::UnknownInstallation,
         other => StoreError::Unavailable(other.to_string()).into(),
     }
-}
-
-fn digest_prefix(body: &[u8]) -> [u8; 16] {
-    let digest = sha256(body);
-    let mut prefix = [0; 16];
-    prefix.copy_from_slice(&digest[..16]);
-    prefix
 }

@@ -56,10 +56,16 @@ use crate::model::{
     token::SealedToken,
 };
 
+/// The clock that all nodes have in common, milliseconds.
+macro_rules! server_time_ms {
+    () => {
+        "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint"
+    };
+}
 /// A lease is over when the server says so too: a node whose own clock is ahead takes nothing from the others.
 macro_rules! lease_is_over {
     () => {
-        " AND (d.lease_owner IS NULL OR d.due_at <= (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint)"
+        concat!(" AND (d.lease_owner IS NULL OR d.due_at <= ", server_time_ms!(), ")")
     };
 }
 
@@ -289,6 +295,11 @@ impl Timeouts {
         connection.execute(sqlx::AssertSqlSafe(settings)).await?;
         Ok(())
     }
+}
+
+async fn server_time(db: &mut Session<'_>) -> StoreResult<Option<EpochMs>> {
+    const ASK: &str = concat!("SELECT ", server_time_ms!());
+    Ok(Some(EpochMs(sqlx::query_scalar(ASK).fetch_one(&mut *db.conn).await?)))
 }
 
 /// Lease owners whose presence lock is free are gone.

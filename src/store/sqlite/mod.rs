@@ -250,6 +250,11 @@ impl_store!(SqliteStore, "sqlite");
 impl_connection_store!(SqliteStore);
 impl_overview_store!(SqliteStore);
 
+#[expect(clippy::unused_async, reason = "called as the other database's is")]
+async fn server_time(_db: &mut Session<'_>) -> StoreResult<Option<EpochMs>> {
+    Ok(None)
+}
+
 /// Only one process serves from the file, so that whoever else holds leases is gone.
 async fn release_leases_of_the_gone(db: &mut Session<'_>, owner: &str, now: EpochMs) -> StoreResult<u64> {
     let mut released = 0;

@@ -162,11 +162,20 @@ impl Walk {
     async fn find(&self, db: &mut Session<'_>, filter: &EventFilter, limit: i64) -> StoreResult<Vec<Event>> {
         let mut sql =
             Builder::new(concat!("SELECT ", event_columns!(), " FROM gw_events e WHERE e.id IN (SELECT e.id FROM ("));
-        self.push(&mut sql, filter, ASKED_ABOUT);
-        // Whoever reads from the stretch gets its entries in its order: these are the newest that match.
-        sql.push(" LIMIT ").push_bind(self.rows).push(") e WHERE e.id IS NOT NULL");
-        push_conditions(&mut sql, filter);
-        sql.push(" LIMIT ").push_bind(limit).push(") ORDER BY e.id DESC");
+        if self.index == Index::Backdated {
+            // These are few, and PostgreSQL, which believes that they are many, keeps to their index only if it need not
+            // look at rows for it.
+            self.push(&mut sql, filter, "e.id");
+            sql.push(" LIMIT ").push_bind(self.rows).push(") e)");
+            push_conditions(&mut sql, filter);
+        } else {
+            self.push(&mut sql, filter, ASKED_ABOUT);
+            // Whoever reads from the stretch gets its entries in its order: these are the newest that match.
+            sql.push(" LIMIT ").push_bind(self.rows).push(") e WHERE e.id IS NOT NULL");
+            push_conditions(&mut sql, filter);
+            sql.push(" LIMIT ").push_bind(limit).push(")");
+        }
+        sql.push(" ORDER BY e.id DESC LIMIT ").push_bind(limit);
         let rows = sql.build().persistent(false).fetch_all(&mut *db.conn).await?;
         rows.iter().map(|row| Fields::new(row).event(db.known)).collect()
     }

@@ -16,7 +16,7 @@ export RUSTC_BOOTSTRAP=1
 logs=$(mktemp -d)
 
 if [ ! -d fuzz/corpus ]; then
-    cargo test --locked --quiet --test fuzz -- --ignored write_the_corpora
+    cargo test --workspace --locked --quiet --test fuzz -- --ignored write_the_corpora
 fi
 cargo fuzz build -s none
 

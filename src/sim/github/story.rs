@@ -8,6 +8,74 @@ use crate::sim::{Dice, Facts, numeric_id, to_the_second};
 /// Bodies asked to be at least this long, in bytes, hold everything that GitHub's do.
 const WHOLE_FROM_BYTES: usize = 20 * 1024;
 
+/// The addresses that a repository names, below its own: most of what GitHub sends is these, in every payload, and
+/// they are what a stored payload's size depends on.
+const REPOSITORY_URLS: [(&str, &str); 36] = [
+    ("archive", "/{archive_format}{/ref}"),
+    ("assignees", "/assignees{/user}"),
+    ("blobs", "/git/blobs{/sha}"),
+    ("branches", "/branches{/branch}"),
+    ("collaborators", "/collaborators{/collaborator}"),
+    ("comments", "/comments{/number}"),
+    ("commits", "/commits{/sha}"),
+    ("compare", "/compare/{base}...{head}"),
+    ("contents", "/contents/{+path}"),
+    ("contributors", "/contributors"),
+    ("deployments", "/deployments"),
+    ("downloads", "/downloads"),
+    ("events", "/events"),
+    ("forks", "/forks"),
+    ("git_commits", "/git/commits{/sha}"),
+    ("git_refs", "/git/refs{/sha}"),
+    ("git_tags", "/git/tags{/sha}"),
+    ("hooks", "/hooks"),
+    ("issue_comment", "/issues/comments{/number}"),
+    ("issue_events", "/issues/events{/number}"),
+    ("issues", "/issues{/number}"),
+    ("keys", "/keys{/key_id}"),
+    ("labels", "/labels{/name}"),
+    ("languages", "/languages"),
+    ("merges", "/merges"),
+    ("milestones", "/milestones{/number}"),
+    ("notifications", "/notifications{?since,all,participating}"),
+    ("pulls", "/pulls{/number}"),
+    ("releases", "/releases{/id}"),
+    ("stargazers", "/stargazers"),
+    ("statuses", "/statuses/{sha}"),
+    ("subscribers", "/subscribers"),
+    ("subscription", "/subscription"),
+    ("tags", "/tags"),
+    ("teams", "/teams"),
+    ("trees", "/git/trees{/sha}"),
+];
+
+/// The addresses that a user or an organization names, below its own.
+const ACCOUNT_URLS: [(&str, &str); 9] = [
+    ("events", "/events{/privacy}"),
+    ("followers", "/followers"),
+    ("following", "/following{/other_user}"),
+    ("gists", "/gists{/gist_id}"),
+    ("organizations", "/orgs"),
+    ("received_events", "/received_events"),
+    ("repos", "/repos"),
+    ("starred", "/starred{/owner}{/repo}"),
+    ("subscriptions", "/subscriptions"),
+];
+
+/// A user or an organization, as GitHub writes it wherever one stands.
+fn account(login: &str, id: u64, kind: &str) -> Value {
+    let api = format!("https://api.github.com/users/{login}");
+    let mut account = json!({"login": login, "id": id, "node_id": "MDQ6VXNlcjYxMjA0NTg=", "type": kind, "site_admin": false,
+        "avatar_url": format!("https://avatars.githubusercontent.com/u/{id}?v=4"), "gravatar_id": "", "url": api,
+        "html_url": format!("https://github.com/{login}"), "user_view_type": "public"});
+    if let Value::Object(members) = &mut account {
+        for (name, rest) in ACCOUNT_URLS {
+            members.insert(format!("{name}_url"), Value::from(format!("{api}{rest}")));
+        }
+    }
+    account
+}
+
 /// The making of one payload.
 pub(super) struct Story<'a> {
     facts: &'a Facts,
@@ -49,64 +117,31 @@ impl<'a> Story<'a> {
     }
 
     fn person() -> Value {
-        json!({"id": 6_120_458, "node_id": "MDQ6VXNlcjYxMjA0NTg=", "login": "mirela-okt", "type": "User", "site_admin": false,
-            "avatar_url": "https://avatars.example/u/6120458", "url": "https://api.github.com/users/mirela-okt",
-            "html_url": "https://github.com/mirela-okt"})
+        account("mirela-okt", 6_120_458, "User")
     }
 
     fn repository(&self) -> Value {
         let full_name = format!("{}/{}", self.facts.account, self.facts.resource_name);
         let api = format!("https://api.github.com/repos/{full_name}");
+        let page = format!("https://github.com/{full_name}");
         let mut repository = json!({
             "id": numeric_id(&self.facts.resource_id), "node_id": "R_kgDOLfl", "name": self.facts.resource_name,
             "full_name": full_name, "private": true, "visibility": "private", "archived": false, "disabled": false,
             "fork": false, "default_branch": "main", "language": "Rust", "description": "What the tide does next",
-            "stargazers_count": 41, "watchers_count": 41, "forks_count": 3, "open_issues_count": 17, "size": 20_480 + self.facts.seed % 100_000,
-            "owner": {"id": 99_120_387, "login": self.facts.account, "type": "Organization",
-                "avatar_url": "https://avatars.example/u/99120387", "html_url": format!("https://github.com/{}", self.facts.account)},
-            "html_url": format!("https://github.com/{full_name}"), "url": api, "topics": ["tides", "sensors"],
+            "stargazers_count": 41, "watchers_count": 41, "forks_count": 3, "open_issues_count": 17, "forks": 3,
+            "watchers": 41, "open_issues": 17, "size": 20_480 + self.facts.seed % 100_000,
+            "owner": account(&self.facts.account, 99_120_387, "Organization"),
+            "html_url": page, "url": api, "topics": ["tides", "sensors"], "homepage": null, "mirror_url": null,
+            "git_url": format!("git://github.com/{full_name}.git"), "ssh_url": format!("git@github.com:{full_name}.git"),
+            "clone_url": format!("{page}.git"), "svn_url": page,
             "created_at": "2024-03-01T00:00:00Z", "updated_at": to_the_second(self.facts.at), "pushed_at": to_the_second(self.facts.at),
         });
         if let Value::Object(members) = &mut repository {
-            for what in [
-                "archive",
-                "assignees",
-                "blobs",
-                "branches",
-                "collaborators",
-                "comments",
-                "commits",
-                "compare",
-                "contents",
-                "contributors",
-                "deployments",
-                "downloads",
-                "events",
-                "forks",
-                "git_commits",
-                "git_refs",
-                "git_tags",
-                "hooks",
-                "issue_comment",
-                "issue_events",
-                "issues",
-                "keys",
-                "labels",
-                "languages",
-                "merges",
-                "milestones",
-                "notifications",
-                "pulls",
-                "releases",
-                "stargazers",
-                "statuses",
-                "subscribers",
-                "subscription",
-                "tags",
-                "teams",
-                "trees",
-            ] {
-                members.insert(format!("{what}_url"), Value::from(format!("{api}/{what}{{/id}}")));
+            members.extend(self::members(json!({"has_issues": true, "has_projects": true, "has_downloads": true, "has_wiki": false,
+                "has_pages": false, "has_discussions": true, "license": null, "allow_forking": true, "is_template": false,
+                "web_commit_signoff_required": false, "custom_properties": {}})));
+            for (name, rest) in REPOSITORY_URLS {
+                members.insert(format!("{name}_url"), Value::from(format!("{api}{rest}")));
             }
         }
         repository

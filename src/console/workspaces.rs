@@ -37,6 +37,8 @@ struct Row {
 struct ProviderCount {
     name: String,
     active: u64,
+    paused: u64,
+    /// Ended, or kept from getting events.
     other: u64,
 }
 
@@ -65,11 +67,12 @@ pub async fn show(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -
 }
 
 fn row(registry: &Registry, summary: &WorkspaceSummary, otherwise: &'static str) -> Row {
-    let active = IntegrationStatus::Active.as_str();
     let of_provider = |slug: &String| registry.find(slug).map_or(slug.clone(), |found| found.name().to_owned());
     let providers = summary.integrations.iter().map(|(slug, statuses)| {
-        let active = statuses.get(active).copied().unwrap_or_default();
-        ProviderCount { name: of_provider(slug), active, other: statuses.values().sum::<u64>() - active }
+        let counted = |status: IntegrationStatus| statuses.get(status.as_str()).copied().unwrap_or_default();
+        let (active, paused) = (counted(IntegrationStatus::Active), counted(IntegrationStatus::Paused));
+        let other = statuses.values().sum::<u64>() - active - paused;
+        ProviderCount { name: of_provider(slug), active, paused, other }
     });
     Row {
         name: summary.workspace.to_string(),

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     model::{
         clock::EpochMs,
-        destination::DestinationScope,
+        destination::{Destination, DestinationScope},
         event::EventKey,
         ids::{InstallationId, IntegrationId},
         integration::{Integration, IntegrationStatus, SyncRules},
@@ -46,13 +46,16 @@ struct IntegrationPage {
     is_editable: bool,
     last_event_at: Option<EpochMs>,
     created_at: EpochMs,
-    /// Its own destination; empty if it has none.
+    /// Its own destination.
+    own: Option<Destination>,
     own_url: String,
     own_has_headers: bool,
     /// Where its deliveries go without one, in words; empty is nowhere.
     inherited: String,
-    /// What changes it.
-    patch: String,
+    /// What the deletion of its own does.
+    consequence: String,
+    /// Where the API has its own.
+    api: String,
     categories: Vec<CategoryShown>,
     wanted: usize,
     known: usize,
@@ -88,6 +91,7 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, _query: Query, gatewa
     let provider = gateway.registry.find(integration.provider.as_str()).ok_or_else(not_found)?;
     let own = scope(&integration.org, DestinationScope::Integration, integration.id.as_str());
     let own = gateway.destinations.find(&own).await?;
+    let inherited = inherited(&gateway, &integration).await?;
     let rules = integration.rules();
     let defaults = Registry::default_event_keys(provider.as_ref());
     let name = name_of(resource).to_owned();
@@ -104,14 +108,20 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, _query: Query, gatewa
         status: integration.status,
         reason: integration.status_reason.clone().filter(|_| !is_live),
         is_live,
-        is_paused: integration.status == IntegrationStatus::Paused || (is_live && !rules.auto_sync),
+        is_paused: integration.is_paused(),
         is_editable: is_live && layout.can_write,
         last_event_at: integration.last_event_at,
         created_at: integration.created_at,
         own_url: own.as_ref().map(|view| view.destination.url.clone()).unwrap_or_default(),
         own_has_headers: own.as_ref().is_some_and(|view| !view.header_names.is_empty()),
-        inherited: inherited(&gateway, &integration).await?,
-        patch: format!("PATCH /integrations/{}", integration.id),
+        own: own.map(|view| view.destination),
+        consequence: if inherited.is_empty() {
+            "Its deliveries wait until there is a destination again.".to_owned()
+        } else {
+            format!("Its deliveries go to {inherited}.")
+        },
+        inherited,
+        api: format!("/integrations/{}/destination", integration.id),
         categories: categories(provider.categories(), provider.events(), &rules),
         wanted: provider.events().iter().filter(|spec| is_wanted(&rules, spec)).count(),
         known: provider.events().len(),
@@ -163,7 +173,7 @@ async fn inherited(gateway: &Gateway, integration: &Integration) -> Result<Strin
         return Ok(format!("{} (the org’s)", view.destination.url));
     }
     let has_fallback = gateway.config.delivery.url.is_some();
-    Ok(if has_fallback { "The gateway’s default destination".to_owned() } else { String::new() })
+    Ok(if has_fallback { "the gateway’s default destination".to_owned() } else { String::new() })
 }
 
 fn capitalised(word: &str) -> String {

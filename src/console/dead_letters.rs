@@ -112,8 +112,8 @@ fn account(installation: &Installation) -> String {
     installation.account_login.clone().unwrap_or_else(|| installation.external_id.to_string())
 }
 
-/// Why it was given up, in words.
-fn why(delivery: &Delivery) -> String {
+/// Why it was given up, or is not there yet, in words.
+pub(super) fn why(delivery: &Delivery) -> String {
     match delivery.reason.as_deref() {
         None => "given up".to_owned(),
         Some("http_status") => "answered with an error".to_owned(),

@@ -50,8 +50,8 @@ struct IntegrationPage {
     own: Option<Destination>,
     own_url: String,
     own_has_headers: bool,
-    /// Where its deliveries go without one, in words; empty is nowhere.
-    inherited: String,
+    /// Where its deliveries go without one; `None` is nowhere.
+    inherited: Option<Inherited>,
     /// What the deletion of its own does.
     consequence: String,
     /// Where the API has its own.
@@ -62,6 +62,12 @@ struct IntegrationPage {
     /// The body that chooses the usual events.
     defaults: String,
     default_count: usize,
+}
+
+/// A destination that is not the integration's own.
+struct Inherited {
+    url: Option<String>,
+    whose: &'static str,
 }
 
 /// A category and its events.
@@ -115,10 +121,10 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, _query: Query, gatewa
         own_url: own.as_ref().map(|view| view.destination.url.clone()).unwrap_or_default(),
         own_has_headers: own.as_ref().is_some_and(|view| !view.header_names.is_empty()),
         own: own.map(|view| view.destination),
-        consequence: if inherited.is_empty() {
-            "Its deliveries wait until there is a destination again.".to_owned()
-        } else {
-            format!("Its deliveries go to {inherited}.")
+        consequence: match &inherited {
+            None => "Its deliveries wait until there is a destination again.".to_owned(),
+            Some(Inherited { url: None, whose }) => format!("Its deliveries go to {whose}."),
+            Some(Inherited { url: Some(url), whose }) => format!("Its deliveries go to {url} ({whose})."),
         },
         inherited,
         api: format!("/integrations/{}/destination", integration.id),
@@ -163,17 +169,17 @@ fn categories(categories: &'static [Category], events: &'static [EventSpec], rul
 }
 
 /// Where deliveries go that have no destination of the integration's own.
-async fn inherited(gateway: &Gateway, integration: &Integration) -> Result<String, Problem> {
-    let workspace = scope(&integration.org, DestinationScope::Workspace, integration.workspace.as_str());
-    if let Some(view) = gateway.destinations.find(&workspace).await? {
-        return Ok(format!("{} (the workspace’s)", view.destination.url));
+async fn inherited(gateway: &Gateway, integration: &Integration) -> Result<Option<Inherited>, Problem> {
+    for (wider, id, whose) in [
+        (DestinationScope::Workspace, integration.workspace.as_str(), "the workspace’s"),
+        (DestinationScope::Org, integration.org.as_str(), "the org’s"),
+    ] {
+        if let Some(view) = gateway.destinations.find(&scope(&integration.org, wider, id)).await? {
+            return Ok(Some(Inherited { url: Some(view.destination.url), whose }));
+        }
     }
-    let org = scope(&integration.org, DestinationScope::Org, integration.org.as_str());
-    if let Some(view) = gateway.destinations.find(&org).await? {
-        return Ok(format!("{} (the org’s)", view.destination.url));
-    }
-    let has_fallback = gateway.config.delivery.url.is_some();
-    Ok(if has_fallback { "the gateway’s default destination".to_owned() } else { String::new() })
+    let whose = "the gateway’s default destination";
+    Ok(gateway.config.delivery.url.is_some().then_some(Inherited { url: None, whose }))
 }
 
 fn capitalised(word: &str) -> String {

@@ -96,6 +96,8 @@ async fn all_dead_letters_that_match_are_sent_again_in_portions_with_progress_an
     browser.until_text("Stopped. 99 are on their way again. The others stay here.").await;
     browser.until_text("is on its way already, or was delivered").await;
     browser.see(&format!("#sending a[href$='/console/events?search={taken}']")).await;
+    let wrong = checks::everything(browser, "stopped").await;
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     stage.until("/deliveries/count?status=delivered", count(100)).await;
     stage.until("/deliveries/count?status=dead", count(MANY + 1 - 100)).await;
 
@@ -104,8 +106,6 @@ async fn all_dead_letters_that_match_are_sent_again_in_portions_with_progress_an
     browser.enter("[data-confirm-yes]").await;
     browser.until_text("20 are on their way again.").await;
     browser.until_text("No dead letter is like that").await;
-    let wrong = checks::everything(browser, "sent again").await;
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     stage.until("/deliveries/count?status=delivered", count(MANY)).await;
     stage.until("/deliveries/count?status=dead", count(1)).await;
     stage.finish().await;

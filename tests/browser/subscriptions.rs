@@ -105,7 +105,7 @@ async fn an_integration_gets_a_destination_of_its_own_that_is_tested_rotated_and
     let integration = stage.subscribe("github", 1, &connection, WORKSPACE).await;
     stage.sign_in().await;
     stage.visit(&format!("/integrations/{integration}")).await;
-    browser.until_text("they go to").await;
+    browser.until_text("this integration has none of its own").await;
     browser.enter("[data-dialog=set-destination]").await;
     browser.type_text(&stage.sink.url("/own")).await;
     browser.press(&[key::ENTER]).await;
@@ -136,7 +136,7 @@ async fn an_integration_gets_a_destination_of_its_own_that_is_tested_rotated_and
     browser.enter("[data-api^='DELETE'][data-api$='/destination']").await;
     browser.until_text("Its deliveries go to").await;
     browser.enter("[data-confirm-yes]").await;
-    browser.until_text("they go to").await;
+    browser.until_text("this integration has none of its own").await;
     let gone = stage.operator().call("GET", &format!("/integrations/{integration}/destination"), None).await;
     assert_eq!(gone.expect("an answer").status, 404);
     stage.finish().await;

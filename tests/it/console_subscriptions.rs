@@ -20,6 +20,7 @@ on_both! {
             assert!(page.contains(expected), "{expected}:\n{page}");
         }
         assert!(page.contains(&format!("PUT /workspaces/{path}/destination")), "{page}");
+        assert!(page.contains(&format!("/console/dead-letters?workspace={path}\"")), "{page}");
 
         app.set_destination("acme", None, "http://127.0.0.1:9/org").await;
         let page = text(&visitor.get(&format!("/console/workspaces/{path}?org=acme")).await);

@@ -115,11 +115,16 @@ function confirmed(text, verb = "Go on", isDanger = true) {
 const lookUp = (said, path) => path.split(".").reduce((at, step) => at?.[step], said);
 
 /** What came of it: reload, go elsewhere, show it, or stay. */
-function goOn(element, said) {
+function goOn(element, said, report) {
   const { then = "reload", done } = element.dataset;
-  const message = done?.replace(/\{([\w.]+)\}/g, (_, name) => lookUp(said, name) ?? "");
+  const message = done?.replace(/\{([\w.]+)\}/g, (_, name) => grouped(lookUp(said, name) ?? 0));
   element.dispatchEvent(new CustomEvent("api:done", { bubbles: true, detail: said }));
-  if (then.startsWith("show:")) {
+  if (report?.place) {
+    report.end(message);
+    element.closest("form").reset();
+    count();
+    refresh();
+  } else if (then.startsWith("show:")) {
     const dialog = document.getElementById(then.slice(5));
     for (const shown of all("[data-show]", dialog)) {
       const value = lookUp(said, shown.dataset.show);
@@ -168,29 +173,127 @@ function tell(element, problem) {
   }
 }
 
-/** Sends a long list piece by piece, showing how far it is. */
-async function inPieces(element, { method, path, body }, chunk) {
-  const [name, size] = chunk.split(":");
-  const list = body[name] ?? [];
-  const bar = document.createElement("progress");
-  bar.max = list.length;
-  bar.setAttribute("aria-label", "Progress");
-  (element.querySelector("[data-progress]") ?? element).append(bar);
-  const whole = {};
-  try {
-    for (let at = 0; at < list.length; at += Number(size)) {
-      bar.value = at;
-      const said = await api(method, path, { ...body, [name]: list.slice(at, at + Number(size)) });
-      for (const [member, value] of Object.entries(said)) {
-        if (Array.isArray(value)) whole[member] = [...(whole[member] ?? []), ...value];
-        else whole[member] = typeof value === "number" ? (whole[member] ?? 0) + value : value;
-      }
-    }
-  } finally {
-    bar.remove();
+/* --- a long list, portion by portion -------------------------------------------------------------------------------- */
+
+/** Why one of many was not done, by the word of its result. */
+const LEFT_OUT = {
+  not_found: "is not stored any more",
+  not_retryable: "is on its way already, or was delivered",
+  failed: "could not be written down: try again",
+};
+/** Those that are named; of more there is the number. */
+const NAMED = 20;
+
+const grouped = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, "\u202f");
+
+/** How many there are: exactly, or at least. */
+const inWords = ({ count, more }) => (more ? `at least ${grouped(count)}` : grouped(count));
+
+/** The ids of everything a search finds. A page of it may be empty and not the last. */
+async function* found(search, size) {
+  let cursor = "";
+  do {
+    const page = await api("GET", `${search}&limit=${size}${cursor && `&cursor=${encodeURIComponent(cursor)}`}`);
+    if (page.items.length > 0) yield page.items.map(({ id }) => id);
+    cursor = page.nextCursor;
+  } while (cursor);
+}
+
+function* slices(list, size) {
+  for (let at = 0; at < list.length; at += size) yield list.slice(at, at + size);
+}
+
+/** What several answers say together: numbers added up, lists one after the other and counted. */
+function together(whole, said) {
+  for (const [member, value] of Object.entries(said)) {
+    if (Array.isArray(value)) whole[member] = [...(whole[member] ?? []), ...value];
+    else whole[member] = typeof value === "number" ? (whole[member] ?? 0) + value : value;
+    if (Array.isArray(value)) whole[`${member}Count`] = whole[member].length;
   }
-  for (const member of Object.keys(whole)) if (Array.isArray(whole[member])) whole[`${member}Count`] = whole[member].length;
   return whole;
+}
+
+/** Sends a long list in portions: what a form holds, or all that a search finds. The report hears how far it is. */
+async function inPortions({ method, path, body }, { chunk, every }, report) {
+  const [name, size] = chunk.split(":");
+  const portions = every ? found(every, size) : slices(body[name] ?? [], Number(size));
+  let whole = {};
+  let done = 0;
+  try {
+    report.show(done, whole);
+    for await (const portion of portions) {
+      if (report.isStopped) {
+        report.cause = ["Stopped."];
+        break;
+      }
+      whole = together(whole, await api(method, path, { ...body, [name]: portion }));
+      done += portion.length;
+      report.show(done, whole);
+    }
+  } catch (problem) {
+    if (!report.place) throw problem;
+    // What was done stays done, and is told with the rest.
+    report.cause = [problem.message, ...(problem.more ?? [])];
+  } finally {
+    report.bar.remove();
+  }
+  return whole;
+}
+
+/** Shows how far something long is: a bar, and where there is a place for it also in words, with what was left out and a
+ *  way to stop it. */
+class Report {
+  /** Whether somebody wants it to stop. */
+  isStopped = false;
+  /** Why it ended early, in sentences. */
+  cause = [];
+  bar = document.createElement("progress");
+
+  constructor(element, place, total) {
+    this.total = total;
+    this.place = place;
+    this.bar.setAttribute("aria-label", "Progress");
+    (place ?? element).querySelector("[data-progress]").append(this.bar);
+    if (!place) return;
+    place.hidden = false;
+    for (const part of all("[data-meanwhile]", place)) part.hidden = false;
+    const stop = place.querySelector("[data-stop]");
+    stop.disabled = false;
+    stop.onclick = () => (this.isStopped = stop.disabled = true);
+    stop.focus();
+  }
+
+  say(text) {
+    this.place.querySelector("[role=status]").textContent = text;
+  }
+
+  show(done, { results = [] }) {
+    const count = Math.max(this.total.count, done);
+    this.bar.max = count || 1;
+    this.bar.value = done;
+    if (!this.place) return;
+    this.say(`${grouped(done)} of ${inWords({ ...this.total, count })}`);
+    const left = results.filter(({ status }) => status in LEFT_OUT);
+    const lines = left.slice(0, NAMED).map(({ id, status }) => {
+      const line = document.createElement("li");
+      const link = document.createElement("a");
+      link.href = `${base}/console/events?search=${encodeURIComponent(id)}`;
+      link.textContent = id;
+      line.append(link, ` ${LEFT_OUT[status]}`);
+      return line;
+    });
+    if (left.length > NAMED) {
+      lines.push(Object.assign(document.createElement("li"), { textContent: `and ${grouped(left.length - NAMED)} more` }));
+    }
+    this.place.querySelector("[data-left-out]").replaceChildren(...lines);
+  }
+
+  /** Says how it ended, and with it what became of what was done. */
+  end(message) {
+    this.say([...this.cause, message, this.cause.length > 0 ? "The others stay here." : ""].join(" "));
+    for (const part of all("[data-meanwhile]", this.place)) part.hidden = true;
+    this.place.focus();
+  }
 }
 
 async function run(element, submitter) {
@@ -203,22 +306,26 @@ async function run(element, submitter) {
   } catch (error) {
     return tell(element, new Problem(0, { title: "A field cannot be read", detail: error.message }));
   }
-  if (settings.confirm) {
-    const text = settings.confirm.replace(/\{count\}/g, checkedOf(element).length);
-    if (!(await confirmed(text, settings.confirmVerb, settings.tone !== "calm"))) return;
-  }
+  let said;
+  let report;
   button.setAttribute("aria-busy", "true");
   try {
-    const said = settings.chunk
-      ? await inPieces(element, request, settings.chunk)
-      : await api(request.method, request.path, request.body);
+    const { every, chunk } = settings;
+    const total = every ? await api("GET", every.replace("?", "/count?")) : { count: checkedOf(element).length };
+    if (every && total.count === 0 && !total.more) throw new Problem(0, { title: "There is none any more" });
+    if (settings.confirm) {
+      const text = settings.confirm.replace(/\{count\}/g, inWords(total));
+      if (!(await confirmed(text, settings.confirmVerb, settings.tone !== "calm"))) return;
+    }
+    if (chunk) report = new Report(element, document.querySelector(settings.report ?? "none"), total);
+    said = chunk ? await inPortions(request, settings, report) : await api(request.method, request.path, request.body);
     element.querySelector?.(":scope .problem[data-told]")?.remove();
-    goOn(submitter?.dataset.then || submitter?.dataset.done ? submitter : element, said);
   } catch (problem) {
-    tell(element, problem);
+    return tell(element, problem);
   } finally {
     button.removeAttribute("aria-busy");
   }
+  goOn(submitter?.dataset.then || submitter?.dataset.done ? submitter : element, said, report);
 }
 
 document.addEventListener("submit", (event) => {

@@ -136,6 +136,17 @@ fn the_doctor_is_content_with_no_configuration_and_makes_nothing() {
 }
 
 #[test]
+fn the_doctor_does_not_invent_the_port_that_the_start_will_choose() {
+    let said = Bench::new().run_with(&["doctor"], &[("SIGNALBOX_SERVER__LISTEN", "127.0.0.1:0")]);
+    assert!(said.succeeded, "{}{}", said.out, said.err);
+    assert!(
+        said.out.contains("http://127.0.0.1/ with a port that is chosen at the start, this machine only"),
+        "{}",
+        said.out
+    );
+}
+
+#[test]
 fn the_doctor_reports_every_mistake_together_and_fails() {
     let bench = Bench::new();
     std::fs::write(bench.path("readable.key"), format!("k1:{}\n", "ab".repeat(32))).expect("writes");

@@ -23,7 +23,7 @@ pub(super) async fn run(path: Option<&Path>) -> anyhow::Result<ExitCode> {
         report.fine("configuration", path.map_or("defaults and environment".to_owned(), |p| p.display().to_string()));
     }
     if let Some(config) = &examination.config {
-        check_settings(config, &examination.mistakes, &mut report);
+        check_settings(config, &config.server.public_url, &examination.mistakes, &mut report);
         match registry_of(config) {
             Ok(registry) => check_connecting(&registry, &mut report),
             Err(error) => report.mistake("providers", format!("{error:#}")),

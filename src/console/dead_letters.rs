@@ -38,6 +38,8 @@ struct DeadLettersPage {
     providers: Vec<(&'static str, &'static str)>,
     connections: Vec<Installation>,
     count: BoundedCount,
+    /// What the API lists all of them at, on this page and on the others.
+    every: String,
     items: Vec<Row>,
     searched_back_to: Option<EpochMs>,
     further: Option<String>,
@@ -80,6 +82,7 @@ pub async fn list(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -
         providers: gateway.registry.iter().map(|(it, _)| (it.slug().as_str(), it.name())).collect(),
         connections,
         count,
+        every: every(&filter),
         searched_back_to: found.searched_back_to,
         further: further.map(|cursor| link(&query, "cursor", Some(cursor))),
         pager: Pager::of(&query, found.next_cursor.as_deref().filter(|_| !stopped)),
@@ -89,12 +92,28 @@ pub async fn list(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -
     })
 }
 
+/// The search of the API that finds what this page lists.
+fn every(filter: &DeliveryFilter) -> String {
+    let mut search = form_urlencoded::Serializer::new(String::new());
+    let since = filter.since.map(EpochMs::to_rfc3339);
+    for (name, value) in [
+        ("status", filter.status.map(DeliveryStatus::as_str)),
+        ("provider", filter.provider.as_deref()),
+        ("connection", filter.installation.as_ref().map(InstallationId::as_str)),
+        ("workspace", filter.workspace.as_ref().map(WorkspaceId::as_str)),
+        ("since", since.as_deref()),
+    ] {
+        search.extend_pairs(value.map(|value| (name, value)));
+    }
+    format!("/deliveries?{}", search.finish())
+}
+
 fn account(installation: &Installation) -> String {
     installation.account_login.clone().unwrap_or_else(|| installation.external_id.to_string())
 }
 
-/// Why it was given up, in words.
-fn why(delivery: &Delivery) -> String {
+/// Why it was given up, or is not there yet, in words.
+pub(super) fn why(delivery: &Delivery) -> String {
     match delivery.reason.as_deref() {
         None => "given up".to_owned(),
         Some("http_status") => "answered with an error".to_owned(),

@@ -26,8 +26,8 @@ struct DestinationsPage {
     /// Whether the whole org has one.
     has_org_wide: bool,
     has_fallback: bool,
-    /// What sets the org's.
-    org_put: String,
+    /// Where the API has the org's.
+    org_api: String,
 }
 
 /// A destination.
@@ -36,7 +36,7 @@ struct Row {
     whose: String,
     /// The page of what it serves; empty for the org.
     path: String,
-    /// Where the API has it; empty for an integration's, which is part of the integration.
+    /// Where the API has it.
     api: String,
     url: String,
     headers: Vec<String>,
@@ -51,10 +51,7 @@ struct Row {
 }
 
 impl Row {
-    fn put(&self) -> String {
-        format!("PUT {}", self.api)
-    }
-
+    /// The id of the dialog that changes it.
     fn dialog(&self) -> String {
         format!("change-{}", self.id)
     }
@@ -67,23 +64,23 @@ pub async fn show(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -
     let is_first = query.get("cursor").is_none();
     let Some(org) = &visitor.caller.org else {
         let pager = Pager::of(&query, None);
-        let (rows, org_put) = (Vec::new(), String::new());
-        return render(&DestinationsPage { layout, rows, pager, is_first, has_org_wide: false, has_fallback, org_put });
+        let (rows, org_api) = (Vec::new(), String::new());
+        return render(&DestinationsPage { layout, rows, pager, is_first, has_org_wide: false, has_fallback, org_api });
     };
     let page = gateway.destinations.list(org, query.page(DestinationId::PREFIX)?).await?;
     let of_org = gateway.destinations.find(&scope(org, DestinationScope::Org, org.as_str())).await?;
     render(&DestinationsPage {
         layout,
         pager: Pager::of(&query, page.next_cursor.as_deref()),
-        rows: page.items.into_iter().map(|view| row(&gateway, view, has_fallback)).collect(),
+        rows: page.items.into_iter().map(|view| row(&gateway, view, has_fallback, visitor.now)).collect(),
         is_first,
         has_org_wide: of_org.is_some(),
         has_fallback,
-        org_put: format!("PUT /orgs/{org}/destination"),
+        org_api: format!("/orgs/{org}/destination"),
     })
 }
 
-fn row(gateway: &Gateway, view: DestinationView, has_fallback: bool) -> Row {
+fn row(gateway: &Gateway, view: DestinationView, has_fallback: bool, now: EpochMs) -> Row {
     let DestinationView { destination: it, header_names } = view;
     let segment = segment(&it.scope_id);
     let (whose, path, api) = match it.scope {
@@ -93,17 +90,24 @@ fn row(gateway: &Gateway, view: DestinationView, has_fallback: bool) -> Row {
             format!("/console/workspaces/{segment}"),
             format!("/workspaces/{segment}/destination"),
         ),
-        DestinationScope::Integration => {
-            (format!("Integration {}", it.scope_id), format!("/console/integrations/{segment}"), String::new())
-        }
+        DestinationScope::Integration => (
+            format!("Integration {}", it.scope_id),
+            format!("/console/integrations/{segment}"),
+            format!("/integrations/{segment}/destination"),
+        ),
     };
     let consequence = match it.scope {
         DestinationScope::Org if has_fallback => "Deliveries without a narrower one go to the gateway’s default.",
         DestinationScope::Org => "Deliveries without a narrower one wait until there is one again.",
+        DestinationScope::Workspace if has_fallback => {
+            "The workspace’s deliveries go to the org’s destination, or to the gateway’s default if it has none."
+        }
         DestinationScope::Workspace => {
             "The workspace’s deliveries go to the org’s destination, or wait if it has none."
         }
-        DestinationScope::Integration => "",
+        DestinationScope::Integration => {
+            "The integration’s deliveries go to its workspace’s destination, or where that one’s go if it has none."
+        }
     };
     Row {
         circuit: gateway.dispatcher.circuit(&it.id).filter(|circuit| *circuit != "closed"),
@@ -116,7 +120,7 @@ fn row(gateway: &Gateway, view: DestinationView, has_fallback: bool) -> Row {
         headers: header_names,
         disabled: it.disabled_reason,
         failing_since: it.failing_since,
-        previous_until: it.previous_until,
+        previous_until: it.previous_until.filter(|until| *until > now),
         updated_at: it.updated_at,
     }
 }

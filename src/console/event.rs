@@ -5,6 +5,7 @@ use askama::Template;
 use serde_json::Value;
 
 use super::{
+    dead_letters::why,
     events::{name_of, provider_name},
     layout::{Layout, Section, segment},
     render, ui,

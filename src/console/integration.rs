@@ -13,7 +13,7 @@ use super::{
 use crate::{
     model::{
         clock::EpochMs,
-        destination::DestinationScope,
+        destination::{Destination, DestinationScope},
         event::EventKey,
         ids::{InstallationId, IntegrationId},
         integration::{Integration, IntegrationStatus, SyncRules},
@@ -46,19 +46,28 @@ struct IntegrationPage {
     is_editable: bool,
     last_event_at: Option<EpochMs>,
     created_at: EpochMs,
-    /// Its own destination; empty if it has none.
+    /// Its own destination.
+    own: Option<Destination>,
     own_url: String,
     own_has_headers: bool,
-    /// Where its deliveries go without one, in words; empty is nowhere.
-    inherited: String,
-    /// What changes it.
-    patch: String,
+    /// Where its deliveries go without one; `None` is nowhere.
+    inherited: Option<Inherited>,
+    /// What the deletion of its own does.
+    consequence: String,
+    /// Where the API has its own.
+    api: String,
     categories: Vec<CategoryShown>,
     wanted: usize,
     known: usize,
     /// The body that chooses the usual events.
     defaults: String,
     default_count: usize,
+}
+
+/// A destination that is not the integration's own.
+struct Inherited {
+    url: Option<String>,
+    whose: &'static str,
 }
 
 /// A category and its events.
@@ -88,6 +97,7 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, _query: Query, gatewa
     let provider = gateway.registry.find(integration.provider.as_str()).ok_or_else(not_found)?;
     let own = scope(&integration.org, DestinationScope::Integration, integration.id.as_str());
     let own = gateway.destinations.find(&own).await?;
+    let inherited = inherited(&gateway, &integration).await?;
     let rules = integration.rules();
     let defaults = Registry::default_event_keys(provider.as_ref());
     let name = name_of(resource).to_owned();
@@ -104,14 +114,20 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, _query: Query, gatewa
         status: integration.status,
         reason: integration.status_reason.clone().filter(|_| !is_live),
         is_live,
-        is_paused: integration.status == IntegrationStatus::Paused || (is_live && !rules.auto_sync),
+        is_paused: integration.is_paused(),
         is_editable: is_live && layout.can_write,
         last_event_at: integration.last_event_at,
         created_at: integration.created_at,
         own_url: own.as_ref().map(|view| view.destination.url.clone()).unwrap_or_default(),
         own_has_headers: own.as_ref().is_some_and(|view| !view.header_names.is_empty()),
-        inherited: inherited(&gateway, &integration).await?,
-        patch: format!("PATCH /integrations/{}", integration.id),
+        own: own.map(|view| view.destination),
+        consequence: match &inherited {
+            None => "Its deliveries wait until there is a destination again.".to_owned(),
+            Some(Inherited { url: None, whose }) => format!("Its deliveries go to {whose}."),
+            Some(Inherited { url: Some(url), whose }) => format!("Its deliveries go to {url} ({whose})."),
+        },
+        inherited,
+        api: format!("/integrations/{}/destination", integration.id),
         categories: categories(provider.categories(), provider.events(), &rules),
         wanted: provider.events().iter().filter(|spec| is_wanted(&rules, spec)).count(),
         known: provider.events().len(),
@@ -153,17 +169,17 @@ fn categories(categories: &'static [Category], events: &'static [EventSpec], rul
 }
 
 /// Where deliveries go that have no destination of the integration's own.
-async fn inherited(gateway: &Gateway, integration: &Integration) -> Result<String, Problem> {
-    let workspace = scope(&integration.org, DestinationScope::Workspace, integration.workspace.as_str());
-    if let Some(view) = gateway.destinations.find(&workspace).await? {
-        return Ok(format!("{} (the workspace’s)", view.destination.url));
+async fn inherited(gateway: &Gateway, integration: &Integration) -> Result<Option<Inherited>, Problem> {
+    for (wider, id, whose) in [
+        (DestinationScope::Workspace, integration.workspace.as_str(), "the workspace’s"),
+        (DestinationScope::Org, integration.org.as_str(), "the org’s"),
+    ] {
+        if let Some(view) = gateway.destinations.find(&scope(&integration.org, wider, id)).await? {
+            return Ok(Some(Inherited { url: Some(view.destination.url), whose }));
+        }
     }
-    let org = scope(&integration.org, DestinationScope::Org, integration.org.as_str());
-    if let Some(view) = gateway.destinations.find(&org).await? {
-        return Ok(format!("{} (the org’s)", view.destination.url));
-    }
-    let has_fallback = gateway.config.delivery.url.is_some();
-    Ok(if has_fallback { "The gateway’s default destination".to_owned() } else { String::new() })
+    let whose = "the gateway’s default destination";
+    Ok(gateway.config.delivery.url.is_some().then_some(Inherited { url: None, whose }))
 }
 
 fn capitalised(word: &str) -> String {

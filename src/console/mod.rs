@@ -59,7 +59,10 @@
 //!   a `{name}` in the path is filled in from a field) and shows the problem document's title and detail when refused.
 //!   `data-body='{"a":1}'` is sent along, `data-confirm="What will happen"` asks first (`data-confirm-verb="Disconnect"`),
 //!   `data-then="reload|stay|/console/…{member}|show:dialog-id"` says how it goes on (`show` fills `[data-show="member"]` of a
-//!   `<dialog>`), `data-done="Saved"` what is said. `data-chunk="deliveryIds:50"` sends a long list piece by piece with progress.
+//!   `<dialog>`), `data-done="Saved"` what is said.
+//!   `data-chunk="deliveryIds:50"` sends a long list in portions and shows a bar in `[data-progress]`; with
+//!   `data-every="/deliveries?status=dead"` the list is whatever that search finds, counted first by `/deliveries/count`;
+//!   `data-report="#id"` names the part of the page that says how far it is, names what was left out, and can stop it.
 //!   Show them only `{% if layout.can_write %}`.
 //! - Also: `data-copy="text"`, `data-check-all="name[]"`, `data-count="name[]"`, `data-filter="#list-id"` (on a search field:
 //!   hides what does not match), `data-dialog="id"` (opens a dialog), `data-auto` on a GET form (submits itself).

@@ -34,6 +34,12 @@ struct QuarantinedPage {
     is_cut: bool,
 }
 
+/// What people call the provider.
+fn provider_name<'a>(webhook: &'a Quarantined, providers: &[(&'a str, &'a str)]) -> &'a str {
+    let slug = webhook.provider.as_str();
+    providers.iter().find(|(known, _)| *known == slug).map_or(slug, |(_, name)| name)
+}
+
 /// It belongs to no org.
 fn only_service_keys(visitor: &Visitor) -> Result<(), Problem> {
     if visitor.caller.is_service() { Ok(()) } else { Err(Problem::new(&codes::SERVICE_KEY_REQUIRED)) }

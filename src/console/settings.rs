@@ -40,14 +40,13 @@ pub async fn show(visitor: Visitor, gateway: web::Data<Gateway>) -> Answer {
     if !visitor.caller.is_service() {
         return Err(Problem::new(&codes::SERVICE_KEY_REQUIRED));
     }
-    let report = examine_running(&gateway.config, gateway.store.as_ref(), &gateway.registry).await;
+    let public_url = gateway.connecting.public_url().base();
+    let report = examine_running(&gateway.config, public_url, gateway.store.as_ref(), &gateway.registry).await;
     let mut sections: Vec<SettingSection> = Vec::new();
-    for setting in shown_settings(&gateway.config) {
+    for setting in shown_settings(&gateway) {
         match sections.last_mut().filter(|section| section.name == setting.section) {
-            Some(section) => section.settings.push(setting.clone()),
-            None => {
-                sections.push(SettingSection { name: setting.section.clone(), settings: vec![setting.clone()] });
-            }
+            Some(section) => section.settings.push(setting),
+            None => sections.push(SettingSection { name: setting.section.clone(), settings: vec![setting] }),
         }
     }
     render(&SettingsPage {

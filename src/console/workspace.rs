@@ -39,8 +39,10 @@ struct WorkspacePage {
     own: Option<Destination>,
     own_url: String,
     own_has_headers: bool,
-    /// What sets its destination.
-    put: String,
+    /// Where the API has its own destination.
+    api: String,
+    /// What the deletion of its own does.
+    consequence: String,
     /// The org's destination.
     org: Option<Destination>,
     has_fallback: bool,
@@ -111,15 +113,21 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, query: Query, gateway
     let installations = routing_installations(&gateway, org).await?;
     let wanted = query.get("connection").or_else(|| installations.first().map(|first| first.id.as_str()));
     let chosen = installations.iter().find(|one| wanted == Some(one.id.as_str()));
+    let has_fallback = gateway.config.delivery.url.is_some();
     let segment = segment(&name);
     render(&WorkspacePage {
         layout: visitor.layout(Section::Workspaces, &name),
-        put: format!("PUT /workspaces/{segment}/destination"),
+        api: format!("/workspaces/{segment}/destination"),
+        consequence: match &of_org {
+            Some(view) => format!("Its deliveries go to the org’s destination, {}.", view.destination.url),
+            None if has_fallback => "Its deliveries go to the gateway’s default destination.".to_owned(),
+            None => "Its deliveries wait until there is a destination again.".to_owned(),
+        },
         own_url: own.as_ref().map(|view| view.destination.url.clone()).unwrap_or_default(),
         own_has_headers: own.as_ref().is_some_and(|view| !view.header_names.is_empty()),
         own: own.map(|view| view.destination),
         org: of_org.map(|view| view.destination),
-        has_fallback: gateway.config.delivery.url.is_some(),
+        has_fallback,
         rows: shown.map(|(integration, resource)| row(&gateway.registry, integration, resource)).collect(),
         ended,
         shows_all,
@@ -169,7 +177,7 @@ fn row(registry: &Registry, integration: &Integration, resource: &Resource) -> R
         provider: provider.map_or(integration.provider.as_str(), |provider| provider.name()),
         status: integration.status,
         is_live: is_live(integration),
-        is_paused: integration.status == IntegrationStatus::Paused || (is_live(integration) && !rules.auto_sync),
+        is_paused: integration.is_paused(),
         reason: integration.status_reason.clone().filter(|_| integration.status != IntegrationStatus::Active),
         wanted: events.iter().filter(|spec| super::integration::is_wanted(&rules, spec)).count(),
         known: events.len(),

@@ -1,5 +1,7 @@
 //! `/console/workspaces`: who subscribes.
 
+use std::collections::BTreeMap;
+
 use actix_web::{HttpResponse, http::header, web};
 use askama::Template;
 
@@ -36,8 +38,8 @@ struct Row {
 /// Its integrations with a provider.
 struct ProviderCount {
     name: String,
-    active: u64,
-    other: u64,
+    /// How many there are of each sort, in words.
+    counted: String,
 }
 
 /// `GET /console/workspaces[?open=]`: the org's workspaces.
@@ -65,16 +67,42 @@ pub async fn show(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -
 }
 
 fn row(registry: &Registry, summary: &WorkspaceSummary, otherwise: &'static str) -> Row {
-    let active = IntegrationStatus::Active.as_str();
     let of_provider = |slug: &String| registry.find(slug).map_or(slug.clone(), |found| found.name().to_owned());
-    let providers = summary.integrations.iter().map(|(slug, statuses)| {
-        let active = statuses.get(active).copied().unwrap_or_default();
-        ProviderCount { name: of_provider(slug), active, other: statuses.values().sum::<u64>() - active }
-    });
+    let providers = summary
+        .integrations
+        .iter()
+        .map(|(slug, statuses)| ProviderCount { name: of_provider(slug), counted: counted(statuses) });
     Row {
         name: summary.workspace.to_string(),
         path: format!("/console/workspaces/{}", segment(summary.workspace.as_str())),
         providers: providers.collect(),
         goes_to: if summary.destination.is_some() { "its own destination" } else { otherwise },
+    }
+}
+
+/// `2 active, 1 paused, 3 not in use`; what there is none of is not said.
+fn counted(statuses: &BTreeMap<String, u64>) -> String {
+    let of = |status: IntegrationStatus| statuses.get(status.as_str()).copied().unwrap_or_default();
+    let (active, paused) = (of(IntegrationStatus::Active), of(IntegrationStatus::Paused));
+    let others = statuses.values().sum::<u64>() - active - paused;
+    let words = [(active, "active"), (paused, "paused"), (others, "not in use")];
+    let said = words.into_iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}"));
+    said.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integrations_are_counted_by_whether_they_get_events() {
+        let counts = |counts: &[(&str, u64)]| {
+            counted(&counts.iter().map(|(status, count)| ((*status).to_owned(), *count)).collect())
+        };
+        assert_eq!(
+            counts(&[("active", 2), ("paused", 1), ("removed", 2), ("suspended", 1)]),
+            "2 active, 1 paused, 3 not in use"
+        );
+        assert_eq!(counts(&[("paused", 1)]), "1 paused");
     }
 }

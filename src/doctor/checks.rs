@@ -1,9 +1,12 @@
 //! What the doctor looks at, one function each.
 
 use std::{
+    fmt,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
+
+use url::Url;
 
 use super::Report;
 use crate::{
@@ -105,8 +108,8 @@ fn sqlite_path(url: &str) -> Option<PathBuf> {
     Some(PathBuf::from(rest.split('?').next().unwrap_or(rest)))
 }
 
-pub(super) fn check_public_url(config: &Config, report: &mut Report) {
-    let url = &config.server.public_url;
+pub(super) fn check_public_url(config: &Config, url: &Url, report: &mut Report) {
+    let shown = Reached(url);
     let is_local = match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
@@ -114,16 +117,29 @@ pub(super) fn check_public_url(config: &Config, report: &mut Report) {
         None => true,
     };
     match (is_local, url.scheme()) {
-        (true, _) if config.providers.is_empty() => report.fine("public_url", format!("{url}, this machine only")),
-        (true, _) => report.warning("public_url", format!("{url} is this machine only: no provider can reach it")),
-        (false, "https") => report.fine("public_url", url),
-        (false, _) => report.warning("public_url", format!("{url} is not https: providers refuse it or should")),
+        (true, _) if config.providers.is_empty() => report.fine("public_url", format!("{shown}, this machine only")),
+        (true, _) => report.warning("public_url", format!("{shown} is this machine only: no provider can reach it")),
+        (false, "https") => report.fine("public_url", shown),
+        (false, _) => report.warning("public_url", format!("{shown} is not https: providers refuse it or should")),
     }
     if !is_local && config.delivery.allow_private_networks {
         report.warning(
             "delivery",
             "allow_private_networks is on: whoever sets a destination can reach this machine's own network",
         );
+    }
+}
+
+/// A URL as it is reported: port 0 is no port, the gateway chooses one when it starts.
+struct Reached<'a>(&'a Url);
+
+impl fmt::Display for Reached<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut url = self.0.clone();
+        if url.port() == Some(0) && url.set_port(None).is_ok() {
+            return write!(f, "{url} with a port that is chosen at the start");
+        }
+        write!(f, "{url}")
     }
 }
 

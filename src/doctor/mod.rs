@@ -8,6 +8,7 @@ mod checks;
 use std::fmt::Display;
 
 use serde::Serialize;
+use url::Url;
 
 pub use self::checks::{DatabaseFile, check_connecting, check_database_file, check_store};
 use crate::{
@@ -80,14 +81,14 @@ impl Report {
 }
 
 /// Looks at everything that can be judged by the settings and this machine alone. `mistakes` are those of the settings:
-/// what they concern is not looked at.
-pub fn check_settings(config: &Config, mistakes: &[Mistake], report: &mut Report) {
+/// what they concern is not looked at. `public_url` is where the gateway is reached, as far as that is known.
+pub fn check_settings(config: &Config, public_url: &Url, mistakes: &[Mistake], report: &mut Report) {
     let is_sound = |section: &str| !mistakes.iter().any(|mistake| mistake.concerns(section));
     if is_sound("vault") {
         checks::check_vault(config, report);
     }
     if is_sound("server") {
-        checks::check_public_url(config, report);
+        checks::check_public_url(config, public_url, report);
     }
     checks::check_timing(config, report);
     for registered in Registry::built_in() {
@@ -99,10 +100,10 @@ pub fn check_settings(config: &Config, mistakes: &[Mistake], report: &mut Report
     }
 }
 
-/// Examines a gateway that runs: its settings have no mistakes, and its store is open.
-pub async fn examine_running(config: &Config, store: &dyn Store, registry: &Registry) -> Report {
+/// Examines a gateway that runs: its settings have no mistakes, its store is open, and the port it listens on is known.
+pub async fn examine_running(config: &Config, public_url: &Url, store: &dyn Store, registry: &Registry) -> Report {
     let mut report = Report::default();
-    check_settings(config, &[], &mut report);
+    check_settings(config, public_url, &[], &mut report);
     check_connecting(registry, &mut report);
     if check_database_file(config, &mut report) == DatabaseFile::MayBeOpened {
         check_store(store, config.database.migrate, &mut report).await;

@@ -139,6 +139,15 @@ impl Integration {
     pub fn rules(&self) -> SyncRules {
         SyncRules::from_source_config(&self.source_config)
     }
+
+    /// Whether its owner has paused it, by its status or by its rules.
+    pub fn is_paused(&self) -> bool {
+        match self.status {
+            IntegrationStatus::Paused => true,
+            IntegrationStatus::Active => !self.rules().auto_sync,
+            _ => false,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `/workspaces/{id}/destination` and `/orgs/{id}/destination`: where envelopes go.
+//! `/integrations/{id}/destination`, `/workspaces/{id}/destination` and `/orgs/{id}/destination`: where envelopes go.
 //!
 //! **Invariants**: a secret is in the answer that creates or rotates it and in no other; of extra headers only the names
 //! are shown.
@@ -13,7 +13,7 @@ use super::{
     connections::time_json,
     error_codes as codes,
     gateway::Gateway,
-    integrations::workspace_id,
+    integrations::{find_visible, served_by, workspace_id},
     problem::{Answer, Problem},
     query::Query,
     request_body::{ApiBody, Members},
@@ -111,6 +111,15 @@ fn of_org(caller: &Caller, org: &str) -> Result<ServedScope, Problem> {
     Ok(ServedScope { scope: DestinationScope::Org, scope_id: org.to_string(), org })
 }
 
+/// What a destination of this scope serves, if the caller may see it.
+async fn served(gateway: &Gateway, caller: &Caller, scope: DestinationScope, id: &str) -> Result<ServedScope, Problem> {
+    match scope {
+        DestinationScope::Integration => Ok(served_by(&find_visible(gateway, caller, id).await?)),
+        DestinationScope::Workspace => of_workspace(caller, id),
+        DestinationScope::Org => of_org(caller, id),
+    }
+}
+
 async fn put(gateway: &Gateway, caller: &Caller, of: ServedScope, body: &ApiBody) -> Answer {
     let (url, headers) = read_destination(body.members()?)?;
     let put = gateway.destinations.put(&of, &url, headers, &caller.actor()).await?;
@@ -147,7 +156,7 @@ async fn test(gateway: &Gateway, of: ServedScope) -> Answer {
 }
 
 macro_rules! handlers {
-    ($of:ident, $path:literal: $put:ident $get:ident $delete:ident $rotate:ident $test:ident) => {
+    ($scope:ident, $path:literal: $put:ident $get:ident $delete:ident $rotate:ident $test:ident) => {
         /// Sets where envelopes go. 201 with the signing secret if it is new.
         ///
         /// # Errors
@@ -164,7 +173,8 @@ macro_rules! handlers {
             body: ApiBody,
             gateway: web::Data<Gateway>,
         ) -> Answer {
-            put(&gateway, &caller, $of(&caller, &id)?, &body).await
+            let of = served(&gateway, &caller, DestinationScope::$scope, &id).await?;
+            put(&gateway, &caller, of, &body).await
         }
 
         /// Where envelopes go.
@@ -173,7 +183,8 @@ macro_rules! handlers {
         /// `missing_org_id`, `not_found`, `invalid_workspace_id`.
         #[utoipa::path(get, path = $path, responses((status = 200, body = schemas::Destination)))]
         pub async fn $get(Reader(caller): Reader, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
-            get(&gateway, $of(&caller, &id)?).await
+            let of = served(&gateway, &caller, DestinationScope::$scope, &id).await?;
+            get(&gateway, of).await
         }
 
         /// Deletes a destination.
@@ -182,7 +193,8 @@ macro_rules! handlers {
         /// `missing_org_id`, `not_found`, `invalid_workspace_id`.
         #[utoipa::path(delete, path = $path, responses((status = 200, body = schemas::DestinationDeleted)))]
         pub async fn $delete(Writer(caller): Writer, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
-            delete(&gateway, &caller, $of(&caller, &id)?).await
+            let of = served(&gateway, &caller, DestinationScope::$scope, &id).await?;
+            delete(&gateway, &caller, of).await
         }
 
         /// Makes a new signing secret and shows it. The one before keeps signing beside it for a day.
@@ -194,7 +206,8 @@ macro_rules! handlers {
                     responses((status = 200, body = schemas::Destination)),
                 )]
         pub async fn $rotate(Writer(caller): Writer, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
-            rotate(&gateway, &caller, $of(&caller, &id)?).await
+            let of = served(&gateway, &caller, DestinationScope::$scope, &id).await?;
+            rotate(&gateway, &caller, of).await
         }
 
         /// Sends a signed test envelope and shows the answer.
@@ -206,13 +219,15 @@ macro_rules! handlers {
                     responses((status = 200, body = schemas::DestinationTested)),
                 )]
         pub async fn $test(Writer(caller): Writer, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
-            test(&gateway, $of(&caller, &id)?).await
+            let of = served(&gateway, &caller, DestinationScope::$scope, &id).await?;
+            test(&gateway, of).await
         }
     };
 }
 
-handlers!(of_workspace, "/workspaces/{id}/destination": put_of_workspace get_of_workspace delete_of_workspace rotate_of_workspace test_of_workspace);
-handlers!(of_org, "/orgs/{id}/destination": put_of_org get_of_org delete_of_org rotate_of_org test_of_org);
+handlers!(Integration, "/integrations/{id}/destination": put_of_integration get_of_integration delete_of_integration rotate_of_integration test_of_integration);
+handlers!(Workspace, "/workspaces/{id}/destination": put_of_workspace get_of_workspace delete_of_workspace rotate_of_workspace test_of_workspace);
+handlers!(Org, "/orgs/{id}/destination": put_of_org get_of_org delete_of_org rotate_of_org test_of_org);
 
 #[cfg(test)]
 mod tests {

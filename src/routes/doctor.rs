@@ -12,7 +12,8 @@ use crate::doctor::{Verdict, examine_running};
 /// None of its own.
 #[utoipa::path(get, path = "/admin/doctor", responses((status = 200, body = schemas::DoctorReport)))]
 pub async fn examine(_caller: ServiceReader, gateway: web::Data<Gateway>) -> Answer {
-    let report = examine_running(&gateway.config, gateway.store.as_ref(), &gateway.registry).await;
+    let public_url = gateway.connecting.public_url().base();
+    let report = examine_running(&gateway.config, public_url, gateway.store.as_ref(), &gateway.registry).await;
     Ok(HttpResponse::Ok().json(json!({
         "mistakes": report.count(Verdict::Mistake),
         "warnings": report.count(Verdict::Warning),

@@ -187,7 +187,10 @@ fn checked_events(
 }
 
 /// The integration with this id, if the caller may see it.
-async fn find_visible(gateway: &Gateway, caller: &Caller, id: &str) -> Result<Integration, Problem> {
+///
+/// # Errors
+/// `not_found`.
+pub(super) async fn find_visible(gateway: &Gateway, caller: &Caller, id: &str) -> Result<Integration, Problem> {
     let found = gateway.store.find_integration(&IntegrationId::from_raw(id)).await?;
     found.filter(|integration| caller.sees(Some(&integration.org))).ok_or_else(|| Problem::new(&codes::NOT_FOUND))
 }
@@ -205,7 +208,8 @@ async fn with_destination(gateway: &Gateway, integration: &Integration) -> Resul
     Ok(shown)
 }
 
-fn served_by(integration: &Integration) -> ServedScope {
+/// The place of its own destination.
+pub(super) fn served_by(integration: &Integration) -> ServedScope {
     ServedScope {
         org: integration.org.clone(),
         scope: DestinationScope::Integration,

@@ -128,6 +128,9 @@ table! {
     "/integrations/{id}"                             { GET => integrations::get, PATCH => integrations::patch, DELETE => integrations::end }
 
     "/destinations"                                  { GET => destinations::list }
+    "/integrations/{id}/destination"                 { PUT => destinations::put_of_integration, GET => destinations::get_of_integration, DELETE => destinations::delete_of_integration }
+    "/integrations/{id}/destination/rotate-secret"   { POST => destinations::rotate_of_integration }
+    "/integrations/{id}/destination/test"            { POST => destinations::test_of_integration }
     "/workspaces/{id}/destination"                   { PUT => destinations::put_of_workspace, GET => destinations::get_of_workspace, DELETE => destinations::delete_of_workspace }
     "/workspaces/{id}/destination/rotate-secret"     { POST => destinations::rotate_of_workspace }
     "/workspaces/{id}/destination/test"              { POST => destinations::test_of_workspace }

@@ -4,14 +4,24 @@ use actix_web::{HttpResponse, web};
 use serde_json::{Value, json};
 
 use super::{auth::ServiceReader, gateway::Gateway, problem::Answer, schemas};
-use crate::config::{Config, KnownSetting, SettingSource};
+use crate::config::{KnownSetting, SettingSource};
 
-/// Which settings are shown: of a provider that is disabled there is nothing to see.
-pub fn shown_settings(config: &Config) -> impl Iterator<Item = &KnownSetting> {
-    config.settings.iter().filter(|setting| {
+/// The settings as they are shown: of a provider that is disabled there is nothing to see, and a public URL that follows
+/// a port that was chosen at the start has that port.
+pub fn shown_settings(gateway: &Gateway) -> Vec<KnownSetting> {
+    let Gateway { config, connecting, .. } = gateway;
+    let is_shown = |setting: &&KnownSetting| {
         let provider = setting.section.strip_prefix("providers.");
         provider.is_none_or(|slug| config.providers.contains_key(slug))
-    })
+    };
+    let as_in_force = |setting: &KnownSetting| {
+        let mut setting = setting.clone();
+        if setting.name() == "server.public_url" && setting.source == SettingSource::Default {
+            setting.value = Some(connecting.public_url().base().as_str().trim_end_matches('/').into());
+        }
+        setting
+    };
+    config.settings.iter().filter(is_shown).map(as_in_force).collect()
 }
 
 /// The word for who set it.
@@ -42,10 +52,9 @@ fn setting_json(setting: &KnownSetting) -> Value {
 /// None of its own.
 #[utoipa::path(get, path = "/admin/settings", responses((status = 200, body = schemas::Settings)))]
 pub async fn show(_caller: ServiceReader, gateway: web::Data<Gateway>) -> Answer {
-    let config = &gateway.config;
-    let items: Vec<_> = shown_settings(config).map(setting_json).collect();
+    let items: Vec<_> = shown_settings(&gateway).iter().map(setting_json).collect();
     Ok(HttpResponse::Ok().json(json!({
-        "file": config.file.as_ref().map(|path| path.display().to_string()),
+        "file": gateway.config.file.as_ref().map(|path| path.display().to_string()),
         "items": items,
     })))
 }

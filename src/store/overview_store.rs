@@ -51,7 +51,7 @@ pub struct OrgSummary {
 pub struct WorkspaceSummary {
     /// Its id.
     pub workspace: WorkspaceId,
-    /// Its integrations by provider, then by status word.
+    /// Its integrations by provider, then by status word; one that is active and has `autoSync: false` counts as paused.
     pub integrations: BTreeMap<String, BTreeMap<String, u64>>,
     /// Its own destination.
     pub destination: Option<DestinationId>,

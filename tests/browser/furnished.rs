@@ -39,6 +39,8 @@ pub async fn furnish(stage: &Stage) -> Furniture {
     let narrow = json!({"events": ["github:pull-request.opened"]});
     stage.ask("PATCH", &format!("/integrations/{others}"), Some(narrow)).await;
     stage.ask("PATCH", &format!("/integrations/{}", integrations[3]), Some(json!({"autoSync": false}))).await;
+    let key = json!({"name": "nightly report", "scope": "read"});
+    stage.ask("POST", "/admin/keys", Some(key)).await;
 
     let kinds = [
         "github:push",

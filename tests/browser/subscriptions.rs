@@ -1,8 +1,11 @@
 //! Who gets what, and where it goes.
 
+use std::time::Duration;
+
 use signalbox::sim::sink::SignatureVerdict;
 
 use crate::{
+    checks,
     stage::{Stage, WORKSPACE},
     webdriver::key,
 };
@@ -85,10 +88,56 @@ async fn a_workspaces_destination_is_set_with_its_secret_shown_once_tested_and_d
     assert_eq!(received[0].headers.get("x-team"), Some("tides"));
 
     browser.click("text:button=Delete").await;
-    browser.until_text("they wait until there is a destination again").await;
+    browser.until_text("wait until there is a destination again").await;
     browser.click("text:button=Delete the destination").await;
     browser.until_text("deliveries wait until there is one").await;
     let gone = stage.operator().call("GET", &format!("/workspaces/{WORKSPACE}/destination"), None).await;
+    assert_eq!(gone.expect("an answer").status, 404);
+    stage.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_integration_gets_a_destination_of_its_own_that_is_tested_rotated_and_deleted_without_a_mouse() {
+    let Some(stage) = Stage::set().await else { return };
+    let browser = &stage.browser;
+    stage.send_to("/org").await;
+    let connection = stage.connect("github", 1).await;
+    let integration = stage.subscribe("github", 1, &connection, WORKSPACE).await;
+    stage.sign_in().await;
+    stage.visit(&format!("/integrations/{integration}")).await;
+    browser.until_text("this integration has none of its own").await;
+    browser.enter("[data-dialog=set-destination]").await;
+    browser.type_text(&stage.sink.url("/own")).await;
+    browser.press(&[key::ENTER]).await;
+    browser.see("#secret[open]").await;
+    let old = browser.text("#secret code").await;
+    stage.sink.expect_signed("/own", &old);
+    browser.enter("#secret .btn.primary").await;
+    browser.until_text(&stage.sink.url("/own")).await;
+
+    browser.enter("[data-api$='/destination/test']").await;
+    browser.see("#tested[open]").await;
+    assert_eq!(browser.text("#tested [data-show=status]").await, "delivered");
+    browser.press(&[key::ESCAPE]).await;
+    browser.enter("[data-api$='/rotate-secret']").await;
+    browser.until_text("every delivery is signed with both").await;
+    browser.enter("[data-confirm-yes]").await;
+    browser.see("#secret[open]").await;
+    let new = browser.text("#secret code").await;
+    assert!(new.starts_with("whsec_") && new != old, "{new}");
+    browser.enter("#secret .btn.primary").await;
+    assert_eq!(stage.post_event("github:push", 1, 1).await.json()["outcome"], "routed");
+    let received = stage.sink.wait_for(2, Duration::from_secs(30)).await.expect("the test and the event");
+    let shown: Vec<_> = received.iter().map(|one| (one.path.as_str(), one.signature)).collect();
+    assert_eq!(shown, [("/own", SignatureVerdict::Valid); 2], "the old secret goes on signing");
+    let wrong = checks::everything(browser, "an integration with a destination").await;
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+
+    browser.enter("[data-api^='DELETE'][data-api$='/destination']").await;
+    browser.until_text("Its deliveries go to").await;
+    browser.enter("[data-confirm-yes]").await;
+    browser.until_text("this integration has none of its own").await;
+    let gone = stage.operator().call("GET", &format!("/integrations/{integration}/destination"), None).await;
     assert_eq!(gone.expect("an answer").status, 404);
     stage.finish().await;
 }

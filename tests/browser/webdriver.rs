@@ -288,6 +288,18 @@ impl Browser {
         panic!("{selector} is not reached by keyboard\n{}", self.looks().await);
     }
 
+    /// Goes to a button or a link by keyboard, and follows it.
+    pub async fn enter(&self, selector: &str) {
+        self.tab_to(selector).await;
+        self.press(&[key::ENTER]).await;
+    }
+
+    /// Goes to a box by keyboard, and checks or unchecks it.
+    pub async fn toggle(&self, selector: &str) {
+        self.tab_to(selector).await;
+        self.press(&[key::SPACE]).await;
+    }
+
     /// Types a text into whatever has the focus.
     pub async fn type_text(&self, text: &str) {
         let letters: Vec<String> = text.chars().map(String::from).collect();

@@ -14,7 +14,7 @@ use crate::support::{App, Connected, Options, on_both};
 const SOON: Duration = Duration::from_secs(30);
 
 /// Every route that needs a key: method, path, and who may call it.
-const ROUTES: [(&str, &str, Needs); 40] = [
+const ROUTES: [(&str, &str, Needs); 45] = [
     ("GET", "/providers", Needs::Any),
     ("GET", "/connections", Needs::Any),
     ("GET", "/connections/{in}", Needs::Any),
@@ -28,6 +28,11 @@ const ROUTES: [(&str, &str, Needs); 40] = [
     ("GET", "/integrations/{int}", Needs::Any),
     ("PATCH", "/integrations/{int}", Needs::Write),
     ("DELETE", "/integrations/{int}", Needs::Write),
+    ("PUT", "/integrations/{int}/destination", Needs::Write),
+    ("GET", "/integrations/{int}/destination", Needs::Any),
+    ("DELETE", "/integrations/{int}/destination", Needs::Write),
+    ("POST", "/integrations/{int}/destination/rotate-secret", Needs::Write),
+    ("POST", "/integrations/{int}/destination/test", Needs::Write),
     ("PUT", "/workspaces/ws/destination", Needs::Write),
     ("GET", "/workspaces/ws/destination", Needs::Any),
     ("DELETE", "/workspaces/ws/destination", Needs::Write),
@@ -386,11 +391,14 @@ on_both! {
         let integration = app.subscribe("org", "ws", &github, Some(&["github:push"])).await;
         let mut operator = app.operator("org");
         let own = format!("/integrations/{integration}");
+        let its = format!("{own}/destination");
         let steps = [
             ("PUT", "/orgs/org/destination", json!({"url": sink.url("/org")}), "/org"),
             ("PUT", "/workspaces/ws/destination", json!({"url": sink.url("/ws")}), "/ws"),
             ("PATCH", &own, json!({"destination": {"url": sink.url("/own")}}), "/own"),
             ("PATCH", &own, json!({"destination": null}), "/ws"),
+            ("PUT", &its, json!({"url": sink.url("/its")}), "/its"),
+            ("DELETE", &its, Value::Null, "/ws"),
             ("DELETE", "/workspaces/ws/destination", Value::Null, "/org"),
             ("DELETE", "/orgs/org/destination", Value::Null, "/default"),
         ];
@@ -409,8 +417,11 @@ on_both! {
     async fn a_destinations_secret_is_shown_when_it_is_made_and_when_it_is_rotated(backend) {
         let sink = Sink::start().await.expect("a port");
         let app = App::start(backend, Options::default()).await;
+        let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+        let integration = app.subscribe("org", "ws", &github, None).await;
+        let of_integration = format!("/integrations/{integration}/destination");
         let mut operator = app.operator("org");
-        for path in ["/orgs/org/destination", "/workspaces/ws/destination"] {
+        for path in ["/orgs/org/destination", "/workspaces/ws/destination", &of_integration] {
             let body = json!({"url": sink.url("/in"), "headers": {"X-Team": "tides"}});
             let made = operator.ask("PUT", path, Some(&body)).await.expect("made");
             let secret = made["secret"].as_str().expect("shown once").to_owned();

@@ -111,29 +111,33 @@ impl Checker {
     }
 
     async fn destinations(&mut self, sink: &Sink) {
-        let body = json!({"url": sink.url("/in"), "headers": {"x-team": "tides"}});
-        for (path, id) in [("/workspaces/{id}/destination", "ws"), ("/orgs/{id}/destination", "org")] {
-            self.done("PUT", path, &[id], Some(body.clone())).await;
-            self.done("PUT", path, &[id], Some(body.clone())).await;
-            self.done("GET", path, &[id], None).await;
-            self.done("POST", &format!("{path}/rotate-secret"), &[id], None).await;
-            self.done("POST", &format!("{path}/test"), &[id], None).await;
-            self.done("GET", path, &[id], None).await;
-            for (body, code) in [
-                (json!({"url": "ftp://a.example"}), "invalid_destination_url"),
-                (json!({"url": "https://a.example", "headers": 7}), "invalid_destination_header"),
-                (json!({}), "missing_required_fields"),
-            ] {
-                self.refused("PUT", path, &[id], Some(body), code).await;
-            }
-            self.done("DELETE", path, &[id], None).await;
-            self.refused("DELETE", path, &[id], None, "not_found").await;
-        }
+        self.destination("/workspaces/{id}/destination", "ws", sink).await;
+        self.destination("/orgs/{id}/destination", "org", sink).await;
         self.done("GET", "/destinations", &[], None).await;
         self.done("GET", "/workspaces", &[], None).await;
         self.done("GET", "/orgs", &[], None).await;
         self.refused("GET", "/orgs/{id}/destination", &["no%20org"], None, "invalid_org_id").await;
         self.done("PUT", "/orgs/{id}/destination", &["org"], Some(json!({"url": sink.url("/in")}))).await;
+    }
+
+    /// The life of a destination at this path.
+    async fn destination(&mut self, path: &str, id: &str, sink: &Sink) {
+        let body = json!({"url": sink.url("/in"), "headers": {"x-team": "tides"}});
+        self.done("PUT", path, &[id], Some(body.clone())).await;
+        self.done("PUT", path, &[id], Some(body.clone())).await;
+        self.done("GET", path, &[id], None).await;
+        self.done("POST", &format!("{path}/rotate-secret"), &[id], None).await;
+        self.done("POST", &format!("{path}/test"), &[id], None).await;
+        self.done("GET", path, &[id], None).await;
+        for (body, code) in [
+            (json!({"url": "ftp://a.example"}), "invalid_destination_url"),
+            (json!({"url": "https://a.example", "headers": 7}), "invalid_destination_header"),
+            (json!({}), "missing_required_fields"),
+        ] {
+            self.refused("PUT", path, &[id], Some(body), code).await;
+        }
+        self.done("DELETE", path, &[id], None).await;
+        self.refused("DELETE", path, &[id], None, "not_found").await;
     }
 
     /// Connects, adopts, links and subscribes; the connection and its integration.
@@ -436,6 +440,7 @@ on_both! {
         checker.process().await;
         checker.destinations(&sink).await;
         let (github, integration) = checker.connection().await;
+        checker.destination("/integrations/{id}/destination", &integration, &sink).await;
         checker.events(&github, &sink).await;
         checker.dead_letters(&github, &sink).await;
         checker.done("DELETE", "/integrations/{id}", &[&integration], None).await;

@@ -57,7 +57,8 @@ on_both! {
         assert!(visitor.read("/console/keys?org=org").await.contains(">revoked</span>"));
 
         let page = visitor.read("/console/settings").await;
-        for shown in ["server.public_url", "auth.service_key", "set, not shown", "What the doctor says", "environment"] {
+        let reached = format!("http://{}/", app.address());
+        for shown in [reached.as_str(), "server.public_url", "auth.service_key", "set, not shown", "What the doctor says", "environment"] {
             assert!(page.contains(shown), "{shown}: {page}");
         }
         assert!(!page.contains(App::service_key()), "no secret");

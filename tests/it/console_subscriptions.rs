@@ -20,6 +20,7 @@ on_both! {
             assert!(page.contains(expected), "{expected}:\n{page}");
         }
         assert!(page.contains(&format!("PUT /workspaces/{path}/destination")), "{page}");
+        assert!(page.contains(&format!("/console/dead-letters?workspace={path}\"")), "{page}");
 
         app.set_destination("acme", None, "http://127.0.0.1:9/org").await;
         let page = text(&visitor.get(&format!("/console/workspaces/{path}?org=acme")).await);
@@ -71,22 +72,27 @@ on_both! {
         let app = App::start(backend, Options::default()).await;
         let connected = app.connect("acme", sim::find("github").expect("simulated"), 1).await;
         app.subscribe("acme", "main", &connected, None).await;
-        let paused = app.subscribe("acme", "a%20b", &connected, None).await;
+        let narrow = app.subscribe("acme", "a%20b", &connected, None).await;
+        let half = app.connect("acme", sim::find("github").expect("simulated"), 2).await;
+        let pausing = app.subscribe("acme", "main", &half, None).await;
+        let pause = serde_json::json!({"autoSync": false});
+        app.operator("acme").ask("PATCH", &format!("/integrations/{pausing}"), Some(&pause)).await.expect("paused");
         let secret = app.set_destination("acme", Some("main"), "http://127.0.0.1:9/main?a=<b>").await;
         let own = serde_json::json!({"destination": {"url": "http://127.0.0.1:9/narrow", "headers": {"X-Team": "tides"}}});
-        app.operator("acme").ask("PATCH", &format!("/integrations/{paused}"), Some(&own)).await.expect("set");
+        app.operator("acme").ask("PATCH", &format!("/integrations/{narrow}"), Some(&own)).await.expect("set");
+        let own_test = format!("POST /integrations/{narrow}/destination/test");
         let visitor = Visitor::signed_in(&app, App::service_key()).await;
         assert!(text(&visitor.get("/console/workspaces?org=").await).contains("Choose an org"));
         assert!(text(&visitor.get("/console/destinations?org=").await).contains("Choose an org"));
         let page = text(&visitor.get("/console/workspaces?org=acme").await);
-        for expected in ["/console/workspaces/main", "/console/workspaces/a%20b", "its own destination", "nowhere", "1 active"] {
+        for expected in ["/console/workspaces/main", "/console/workspaces/a%20b", "its own destination", "nowhere", "1 active, 1 paused<"] {
             assert!(page.contains(expected), "{expected}: {page}");
         }
         let opened = visitor.get("/console/workspaces?org=acme&open=x%2Fy%20z").await;
         assert_eq!((opened.status, opened.headers.get("location")), (303, Some("/console/workspaces/x%2Fy%20z")));
 
         let page = text(&visitor.get("/console/destinations?org=acme").await);
-        for expected in ["Workspace main", "POST /workspaces/main/destination/test", "/console/integrations/", "X-Team", "The org has no destination of its own"] {
+        for expected in ["Workspace main", "POST /workspaces/main/destination/test", "/console/integrations/", "X-Team", &own_test, "The org has no destination of its own"] {
             assert!(page.contains(expected), "{expected}: {page}");
         }
         assert!(!page.contains(&secret) && !page.contains("tides<") && !page.contains("<b>\""), "{page}");

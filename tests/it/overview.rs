@@ -237,6 +237,9 @@ on_both! {
             let found = report["findings"].as_array().expect("findings").iter().find(|finding| finding["subject"] == subject);
             assert!(found.is_some(), "{subject} is not in {report:#}");
         }
+        let reached = format!("http://{}", app.address());
+        assert_eq!(setting("server.public_url")["value"], reached, "with the port that was chosen");
+        assert!(report.to_string().contains(&format!("{reached}/")) && !report.to_string().contains(":0/"), "{report:#}");
         app.finish_without(&["hidden-password".to_owned()]).await;
     }
 

@@ -182,6 +182,11 @@ impl World {
         app.set_destination(org, Some(workspace), &sink.url("/in")).await;
         let github = app.connect(org, sim::find("github").expect("simulated"), account).await;
         let integration = app.subscribe(org, workspace, &github, Some(&["github:push"])).await;
+        let own = json!({"url": sink.url("/in")});
+        app.operator(org)
+            .ask("PUT", &format!("/integrations/{integration}/destination"), Some(&own))
+            .await
+            .expect("set");
         let (facts, answer) = app.post_event(&github, "github:push", u64::from(account)).await;
         let event = answer.json()["eventId"].as_str().expect("an id").to_owned();
         let detail = app.operator(org).ask("GET", &format!("/events/{event}"), None).await.expect("there");
@@ -430,6 +435,7 @@ impl Walk {
             format!("/workspaces/{}/destination", self.victim.workspace),
             format!("/orgs/{}/destination", self.victim.org),
             format!("/integrations/{}", self.victim.integration),
+            format!("/integrations/{}/destination", self.victim.integration),
             format!("/events/{}", self.victim.event),
             format!("/connections/{}/backfill-runs", self.victim.connection),
             format!("/connections/oauth/status?state={}", self.victim.state),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use signalbox::{
     model::{
         activity::{Activity, ActivityCounts, MINUTE_MS},
@@ -13,7 +14,7 @@ use signalbox::{
         provider::ExternalId,
         resource::Resource,
     },
-    store::{ApiKey, DeliveryFilter, PageRequest, RetentionCutoffs},
+    store::{ApiKey, DeliveryFilter, InstallationRecord, PageRequest, RetentionCutoffs},
 };
 
 use crate::{START, TestStore, fixtures::org, fixtures::page};
@@ -133,6 +134,28 @@ store_suite! {
         assert_eq!(first.next_cursor.as_deref(), Some("ws_a"));
         let rest = store.list_workspaces(&org(), after("ws_a", 10)).await.expect("read");
         assert_eq!((rest.items.len(), rest.next_cursor), (2, None));
+    }
+
+    async fn an_integration_that_its_rules_pause_counts_as_paused(store: TestStore) {
+        let installation = store.installed("org_1", "1").await;
+        let ids = store.subscribed(&installation.id, "r1", &["ws_a", "ws_b"]).await;
+        store.subscribed(&installation.id, "r2", &["ws_a"]).await;
+        let pause = move |record: &mut InstallationRecord| {
+            for integration in record.integrations.iter_mut().filter(|integration| ids.contains(&integration.id)) {
+                integration.source_config.insert("sync".into(), json!({"events": [], "autoSync": false}));
+            }
+            // Somebody's words are not ours.
+            for integration in &mut record.integrations {
+                integration.source_config.insert("note".into(), json!("\"autoSync\":false"));
+                integration.source_config.insert("other".into(), json!({"autoSync": false}));
+            }
+            true
+        };
+        store.change_installation(&installation.id, Box::new(pause)).await.expect("written").expect("there");
+        let all = store.list_workspaces(&org(), page(10)).await.expect("read");
+        let counted: Vec<_> = all.items.iter().map(|summary| summary.integrations["github"].clone()).collect();
+        let words = |counts: &[(&str, u64)]| counts.iter().map(|(word, count)| ((*word).to_owned(), *count)).collect();
+        assert_eq!(counted, [words(&[("active", 1), ("paused", 1)]), words(&[("paused", 1)])]);
     }
 
     async fn destinations_are_paged_in_the_order_of_their_making(store: TestStore) {

@@ -121,9 +121,9 @@ shapes! {
     /// A workspace, by what there is of it.
     Workspace {
         id: String,
-        /// Integrations that are active.
+        /// Integrations that get events: active, and not paused.
         active: u64,
-        /// Integrations by provider, then by status.
+        /// Integrations by provider, then by status. One that `autoSync: false` pauses counts as `paused`.
         integrations: BTreeMap<String, BTreeMap<String, u64>>,
         /// Its own destination.
         destination_id: Option<String>,

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Builder, Fields, Session, count, text};
 use crate::{
-    model::ids::{DestinationId, OrgId, WorkspaceId},
+    model::{
+        ids::{DestinationId, OrgId, WorkspaceId},
+        integration::{IntegrationStatus, SyncRules},
+    },
     store::{OrgSummary, Page, PageRequest, StoreResult, WorkspaceSummary},
 };
 
@@ -109,15 +112,15 @@ pub(crate) async fn list_workspaces(
     Ok(Page { items: workspaces.into_values().collect(), next_cursor: page.next_cursor })
 }
 
+/// Counts by status. One that is active and has `autoSync: false` gets nothing: it counts as paused.
 async fn count_integrations(
     db: &mut Session<'_>,
     org: &OrgId,
-    (first, last): (&str, &str),
+    between: (&str, &str),
     workspaces: &mut BTreeMap<String, WorkspaceSummary>,
 ) -> StoreResult<()> {
-    let mut sql = Builder::new("SELECT workspace_id, provider, status, COUNT(*) FROM workspace_integrations");
-    sql.push(" WHERE org_id = ").push_bind(&*text(org.as_str()));
-    sql.push(" AND workspace_id >= ").push_bind(&*text(first)).push(" AND workspace_id <= ").push_bind(&*text(last));
+    let mut sql = Builder::new("SELECT workspace_id, provider, status, COUNT(*)");
+    push_integrations(&mut sql, org, between);
     for row in sql.push(" GROUP BY workspace_id, provider, status").build().fetch_all(&mut *db.conn).await? {
         let mut fields = Fields::new(&row);
         let (workspace, provider, status): (String, String, String) = (fields.get()?, fields.get()?, fields.get()?);
@@ -125,7 +128,38 @@ async fn count_integrations(
             summary.integrations.entry(provider).or_default().insert(status, count(fields.get()?));
         }
     }
+    let mut sql = Builder::new("SELECT workspace_id, provider, source_config");
+    push_integrations(&mut sql, org, between);
+    // Few rows, found by how we write JSON; what they say is read as everywhere else.
+    sql.push(" AND status = 'active' AND source_config LIKE '%\"autoSync\":false%'");
+    for row in sql.build().fetch_all(&mut *db.conn).await? {
+        let mut fields = Fields::new(&row);
+        let (workspace, provider): (String, String) = (fields.get()?, fields.get()?);
+        let statuses = workspaces.get_mut(&workspace).and_then(|summary| summary.integrations.get_mut(&provider));
+        let rules = SyncRules::from_source_config(&fields.json("source_config")?);
+        if let (Some(statuses), false) = (statuses, rules.auto_sync) {
+            move_one(statuses, IntegrationStatus::Active, IntegrationStatus::Paused);
+        }
+    }
     Ok(())
+}
+
+/// Counts one as something else.
+fn move_one(statuses: &mut BTreeMap<String, u64>, from: IntegrationStatus, to: IntegrationStatus) {
+    if let Some(counted) = statuses.get_mut(from.as_str()) {
+        *counted -= 1;
+        if *counted == 0 {
+            statuses.remove(from.as_str());
+        }
+        *statuses.entry(to.as_str().to_owned()).or_default() += 1;
+    }
+}
+
+/// ` FROM …`: the integrations of the workspaces from the first to the last.
+fn push_integrations(sql: &mut Builder, org: &OrgId, (first, last): (&str, &str)) {
+    sql.push(" FROM workspace_integrations WHERE org_id = ").push_bind(text(org.as_str()).into_owned());
+    sql.push(" AND workspace_id >= ").push_bind(text(first).into_owned());
+    sql.push(" AND workspace_id <= ").push_bind(text(last).into_owned());
 }
 
 async fn find_destinations(

@@ -317,7 +317,7 @@ async function run(element, submitter) {
       const text = settings.confirm.replace(/\{count\}/g, inWords(total));
       if (!(await confirmed(text, settings.confirmVerb, settings.tone !== "calm"))) return;
     }
-    if (chunk) report = new Report(element, document.querySelector(settings.report ?? "none"), total);
+    if (chunk) report = new Report(element, settings.report ? document.querySelector(settings.report) : null, total);
     said = chunk ? await inPortions(request, settings, report) : await api(request.method, request.path, request.body);
     element.querySelector?.(":scope .problem[data-told]")?.remove();
   } catch (problem) {

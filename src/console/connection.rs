@@ -4,7 +4,6 @@ use actix_web::web;
 use askama::Template;
 
 use super::{
-    connections::{account, provider_name},
     layout::{Layout, Pager, Section, segment},
     render, ui,
     visitor::Visitor,
@@ -65,12 +64,12 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, query: Query, gateway
     });
     let provider = gateway.registry.find(installation.provider.as_str());
     let resource_label = provider.map_or("resource", |provider| provider.resource_label()).to_lowercase();
-    let mut layout = visitor.layout(Section::Connections, account(&installation));
+    let mut layout = visitor.layout(Section::Connections, installation.account());
     // What is changed here is changed for the org of this connection, whatever the visitor chose to see.
     layout.org = Some(installation.org.to_string());
     render(&ConnectionPage {
         facts: facts_of(&gateway, &installation).await?,
-        provider: provider_name(&gateway, &installation),
+        provider: gateway.registry.name_of(installation.provider),
         resources_label: plural(&resource_label),
         resource_label,
         resources: resources.collect(),

@@ -5,6 +5,7 @@ use askama::Template;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{
+    filter_field::FilterField,
     layout::{Layout, Pager, Section},
     render, ui,
     visitor::Visitor,
@@ -18,6 +19,8 @@ use crate::{
     routes::{Answer, ConnectionFacts, Gateway, Problem, Query, facts_of},
 };
 
+/// What the list is narrowed to.
+const STATUSES: [&str; 5] = ["active", "needs_reauth", "pending", "suspended", "revoked"];
 /// Connections whose facts are read at the same time.
 const READ_AT_ONCE: usize = 8;
 
@@ -26,8 +29,8 @@ const READ_AT_ONCE: usize = 8;
 struct ConnectionsPage {
     layout: Layout,
     providers: Vec<Connectable>,
-    provider: String,
-    status: String,
+    provider: FilterField,
+    status: FilterField,
     items: Vec<Row>,
     pager: Pager,
 }
@@ -62,8 +65,8 @@ pub async fn list(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -
     render(&ConnectionsPage {
         layout: visitor.layout(Section::Connections, "Connections"),
         providers: connectable(gateway),
-        provider: provider.unwrap_or_default().to_owned(),
-        status: query.get("status").unwrap_or_default().to_owned(),
+        provider: FilterField::of_providers(&query, &gateway.registry),
+        status: FilterField::of_words(&query, "status", "Status", &STATUSES),
         items: items.buffered(READ_AT_ONCE).try_collect().await?,
         pager: Pager::of(&query, page.next_cursor.as_deref()),
     })
@@ -74,7 +77,7 @@ async fn row(gateway: &Gateway, installation: Installation) -> Result<Row, Probl
     let record = gateway.store.load_installation(&installation.id).await?;
     let resources = record.map(|record| record.resources).unwrap_or_default();
     Ok(Row {
-        provider: provider_name(gateway, &installation),
+        provider: gateway.registry.name_of(installation.provider),
         resources: resources.iter().filter(|resource| resource.status == ResourceStatus::Active).count(),
         facts,
         installation,
@@ -93,15 +96,4 @@ pub(super) fn connectable(gateway: &Gateway) -> Vec<Connectable> {
         },
     });
     providers.collect()
-}
-
-/// What a connection's provider is called.
-pub(super) fn provider_name(gateway: &Gateway, installation: &Installation) -> &'static str {
-    let slug = installation.provider.as_str();
-    gateway.registry.find(slug).map_or(slug, |provider| provider.name())
-}
-
-/// What a connection is called: its account's name, as far as it is known.
-pub(super) fn account(installation: &Installation) -> &str {
-    installation.account_login.as_deref().unwrap_or(installation.external_id.as_str())
 }

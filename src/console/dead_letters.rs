@@ -5,7 +5,8 @@ use askama::Template;
 
 use super::{
     events::{name_of, read_time},
-    layout::{Layout, Pager, Section, link, segment},
+    filter_field::FilterField,
+    layout::{Layout, Pager, Section, segment},
     render, ui,
     visitor::Visitor,
 };
@@ -15,14 +16,11 @@ use crate::{
         delivery::{Delivery, DeliveryStatus},
         event::Event,
         ids::{DeliveryId, InstallationId, WorkspaceId},
-        installation::Installation,
     },
     routes::{Answer, Gateway, Query},
-    store::{BoundedCount, DeliveryFilter, PageRequest},
+    store::{BoundedCount, DeliveryFilter},
 };
 
-/// Connections offered to choose from.
-const CONNECTIONS: u32 = 100;
 /// How far they are counted.
 const COUNTED: u32 = 10_000;
 
@@ -30,19 +28,17 @@ const COUNTED: u32 = 10_000;
 #[template(path = "dead_letters.html")]
 struct DeadLettersPage {
     layout: Layout,
-    provider: String,
-    connection: String,
+    provider: FilterField,
+    connection: FilterField,
     workspace: String,
     since: String,
     is_narrowed: bool,
-    providers: Vec<(&'static str, &'static str)>,
-    connections: Vec<Installation>,
     count: BoundedCount,
     /// What the API lists all of them at, on this page and on the others.
     every: String,
     items: Vec<Row>,
-    searched_back_to: Option<EpochMs>,
-    further: Option<String>,
+    /// Whether everything that the filters ask for was looked at.
+    is_complete: bool,
     pager: Pager,
 }
 
@@ -67,27 +63,19 @@ pub async fn list(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -
     };
     let found = gateway.store.search_deliveries(&filter, query.page(DeliveryId::PREFIX)?).await?;
     let count = gateway.store.count_deliveries(&filter, COUNTED).await?;
-    let page = PageRequest { limit: CONNECTIONS, cursor: None };
-    let connections = gateway.store.list_installations(org, filter.provider.as_deref(), None, page).await?.items;
-    let stopped = found.searched_back_to.is_some();
-    let further = found.next_cursor.as_deref().filter(|_| stopped);
-    let asked = |name: &str| query.get(name).unwrap_or_default().to_owned();
     render(&DeadLettersPage {
         layout: visitor.layout(Section::DeadLetters, "Dead letters"),
-        provider: asked("provider"),
-        connection: asked("connection"),
-        workspace: asked("workspace"),
+        provider: FilterField::of_providers(&query, &gateway.registry),
+        connection: FilterField::of_connections(&query, &gateway, org).await?,
+        workspace: query.get("workspace").unwrap_or_default().to_owned(),
         since: filter.since.map_or_else(String::new, |at| at.to_rfc3339().chars().take(16).collect()),
         is_narrowed: ["provider", "connection", "workspace", "since"].iter().any(|name| query.get(name).is_some()),
-        providers: gateway.registry.iter().map(|(it, _)| (it.slug().as_str(), it.name())).collect(),
-        connections,
         count,
         every: every(&filter),
-        searched_back_to: found.searched_back_to,
-        further: further.map(|cursor| link(&query, "cursor", Some(cursor))),
-        pager: Pager::of(&query, found.next_cursor.as_deref().filter(|_| !stopped)),
+        is_complete: found.searched_back_to.is_none(),
+        pager: Pager::of_search(&query, &found, visitor.now),
         items: (found.items.into_iter())
-            .map(|(delivery, event)| Row { provider: super::events::provider_name(&gateway, &event), delivery, event })
+            .map(|(delivery, event)| Row { provider: gateway.registry.name_of(event.provider), delivery, event })
             .collect(),
     })
 }
@@ -106,10 +94,6 @@ fn every(filter: &DeliveryFilter) -> String {
         search.extend_pairs(value.map(|value| (name, value)));
     }
     format!("/deliveries?{}", search.finish())
-}
-
-fn account(installation: &Installation) -> String {
-    installation.account_login.clone().unwrap_or_else(|| installation.external_id.to_string())
 }
 
 /// Why it was given up, or is not there yet, in words.

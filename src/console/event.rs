@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     dead_letters::why,
-    events::{name_of, provider_name},
+    events::name_of,
     layout::{Layout, Section, segment},
     render, ui,
     visitor::Visitor,
@@ -78,7 +78,7 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, query: Query, gateway
     render(&EventPage {
         deliveries: deliveries.collect(),
         layout: visitor.layout(Section::Events, name_of(&detail.event)),
-        provider: provider_name(&gateway, &detail.event),
+        provider: gateway.registry.name_of(detail.event.provider),
         content_type: detail.content_type,
         headers: headers.iter().map(|(name, value)| (name.clone(), text_of(value))).collect(),
         steps: steps(&detail.event, &explained),

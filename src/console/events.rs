@@ -4,6 +4,7 @@ use actix_web::{HttpResponse, http::header, web};
 use askama::Template;
 
 use super::{
+    filter_field::FilterField,
     layout::{Layout, Pager, Section},
     render, ui,
     visitor::Visitor,
@@ -13,37 +14,33 @@ use crate::{
         clock::EpochMs,
         event::{Event, EventOutcome},
         ids::{DeliveryId, EventId, InstallationId},
-        installation::Installation,
     },
     routes::{Answer, Gateway, Problem, Query, error_codes as codes},
-    store::{EventFilter, PageRequest},
+    store::EventFilter,
 };
 
-/// Connections offered to choose from.
-const CONNECTIONS: u32 = 100;
+/// What the list is narrowed to.
+const OUTCOMES: [&str; 5] = ["routed", "filtered", "unrouted", "ignored", "control"];
 
 #[derive(Template)]
 #[template(path = "events.html")]
 struct EventsPage {
     layout: Layout,
     asked: Asked,
-    providers: Vec<(&'static str, &'static str)>,
-    connections: Vec<Installation>,
     keys: Vec<&'static str>,
     items: Vec<Row>,
     is_first: bool,
     is_narrowed: bool,
     searched_back_to: Option<EpochMs>,
-    further: Option<String>,
     pager: Pager,
 }
 
 /// The filters, as they were asked for.
 struct Asked {
     search: String,
-    provider: String,
-    connection: String,
-    outcome: String,
+    provider: FilterField,
+    connection: FilterField,
+    outcome: FilterField,
     key: String,
     since: String,
     until: String,
@@ -64,38 +61,30 @@ pub async fn list(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -
     }
     let filter = read_filter(&visitor, &query, &search)?;
     let found = gateway.store.list_events(&filter, query.page(EventId::PREFIX)?).await?;
-    let page = PageRequest { limit: CONNECTIONS, cursor: None };
-    let org = visitor.caller.org.as_ref();
-    let connections = gateway.store.list_installations(org, filter.provider.as_deref(), None, page).await?.items;
-    let stopped = found.searched_back_to.is_some();
-    let further = found.next_cursor.as_deref().filter(|_| stopped);
     let of_provider = |slug: &str| filter.provider.as_deref().is_none_or(|wanted| wanted == slug);
-    let providers: Vec<_> = gateway.registry.iter().map(|(provider, _)| provider).collect();
     render(&EventsPage {
         layout: visitor.layout(Section::Events, "Events"),
         asked: Asked {
             search,
-            provider: query.get("provider").unwrap_or_default().to_owned(),
-            connection: query.get("connection").unwrap_or_default().to_owned(),
-            outcome: query.get("outcome").unwrap_or_default().to_owned(),
+            provider: FilterField::of_providers(&query, &gateway.registry),
+            connection: FilterField::of_connections(&query, &gateway, visitor.caller.org.as_ref()).await?,
+            outcome: FilterField::of_words(&query, "outcome", "Outcome", &OUTCOMES),
             key: query.get("eventKey").unwrap_or_default().to_owned(),
             since: query.get("since").unwrap_or_default().to_owned(),
             until: query.get("until").unwrap_or_default().to_owned(),
             held: filter.held == Some(true),
         },
-        keys: providers
-            .iter()
-            .filter(|provider| of_provider(provider.slug().as_str()))
-            .flat_map(|provider| provider.events().iter().map(|spec| spec.key))
+        keys: (gateway.registry.iter())
+            .filter(|(provider, _)| of_provider(provider.slug().as_str()))
+            .flat_map(|(provider, _)| provider.events().iter().map(|spec| spec.key))
             .collect(),
-        providers: providers.iter().map(|provider| (provider.slug().as_str(), provider.name())).collect(),
-        connections,
         is_first: query.get("cursor").is_none(),
         is_narrowed: query.pairs().any(|(name, value)| name != "org" && name != "fragment" && !value.is_empty()),
         searched_back_to: found.searched_back_to,
-        further: further.map(|cursor| super::layout::link(&query, "cursor", Some(cursor))),
-        pager: Pager::of(&query, found.next_cursor.as_deref().filter(|_| !stopped)),
-        items: found.items.into_iter().map(|event| Row { provider: provider_name(&gateway, &event), event }).collect(),
+        pager: Pager::of_search(&query, &found, visitor.now),
+        items: (found.items.into_iter())
+            .map(|event| Row { provider: gateway.registry.name_of(event.provider), event })
+            .collect(),
     })
 }
 
@@ -138,11 +127,6 @@ pub(super) fn read_time(text: &str) -> Option<EpochMs> {
     zoned.iter().find_map(|end| EpochMs::parse_rfc3339(&format!("{text}{end}")))
 }
 
-/// The name of an event's provider.
-pub(super) fn provider_name(gateway: &Gateway, event: &Event) -> &'static str {
-    gateway.registry.find(event.provider.as_str()).map_or(event.provider.as_str(), |provider| provider.name())
-}
-
 /// What an event is called: its key, or else its wire type.
 pub(super) fn name_of(event: &Event) -> &str {
     event.key.as_ref().map_or(event.wire_type.as_str(), |key| key.as_str())
@@ -151,10 +135,6 @@ pub(super) fn name_of(event: &Event) -> &str {
 /// What a field for times takes: to the minute, without a zone.
 fn minute(text: &str) -> String {
     read_time(text).map_or_else(String::new, |at| at.to_rfc3339().chars().take(16).collect())
-}
-
-fn account(installation: &Installation) -> String {
-    installation.account_login.clone().unwrap_or_else(|| installation.external_id.to_string())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::{
     layout::{Layout, Section, segment},
     render, ui,
     visitor::Visitor,
-    workspace::{account_of, is_live, name_of, scope},
+    workspace::{is_live, name_of, scope},
 };
 use crate::{
     model::{
@@ -110,7 +110,7 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, _query: Query, gatewa
         label: capitalised(provider.resource_label()),
         provider_resource: resource.provider_resource_id.clone(),
         connection: integration.installation.clone(),
-        account: account_of(&record.installation).to_owned(),
+        account: record.installation.account().to_owned(),
         status: integration.status,
         reason: integration.status_reason.clone().filter(|_| !is_live),
         is_live,

@@ -3,10 +3,15 @@
 use actix_web::{HttpRequest, web};
 use askama::Template;
 
-use super::{assets, visitor::Visitor};
+use super::{
+    assets,
+    ui::{self, Markup},
+    visitor::Visitor,
+};
 use crate::{
     model::clock::EpochMs,
     routes::{Gateway, Query},
+    store::Found,
 };
 
 /// Which entry of the navigation a page belongs to.
@@ -165,8 +170,10 @@ pub fn base_of(request: &HttpRequest) -> String {
 #[derive(Debug, Clone, Template)]
 #[template(
     source = "{% if older.is_some() || !first.is_empty() %}<nav class=\"pager\" aria-label=\"Pages\">\
+{% if let Some(how_far) = how_far %}<span class=\"hint\">Searched back to {{ how_far }}.</span>{% endif %}\
 {% if !first.is_empty() %}<a class=\"btn\" href=\"{{ first }}\">Newest</a>{% endif %}\
-{% if let Some(older) = older %}<a class=\"btn\" rel=\"next\" href=\"{{ older }}\">Older</a>{% endif %}</nav>{% endif %}",
+{% if let Some(older) = older %}<a class=\"btn\" rel=\"next\" href=\"{{ older }}\"{% if goes_on %} data-go-on{% endif %}>\
+{% if how_far.is_some() %}Search further back{% else %}Older{% endif %}</a>{% endif %}</nav>{% endif %}",
     ext = "html"
 )]
 pub struct Pager {
@@ -174,6 +181,10 @@ pub struct Pager {
     older: Option<String>,
     /// The address of the first page, if this is another.
     first: String,
+    /// How far a search came that stopped before it had a page.
+    how_far: Option<Markup>,
+    /// Whether the search goes on by itself: it found nothing so far.
+    goes_on: bool,
 }
 
 impl askama::filters::HtmlSafe for Pager {}
@@ -184,7 +195,16 @@ impl Pager {
         Self {
             older: next_cursor.map(|cursor| link(query, "cursor", Some(cursor))),
             first: query.get("cursor").map(|_| link(query, "cursor", None)).unwrap_or_default(),
+            how_far: None,
+            goes_on: false,
         }
+    }
+
+    /// The pager of a search, which may have stopped before it had a page.
+    pub fn of_search<T>(query: &Query, found: &Found<T>, now: EpochMs) -> Self {
+        let how_far = found.searched_back_to.map(|at| ui::time(&at, &now));
+        let goes_on = how_far.is_some() && found.items.is_empty();
+        Self { how_far, goes_on, ..Self::of(query, found.next_cursor.as_deref()) }
     }
 }
 
@@ -230,5 +250,21 @@ mod tests {
         let pager = Pager::of(&query, None).to_string();
         assert!(pager.contains("?outcome=routed&#38;key=a%26b\"") && !pager.contains("Older"), "{pager}");
         assert_eq!(Pager::of(&Query::parse(""), None).to_string(), "");
+    }
+
+    #[test]
+    fn a_search_that_found_nothing_so_far_says_how_far_it_is_and_goes_on_by_itself() {
+        let now = EpochMs(1_771_980_000_000);
+        let pager = |items: Vec<u8>, searched_back_to| {
+            let found = Found { items, next_cursor: Some("evt_0".to_owned()), searched_back_to };
+            Pager::of_search(&Query::parse(""), &found, now).to_string()
+        };
+        let looking = pager(Vec::new(), Some(now));
+        assert!(
+            looking.contains("Searched back to <time") && looking.contains(" data-go-on>Search further"),
+            "{looking}"
+        );
+        assert!(!pager(vec![1], Some(now)).contains("data-go-on"));
+        assert!(pager(vec![1], None).contains(">Older</a>"));
     }
 }

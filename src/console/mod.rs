@@ -50,6 +50,8 @@
 //!   not signed in is sent to the sign-in page. Without an org (`caller.org`) a service key sees all of them.
 //! - [`ui`] has what templates call: `ui::time(at, layout.now)`, `ui::maybe_time(…)`, `ui::badge(word)`, `ui::id(text)`,
 //!   `ui::provider(slug)`, `ui::count(number)`, `ui::duration(ms)`. Arguments that are no literals arrive as references.
+//! - `FilterField::of_providers(&query, …)`, `of_connections`, `of_words` are fields that narrow a list, for a
+//!   `<form class="filters" method="get" data-auto>`; `Pager::of_search` is the pager of a search that may stop early.
 //! - Links and addresses begin with `{{ layout.base }}`. Tables get `data-label` on each cell: at 380 px rows are cards.
 //! - `data-live` on an element with an id: it is refreshed every few seconds, and at once when an event of the org arrives, by
 //!   asking the same page with `?fragment=1` (which leaves the layout out) and taking the element of that id. What has
@@ -76,6 +78,7 @@ mod dead_letters;
 mod destinations;
 mod event;
 mod events;
+mod filter_field;
 mod frame;
 mod integration;
 mod keys;

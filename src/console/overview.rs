@@ -7,7 +7,6 @@ use askama::Template;
 
 use super::{
     chart::{Chart, Series},
-    connections::{account, provider_name},
     layout::{Layout, Section, link},
     render, ui,
     visitor::Visitor,
@@ -100,7 +99,7 @@ pub async fn show(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -
         providers: providers.collect(),
         connections: connections.len(),
         needing: (connections.into_iter().filter(needs_somebody))
-            .map(|installation| Needing { provider: provider_name(&gateway, &installation), installation })
+            .map(|installation| Needing { provider: gateway.registry.name_of(installation.provider), installation })
             .collect(),
         events,
     })

@@ -4,6 +4,7 @@ use actix_web::web;
 use askama::Template;
 
 use super::{
+    filter_field::FilterField,
     layout::{Layout, Pager, Section},
     render, ui,
     visitor::Visitor,
@@ -18,10 +19,15 @@ use crate::{
 #[template(path = "quarantine.html")]
 struct QuarantinePage {
     layout: Layout,
-    provider: String,
-    providers: Vec<(&'static str, &'static str)>,
-    items: Vec<Quarantined>,
+    provider: FilterField,
+    items: Vec<Row>,
     pager: Pager,
+}
+
+/// A webhook in the list.
+struct Row {
+    webhook: Quarantined,
+    provider: &'static str,
 }
 
 #[derive(Template)]
@@ -32,12 +38,6 @@ struct QuarantinedPage {
     header_names: Vec<String>,
     body: String,
     is_cut: bool,
-}
-
-/// What people call the provider.
-fn provider_name<'a>(webhook: &'a Quarantined, providers: &[(&'a str, &'a str)]) -> &'a str {
-    let slug = webhook.provider.as_str();
-    providers.iter().find(|(known, _)| *known == slug).map_or(slug, |(_, name)| name)
 }
 
 /// It belongs to no org.
@@ -51,10 +51,11 @@ pub async fn list(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -
     let page = gateway.store.list_quarantined(query.get("provider"), query.page(QuarantineId::PREFIX)?).await?;
     render(&QuarantinePage {
         layout: visitor.layout(Section::Quarantine, "Quarantine"),
-        provider: query.get("provider").unwrap_or_default().to_owned(),
-        providers: gateway.registry.iter().map(|(it, _)| (it.slug().as_str(), it.name())).collect(),
+        provider: FilterField::of_providers(&query, &gateway.registry),
         pager: Pager::of(&query, page.next_cursor.as_deref()),
-        items: page.items,
+        items: (page.items.into_iter())
+            .map(|webhook| Row { provider: gateway.registry.name_of(webhook.provider), webhook })
+            .collect(),
     })
 }
 

@@ -162,11 +162,6 @@ pub(super) fn name_of(resource: &Resource) -> &str {
     resource.name.as_deref().unwrap_or(resource.provider_resource_id.as_str())
 }
 
-/// What people call a connection's account.
-pub(super) fn account_of(installation: &Installation) -> &str {
-    installation.account_login.as_deref().unwrap_or(installation.external_id.as_str())
-}
-
 fn row(registry: &Registry, integration: &Integration, resource: &Resource) -> Row {
     let rules = integration.rules();
     let provider = registry.find(integration.provider.as_str());
@@ -174,7 +169,7 @@ fn row(registry: &Registry, integration: &Integration, resource: &Resource) -> R
     Row {
         id: integration.id.clone(),
         name: name_of(resource).to_owned(),
-        provider: provider.map_or(integration.provider.as_str(), |provider| provider.name()),
+        provider: registry.name_of(integration.provider),
         status: integration.status,
         is_live: is_live(integration),
         is_paused: integration.is_paused(),
@@ -193,11 +188,10 @@ async fn routing_installations(gateway: &Gateway, org: &OrgId) -> Result<Vec<Ins
 }
 
 fn choice(registry: &Registry, installation: &Installation, chosen: Option<&Installation>) -> Choice {
-    let provider = registry.find(installation.provider.as_str());
-    let provider = provider.map_or(installation.provider.as_str(), |provider| provider.name());
+    let provider = registry.name_of(installation.provider);
     Choice {
         id: installation.id.clone(),
-        name: format!("{provider} · {}", account_of(installation)),
+        name: format!("{provider} · {}", installation.account()),
         is_chosen: chosen.is_some_and(|chosen| chosen.id == installation.id),
     }
 }
@@ -216,7 +210,7 @@ async fn offers(
     };
     Ok(Some(Chosen {
         id: chosen.id.clone(),
-        name: account_of(chosen).to_owned(),
+        name: chosen.account().to_owned(),
         resources: record.resources.iter().filter(is_offered).map(offer).collect(),
     }))
 }

@@ -93,3 +93,10 @@ pub struct Installation {
     /// When the row last changed.
     pub updated_at: EpochMs,
 }
+
+impl Installation {
+    /// What people call it: its account's name, as far as that is known.
+    pub fn account(&self) -> &str {
+        self.account_login.as_deref().unwrap_or(self.external_id.as_str())
+    }
+}

@@ -131,6 +131,11 @@ impl Registry {
         self.entries.iter().map(|(provider, _)| provider).find(|provider| provider.slug().as_str() == slug)
     }
 
+    /// What people call a provider.
+    pub fn name_of(&self, slug: ProviderSlug) -> &'static str {
+        self.find(slug.as_str()).map_or(slug.as_str(), |provider| provider.name())
+    }
+
     /// The provider of that slug with its settings, if it is enabled.
     pub fn find_enabled(&self, slug: &str) -> Option<(&Arc<dyn Provider>, &ProviderSettings)> {
         self.entries

@@ -92,12 +92,15 @@ impl Window<'_> {
         if filter.event.is_none() && filter.status == Some(DeliveryStatus::Dead) {
             sql.push(if filter.org.is_some() { DEAD_OF_ORG } else { DEAD });
         }
-        sql.push(" WHERE d.id < ").push_bind(text(self.cursor.unwrap_or(PAST_EVERY_ID)).into_owned());
+        let cursor = text(self.cursor.unwrap_or(PAST_EVERY_ID)).into_owned();
+        // One bound: of two SQLite seeks by the first, and walks from there to the other.
+        let before = match filter.until {
+            Some(until) => cursor.min(super::id_floor(DeliveryId::PREFIX, until)),
+            None => cursor,
+        };
+        sql.push(" WHERE d.id < ").push_bind(before);
         if let Some(since) = filter.since {
             sql.push(" AND d.id >= ").push_bind(super::id_floor(DeliveryId::PREFIX, since));
-        }
-        if let Some(until) = filter.until {
-            sql.push(" AND d.id < ").push_bind(super::id_floor(DeliveryId::PREFIX, until));
         }
         if let Some(event) = &filter.event {
             sql.push(" AND d.event_id = ").push_bind(text(event.as_str()).into_owned());

@@ -117,9 +117,10 @@ static MIGRATOR: Migrator = sqlx::migrate!("migrations/sqlite");
 /// Prepared statements kept per connection: every text we have, in every bucket size.
 const STATEMENTS: usize = 256;
 /// The log is folded into the database by the checkpointer; at this many pages (64 MiB) the writer does it itself.
-const WRITER_CHECKPOINT_PAGES: &str = "8192";
-/// Of a new file. A stored webhook is a little over 2 KB: one of them fills a page of 4 KiB, three fill one of 8 KiB.
-const PAGE_BYTES: u32 = 8192;
+const WRITER_CHECKPOINT_PAGES: &str = "16384";
+/// Of a new file. A commit writes each page that it touches whole, a dozen for a lone webhook; one stored webhook of 8 KB
+/// fills a page.
+const PAGE_BYTES: u32 = 4096;
 /// Page caches, in KiB (negative, as the pragma wants it).
 const WRITER_CACHE_KIB: &str = "-16384";
 const READER_CACHE_KIB: &str = "-4096";
@@ -159,10 +160,13 @@ impl SqliteStore {
             .idle_timeout(None)
             .test_before_acquire(false)
             // A full disk makes SQLite roll back by itself, and the driver's idea of the transaction is wrong from then
-            // on: such a connection is not used again. The ping waits for a rollback that is under way.
+            // on: such a connection is not used again. The ping waits for a rollback that is under way; after a commit
+            // there is nothing to wait for.
             .after_release(|connection, _| {
                 Box::pin(async move {
-                    connection.ping().await?;
+                    if connection.is_in_transaction() {
+                        connection.ping().await?;
+                    }
                     Ok(!connection.is_in_transaction())
                 })
             })

@@ -332,7 +332,8 @@ macro_rules! impl_store {
                 touch_session(hash: &SessionHash, seen_at: EpochMs, expires_at: EpochMs) -> () = sessions::touch;
                 end_session(hash: &SessionHash, entry: &LogEntry) -> bool = sessions::end;
                 delete_expired_sessions(now: EpochMs, limit: u32) -> u64 = sessions::delete_expired;
-                quarantine(webhook: &Quarantined, bounds: QuarantineBounds) -> (QuarantineId, u32) = quarantine::keep;
+                quarantine(webhooks: &[Quarantined], bounds: QuarantineBounds) -> Vec<(QuarantineId, u32)>
+                    = quarantine::keep;
                 delete_quarantined(ids: &[QuarantineId]) -> u64 = quarantine::delete;
                 append_log(entries: &[LogEntry]) -> () = log::append;
             }

@@ -736,9 +736,14 @@ pub trait Store: ConnectionStore + OverviewStore {
 
     // --- quarantine -------------------------------------------------------------------------------------------------
 
-    /// Keeps a webhook, or counts it if the same body is kept for the same cause; the oldest make room. Answers under
-    /// which id it is kept (the first one's) and how often it has come; one that is too large is not kept.
-    async fn quarantine(&self, webhook: &Quarantined, bounds: QuarantineBounds) -> StoreResult<(QuarantineId, u32)>;
+    /// Keeps webhooks in one transaction, or counts those whose body is kept for the same cause; the oldest make room.
+    /// Answers, in order, under which id each is kept (the first one's) and how often it has come; one that is too large is
+    /// not kept.
+    async fn quarantine(
+        &self,
+        webhooks: &[Quarantined],
+        bounds: QuarantineBounds,
+    ) -> StoreResult<Vec<(QuarantineId, u32)>>;
 
     /// Quarantined webhooks, newest first, bodies left out (empty).
     async fn list_quarantined(&self, provider: Option<&str>, page: PageRequest<'_>) -> StoreResult<Page<Quarantined>>;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use signalbox::{
     model::ids::QuarantineId,
-    store::{PageRequest, QuarantineBounds, Quarantined},
+    store::{PageRequest, QuarantineBounds, Quarantined, StoreResult},
 };
 
 use crate::{GITHUB, LINEAR, TestStore, fixtures::page};
@@ -27,12 +27,17 @@ fn webhook(store: &TestStore, body: &str) -> Quarantined {
     }
 }
 
+async fn keep(store: &TestStore, webhook: &Quarantined, bounds: QuarantineBounds) -> StoreResult<(QuarantineId, u32)> {
+    let mut kept = store.quarantine(std::slice::from_ref(webhook), bounds).await?;
+    Ok(kept.pop().expect("an answer for each"))
+}
+
 store_suite! {
     async fn a_quarantined_webhook_is_listed_without_and_read_with_its_body(store: TestStore) {
         let first = webhook(&store, "first");
         let second = Quarantined { provider: LINEAR, ..webhook(&store, "second") };
         for webhook in [&first, &second] {
-            assert_eq!(store.quarantine(webhook, WIDE).await.expect("kept"), (webhook.id.clone(), 1));
+            assert_eq!(keep(&store, webhook, WIDE).await.expect("kept"), (webhook.id.clone(), 1));
         }
         let listed = store.list_quarantined(None, page(10)).await.expect("read");
         let bodiless = |webhook: &Quarantined| Quarantined { body: Bytes::new(), ..webhook.clone() };
@@ -60,19 +65,32 @@ store_suite! {
         let first = webhook(&store, "same");
         let again = Quarantined { headers: r#"[["linear-timestamp","2"]]"#.into(), ..webhook(&store, "same") };
         let other_cause = Quarantined { cause: "stale_timestamp".into(), ..webhook(&store, "same") };
-        assert_eq!(store.quarantine(&first, WIDE).await.expect("kept"), (first.id.clone(), 1));
-        assert_eq!(store.quarantine(&again, WIDE).await.expect("counted"), (first.id.clone(), 2));
-        assert_eq!(store.quarantine(&again, WIDE).await.expect("counted"), (first.id.clone(), 3));
-        assert_eq!(store.quarantine(&other_cause, WIDE).await.expect("kept"), (other_cause.id.clone(), 1));
+        assert_eq!(keep(&store, &first, WIDE).await.expect("kept"), (first.id.clone(), 1));
+        assert_eq!(keep(&store, &again, WIDE).await.expect("counted"), (first.id.clone(), 2));
+        assert_eq!(keep(&store, &again, WIDE).await.expect("counted"), (first.id.clone(), 3));
+        assert_eq!(keep(&store, &other_cause, WIDE).await.expect("kept"), (other_cause.id.clone(), 1));
         let kept = store.list_quarantined_bodies(None, None, 10).await.expect("read");
         let merged = Quarantined { attempts: 3, last_at: again.last_at, headers: again.headers, ..first };
         assert_eq!(kept, [merged, other_cause]);
     }
 
+    async fn what_is_kept_together_is_counted_answered_in_order_and_within_the_bounds(store: TestStore) {
+        let bounds = QuarantineBounds { max_count: 3, max_bytes: 1_000 };
+        let mut all: Vec<Quarantined> = (0..5).map(|number| webhook(&store, &number.to_string())).collect();
+        all.push(webhook(&store, "4"));
+        let kept = store.quarantine(&all, bounds).await.expect("kept");
+        let times: Vec<u32> = kept.iter().map(|(_, times)| *times).collect();
+        assert_eq!(times, [1, 1, 1, 1, 1, 2]);
+        assert_eq!(kept[5].0, kept[4].0, "the same body under the same id");
+        let listed = store.list_quarantined_bodies(None, None, 10).await.expect("read");
+        assert_eq!(listed.iter().map(|webhook| &*webhook.body).collect::<Vec<_>>(), [b"2", b"3", b"4"]);
+        assert_eq!(store.quarantine(&[], bounds).await.expect("answered"), []);
+    }
+
     async fn the_oldest_make_room_when_a_bound_is_reached(store: TestStore) {
         let bounds = QuarantineBounds { max_count: 3, max_bytes: 1_000 };
         for number in 0..5 {
-            store.quarantine(&webhook(&store, &format!("{number}")), bounds).await.expect("kept");
+            keep(&store, &webhook(&store, &format!("{number}")), bounds).await.expect("kept");
         }
         let bodies = async || {
             let kept = store.list_quarantined_bodies(None, None, 10).await.expect("read").into_iter();
@@ -80,10 +98,10 @@ store_suite! {
         };
         assert_eq!(bodies().await, ["2", "3", "4"]);
         let long = "x".repeat(999);
-        store.quarantine(&webhook(&store, &long), bounds).await.expect("kept");
+        keep(&store, &webhook(&store, &long), bounds).await.expect("kept");
         assert_eq!(bodies().await, ["4", &long]);
         let too_long = "x".repeat(1_001);
-        assert_eq!(store.quarantine(&webhook(&store, &too_long), bounds).await.expect("answered").1, 1);
+        assert_eq!(keep(&store, &webhook(&store, &too_long), bounds).await.expect("answered").1, 1);
         assert_eq!(bodies().await, ["4", &long], "what cannot fit pushes nobody out");
     }
 }

@@ -101,7 +101,7 @@ store_suite! {
                 last_at: store.now(),
             };
             let bounds = QuarantineBounds { max_count: 10, max_bytes: 10 };
-            store.quarantine(&webhook, bounds).await.expect("kept");
+            store.quarantine(&[webhook], bounds).await.expect("kept");
             store.insert_flow(&OAuthFlow { expires_at: store.now(), ..store.flow(number) }).await.expect("inserted");
             let run = store.heal_run("node-a");
             assert!(store.begin_heal_run(&run, START).await.expect("answered"));

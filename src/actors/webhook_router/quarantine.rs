@@ -1,5 +1,6 @@
 //! Keeping webhooks that cannot become events: wrongly signed ones, and those whose handling fails. One writer takes
-//! them from a bounded queue, so that a flood of bad signatures costs the flood, not the database.
+//! them from a bounded queue, whatever waits in one transaction, so that a flood of bad signatures costs the flood, not the
+//! database.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,6 +21,9 @@ use crate::{
 /// Webhooks waiting for the writer.
 const QUEUE: usize = 256;
 
+/// Webhooks kept in one transaction.
+const BATCH: usize = 64;
+
 /// How long a refused provider waits for its webhook to be kept: the answer is no in any case.
 const PATIENCE: Duration = Duration::from_millis(250);
 
@@ -32,9 +36,12 @@ pub(super) struct SetAside {
     pub times: u32,
 }
 
+/// Under which id, and how often it has come.
+type Kept = Result<(QuarantineId, u32), StoreError>;
+
 struct Item {
     webhook: Quarantined,
-    done: oneshot::Sender<Result<(QuarantineId, u32), StoreError>>,
+    done: oneshot::Sender<Kept>,
 }
 
 /// The sending side of the queue.
@@ -50,14 +57,9 @@ impl QuarantineWriter {
     pub fn start(store: SharedStore, bounds: QuarantineBounds, clock: Arc<dyn Clock>, ids: Ids) -> Self {
         let (queue, mut items) = mpsc::channel::<Item>(QUEUE);
         tokio::spawn(async move {
-            while let Some(item) = items.recv().await {
-                let kept = store.quarantine(&item.webhook, bounds).await;
-                if let Err(error) = &kept {
-                    tracing::warn!(%error, "a webhook could not be quarantined");
-                }
-                if item.done.send(kept).is_err() {
-                    tracing::trace!("nobody waited for the quarantine");
-                }
+            let mut waiting = Vec::with_capacity(BATCH);
+            while items.recv_many(&mut waiting, BATCH).await > 0 {
+                keep_all(&store, bounds, std::mem::take(&mut waiting)).await;
             }
         });
         Self { queue, clock, ids }
@@ -100,6 +102,38 @@ impl QuarantineWriter {
             last_at: self.clock.now(),
         }
     }
+}
+
+/// Keeps webhooks and tells whoever waits for each; if they cannot be kept together, one by one, so that one of them that
+/// cannot be stored costs the others nothing.
+async fn keep_all(store: &SharedStore, bounds: QuarantineBounds, items: Vec<Item>) {
+    let (webhooks, waiting): (Vec<_>, Vec<_>) = items.into_iter().map(|item| (item.webhook, item.done)).unzip();
+    let kept = match store.quarantine(&webhooks, bounds).await {
+        Ok(kept) => kept.into_iter().map(Ok).collect(),
+        Err(StoreError::Unavailable(why)) => {
+            webhooks.iter().map(|_| Err(StoreError::Unavailable(why.clone()))).collect()
+        }
+        Err(error) if webhooks.len() == 1 => vec![Err(error)],
+        Err(_) => keep_singly(store, bounds, &webhooks).await,
+    };
+    for (kept, done) in kept.into_iter().zip(waiting) {
+        if let Err(error) = &kept {
+            tracing::warn!(%error, "a webhook could not be quarantined");
+        }
+        if done.send(kept).is_err() {
+            tracing::trace!("nobody waited for the quarantine");
+        }
+    }
+}
+
+async fn keep_singly(store: &SharedStore, bounds: QuarantineBounds, webhooks: &[Quarantined]) -> Vec<Kept> {
+    let mut all = Vec::with_capacity(webhooks.len());
+    for webhook in webhooks {
+        let kept = store.quarantine(std::slice::from_ref(webhook), bounds).await;
+        let gone = || StoreError::Driver("the quarantine answered for no webhook".into());
+        all.push(kept.and_then(|mut kept| kept.pop().ok_or_else(gone)));
+    }
+    all
 }
 
 /// Every header as `[name, value]`; a value that is not UTF-8 as `[name, null, hex]`.

@@ -12,6 +12,22 @@ const COLUMNS: &str = "SELECT id, provider, cause, headers, body_sha256, attempt
 
 pub(crate) async fn keep(
     db: &mut Session<'_>,
+    webhooks: &[Quarantined],
+    bounds: QuarantineBounds,
+) -> StoreResult<Vec<(QuarantineId, u32)>> {
+    let mut all = Vec::with_capacity(webhooks.len());
+    for webhook in webhooks {
+        all.push(keep_one(db, webhook, bounds).await?);
+    }
+    // Once for all of them: the totals are counted anew, however much is kept.
+    if let Some((newest, _)) = all.last() {
+        make_room(db, newest.as_str(), bounds).await?;
+    }
+    Ok(all)
+}
+
+async fn keep_one(
+    db: &mut Session<'_>,
     webhook: &Quarantined,
     bounds: QuarantineBounds,
 ) -> StoreResult<(QuarantineId, u32)> {
@@ -43,13 +59,11 @@ pub(crate) async fn keep(
     let row = sql.build().fetch_one(&mut *db.conn).await?;
     let mut fields = Fields::new(&row);
     let attempts = fields.number("attempts")?;
-    let kept: String = fields.get()?;
-    make_room(db, &kept, bounds).await?;
-    Ok((QuarantineId::from_raw(kept), attempts))
+    Ok((QuarantineId::from_raw(fields.get::<String>()?), attempts))
 }
 
-/// Deletes the oldest until both bounds hold; the webhook just kept is not among them.
-async fn make_room(db: &mut Session<'_>, kept: &str, bounds: QuarantineBounds) -> StoreResult<()> {
+/// Deletes the oldest until both bounds hold; the webhook kept last is not among them.
+async fn make_room(db: &mut Session<'_>, kept_last: &str, bounds: QuarantineBounds) -> StoreResult<()> {
     const TOTALS: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(body_bytes), 0) AS BIGINT) FROM gw_quarantine";
     const OLDEST: &str = "SELECT id, body_bytes FROM gw_quarantine WHERE id <> $1 ORDER BY id";
     let row = query(TOTALS).fetch_one(&mut *db.conn).await?;
@@ -60,7 +74,7 @@ async fn make_room(db: &mut Session<'_>, kept: &str, bounds: QuarantineBounds) -
         return Ok(());
     }
     let mut doomed = Vec::new();
-    for row in query(OLDEST).bind(kept).fetch_all(&mut *db.conn).await? {
+    for row in query(OLDEST).bind(kept_last).fetch_all(&mut *db.conn).await? {
         if within(webhooks, bytes) {
             break;
         }

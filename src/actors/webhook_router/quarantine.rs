@@ -21,8 +21,8 @@ use crate::{
 /// Webhooks waiting for the writer.
 const QUEUE: usize = 256;
 
-/// Webhooks kept in one transaction.
-const BATCH: usize = 64;
+/// Webhooks kept in one transaction: so few that honest ones, which wait for it, hardly notice.
+const BATCH: usize = 8;
 
 /// How long a refused provider waits for its webhook to be kept: the answer is no in any case.
 const PATIENCE: Duration = Duration::from_millis(250);

@@ -85,6 +85,19 @@ fn tries(received: &[Received], path: &str) -> BTreeMap<String, usize> {
     tries
 }
 
+/// Waits until everything is delivered; nothing was tried twice, whichever node had it.
+async fn assert_all_are_delivered_by_one_attempt(app: &App, sink: &Sink) {
+    let delivered = async {
+        while app.count("SELECT COUNT(*) FROM gw_deliveries WHERE status <> 'delivered'").await > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(SOON, delivered).await.expect("all are delivered");
+    let received = sink.received();
+    assert!(received.iter().all(|received| received.beside == 0), "one attempt of a delivery in the whole cluster");
+    assert!(tries(&received, "/in").values().all(|tries| *tries == 1), "{:?}", tries(&received, "/in"));
+}
+
 on_both! {
     async fn a_clock_that_jumps_loses_repeats_and_hurries_nothing(backend) {
         const ROUND: u64 = 4;
@@ -181,15 +194,7 @@ async fn a_clock_that_is_ahead_on_one_node_frees_no_lease_of_another() {
         post(&second, &github, 100 * round..100 * round + 2).await;
         tokio::time::sleep(Duration::from_millis(1200)).await;
     }
-    let delivered = async {
-        while first.count("SELECT COUNT(*) FROM gw_deliveries WHERE status <> 'delivered'").await > 0 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(SOON, delivered).await.expect("all are delivered");
-    let received = sink.received();
-    assert!(received.iter().all(|received| received.beside == 0), "one attempt of a delivery in the whole cluster");
-    assert!(tries(&received, "/in").values().all(|tries| *tries == 1), "{:?}", tries(&received, "/in"));
+    assert_all_are_delivered_by_one_attempt(&first, &sink).await;
     second.leave().await;
     first.finish().await;
 }
@@ -218,15 +223,7 @@ async fn a_clock_that_is_behind_on_one_node_does_not_end_its_leases_for_another(
             .await
             .expect("sent");
     }
-    let delivered = async {
-        while behind.count("SELECT COUNT(*) FROM gw_deliveries WHERE status <> 'delivered'").await > 0 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(SOON, delivered).await.expect("all are delivered");
-    let received = sink.received();
-    assert!(received.iter().all(|received| received.beside == 0), "one attempt of a delivery in the whole cluster");
-    assert!(tries(&received, "/in").values().all(|tries| *tries == 1), "{:?}", tries(&received, "/in"));
+    assert_all_are_delivered_by_one_attempt(&behind, &sink).await;
     other.leave().await;
     behind.finish().await;
 }

@@ -1,5 +1,5 @@
 //! Keeping webhooks that cannot become events: wrongly signed ones, and those whose handling fails. One writer takes
-//! them from a bounded queue, whatever waits in one transaction, so that a flood of bad signatures costs the flood, not the
+//! them from a bounded queue, a few in one transaction, so that a flood of bad signatures costs the flood, not the
 //! database.
 
 use std::{sync::Arc, time::Duration};
@@ -36,12 +36,10 @@ pub(super) struct SetAside {
     pub times: u32,
 }
 
-/// Under which id, and how often it has come.
-type Kept = Result<(QuarantineId, u32), StoreError>;
-
 struct Item {
     webhook: Quarantined,
-    done: oneshot::Sender<Kept>,
+    /// Told under which id it is kept, and how often it has come.
+    done: oneshot::Sender<Result<(QuarantineId, u32), StoreError>>,
 }
 
 /// The sending side of the queue.
@@ -114,7 +112,12 @@ async fn keep_all(store: &SharedStore, bounds: QuarantineBounds, items: Vec<Item
             webhooks.iter().map(|_| Err(StoreError::Unavailable(why.clone()))).collect()
         }
         Err(error) if webhooks.len() == 1 => vec![Err(error)],
-        Err(_) => keep_singly(store, bounds, &webhooks).await,
+        Err(_) => {
+            for (webhook, done) in webhooks.into_iter().zip(waiting) {
+                Box::pin(keep_all(store, bounds, vec![Item { webhook, done }])).await;
+            }
+            return;
+        }
     };
     for (kept, done) in kept.into_iter().zip(waiting) {
         if let Err(error) = &kept {
@@ -124,16 +127,6 @@ async fn keep_all(store: &SharedStore, bounds: QuarantineBounds, items: Vec<Item
             tracing::trace!("nobody waited for the quarantine");
         }
     }
-}
-
-async fn keep_singly(store: &SharedStore, bounds: QuarantineBounds, webhooks: &[Quarantined]) -> Vec<Kept> {
-    let mut all = Vec::with_capacity(webhooks.len());
-    for webhook in webhooks {
-        let kept = store.quarantine(std::slice::from_ref(webhook), bounds).await;
-        let gone = || StoreError::Driver("the quarantine answered for no webhook".into());
-        all.push(kept.and_then(|mut kept| kept.pop().ok_or_else(gone)));
-    }
-    all
 }
 
 /// Every header as `[name, value]`; a value that is not UTF-8 as `[name, null, hex]`.

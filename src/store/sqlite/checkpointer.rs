@@ -22,7 +22,7 @@ use tokio::{
 
 /// At the latest after this long; a checkpoint with nothing to do costs microseconds.
 const EVERY: Duration = Duration::from_millis(500);
-/// And whenever this many rows were written, some 8 MiB of log: the log begins anew only when a writer's own checkpoint
+/// And whenever this many rows were written, some MiB of log: the log begins anew only when a writer's own checkpoint
 /// finds nearly all of it done, and what that one finds undone, a commit waits for.
 const ROWS: usize = 800;
 

@@ -204,6 +204,8 @@ pub struct IngestConfig {
     pub quarantine_max_count: u64,
     /// Bytes of quarantined bodies at the most.
     pub quarantine_max_bytes: u64,
+    /// Wrongly signed webhooks of a provider kept in a second, in the long run.
+    pub quarantine_per_s: u64,
 }
 
 /// `[retention]`, ages in whole days.

@@ -265,6 +265,7 @@ impl IngestConfig {
             max_in_flight_bytes: section.size("max_in_flight_bytes", 128 * MIB, u32::MAX),
             quarantine_max_count: section.count("quarantine_max_count", 10_000, 0..=100_000_000),
             quarantine_max_bytes: section.count("quarantine_max_bytes", 64 * u64::from(MIB), 0..=1 << 40),
+            quarantine_per_s: section.count("quarantine_per_s", 100, 0..=1_000_000),
         })
     }
 }

@@ -97,7 +97,8 @@ pub fn validate_url(text: &str, allow_private_networks: bool) -> Result<Url, Des
         return Err(DestinationRefused::InvalidUrl);
     }
     let url = Url::parse(text).map_err(|_| DestinationRefused::InvalidUrl)?;
-    if !matches!(url.scheme(), "http" | "https") || url.port() == Some(0) {
+    // The bound is on what is stored and read again, which escapes may have made longer.
+    if url.as_str().len() > MAX_URL_BYTES || !matches!(url.scheme(), "http" | "https") || url.port() == Some(0) {
         return Err(DestinationRefused::InvalidUrl);
     }
     if !url.username().is_empty() || url.password().is_some() {
@@ -197,6 +198,8 @@ mod tests {
     #[test]
     fn other_schemes_and_malformed_urls_are_refused() {
         let long = format!("https://example.com/{}", "a".repeat(MAX_URL_BYTES));
+        let long_once_escaped = format!("https://example.com/{}", "é".repeat(MAX_URL_BYTES / 4));
+        assert!(long_once_escaped.len() < MAX_URL_BYTES);
         for text in [
             "",
             "example.com",
@@ -209,6 +212,7 @@ mod tests {
             "http://example.com:0/",
             "http://example.com:99999/",
             &long,
+            &long_once_escaped,
         ] {
             assert_eq!(validate_url(text, true), Err(DestinationRefused::InvalidUrl), "{text}");
         }

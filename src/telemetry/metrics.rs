@@ -33,6 +33,8 @@ pub mod names {
     pub const WEBHOOKS_RECEIVED: &str = "webhooks_received";
     /// Webhooks refused, by provider and error code.
     pub const WEBHOOKS_REFUSED: &str = "webhooks_refused";
+    /// Wrongly signed webhooks that came too fast to be quarantined, by provider.
+    pub const WEBHOOKS_NOT_QUARANTINED: &str = "webhooks_not_quarantined";
     /// Webhooks seen before, by provider.
     pub const WEBHOOKS_DUPLICATE: &str = "webhooks_duplicate";
     /// Webhooks committed as new events, by provider and outcome.
@@ -122,6 +124,7 @@ pub struct Metrics {
     activity: UnwrittenActivity,
     received: Family<ByProvider, Counter>,
     refused: Family<ByCode, Counter>,
+    not_quarantined: Family<ByProvider, Counter>,
     duplicate: Family<ByProvider, Counter>,
     stored: Family<ByOutcome, Counter>,
     commit_seconds: Seconds,
@@ -155,6 +158,7 @@ impl Default for Metrics {
             activity: UnwrittenActivity::default(),
             received: Family::default(),
             refused: Family::default(),
+            not_quarantined: Family::default(),
             duplicate: Family::default(),
             stored: Family::default(),
             commit_seconds: Family::new_with_constructor(seconds_histogram),
@@ -182,6 +186,7 @@ impl Metrics {
         let registry = &mut self.registry;
         registry.register(names::WEBHOOKS_RECEIVED, "Webhooks whose last byte arrived", self.received.clone());
         registry.register(names::WEBHOOKS_REFUSED, "Webhooks refused, by error code", self.refused.clone());
+        registry.register(names::WEBHOOKS_NOT_QUARANTINED, "Wrongly signed webhooks that came too fast to be quarantined", self.not_quarantined.clone());
         registry.register(names::WEBHOOKS_DUPLICATE, "Webhooks seen before", self.duplicate.clone());
         registry.register(names::WEBHOOKS_STORED, "Webhooks committed as new events, by outcome", self.stored.clone());
         registry.register(names::WEBHOOK_COMMIT_SECONDS, "From a webhook's last byte to its commit", self.commit_seconds.clone());
@@ -212,6 +217,11 @@ impl Metrics {
         self.refused.get_or_create(&ByCode { provider: provider.as_str(), code }).inc();
         self.totals().refused(provider.as_str(), code == "invalid_signature", self.started.elapsed());
         self.activity.count(provider, None, self.clock.now(), |counts| counts.refused += 1);
+    }
+
+    /// It was wrongly signed, as too many others were at that time, and is not kept.
+    pub fn webhook_not_quarantined(&self, provider: ProviderSlug) {
+        self.not_quarantined.get_or_create(&ByProvider { provider: provider.as_str() }).inc();
     }
 
     /// It was a duplicate.

@@ -209,12 +209,13 @@ on_both! {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_a_503_on_sqlite_and_no_flood_of_repeats_when_there_is_room_again() {
-    let Some(disk) = SmallDisk::mount(16) else { return };
+    let fills = outages(2);
+    // What is acknowledged between two outages has to fit.
+    let Some(disk) = SmallDisk::mount(12 + 4 * u32::try_from(fills).expect("few")) else { return };
     let sink = Sink::start_keeping(Keep::Nothing).await.expect("a port");
     let mut arrivals = sink.follow();
     let app = App::start_in(disk.directory(), Backend::sqlite(), options()).await;
     let load = begin_load(&app, &sink).await;
-    let fills = outages(2);
     for _ in 0..fills {
         load.wait_for_acks(ACKS, PATIENCE).await;
         disk.fill();

@@ -73,6 +73,22 @@ on_both! {
         app.finish().await;
     }
 
+    async fn of_a_flood_of_bad_signatures_as_many_are_kept_as_are_allowed_and_the_rest_is_counted(backend) {
+        let options = Options::default().with("SIGNALBOX_INGEST__QUARANTINE_PER_S", "0");
+        let app = App::start(backend, options).await;
+        let headers = [("x-github-event", "push"), ("x-github-delivery", "d"), ("x-hub-signature-256", "sha256=00")];
+        for number in 0..3 {
+            let answer = app.send("POST", "/webhooks/github", &headers, format!("{{\"n\":{number}}}")).await;
+            assert_eq!(answer.status, 401);
+        }
+        let kept: Value = app.operator("org").ask_for_all("GET", "/admin/quarantine").await.expect("an answer");
+        assert_eq!(kept["items"].as_array().map(Vec::len), Some(0), "{kept}");
+        let metrics = app.send("GET", "/metrics", &[], "").await;
+        let metrics = String::from_utf8_lossy(&metrics.body);
+        assert!(metrics.contains("signalbox_webhooks_not_quarantined_total{provider=\"github\"} 3"), "{metrics}");
+        app.finish().await;
+    }
+
     async fn the_quarantine_stays_within_its_bounds(backend) {
         let options = Options::default().with("SIGNALBOX_INGEST__QUARANTINE_MAX_COUNT", "5");
         let app = App::start(backend, options).await;

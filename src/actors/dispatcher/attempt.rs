@@ -66,7 +66,8 @@ pub(super) struct HeldDelivery {
 }
 
 impl HeldDelivery {
-    fn take(shared: &Arc<Shared>, id: &DeliveryId) -> Option<Self> {
+    /// Takes it, unless it is in hand already.
+    pub(super) fn take(shared: &Arc<Shared>, id: &DeliveryId) -> Option<Self> {
         shared.held.insert(id.clone()).then(|| Self { shared: Arc::clone(shared), id: id.clone() })
     }
 }

@@ -208,6 +208,23 @@ impl Shared {
     }
 }
 
+/// Room in all that an attempt has again after its end, until its result is written down; beyond the limit, if it must.
+pub(super) struct RoomInAll(Arc<Shared>);
+
+impl RoomInAll {
+    pub(super) fn take_back(shared: &Arc<Shared>) -> Self {
+        shared.lanes.in_flight.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for RoomInAll {
+    fn drop(&mut self) {
+        self.0.lanes.give_back(1);
+        self.0.room_was_freed(None);
+    }
+}
+
 /// Room for one attempt, taken before the delivery's row is written; dropping it gives the room back.
 pub struct Slot {
     shared: Arc<Shared>,

@@ -5,8 +5,10 @@
 //! database's commits take, and a hundred attempts a second cost a few commits.
 //!
 //! **Owns** the results that are not recorded yet. **Invariants**: their number is bounded; each is counted as a task, so
-//! that draining waits for it; a result that cannot be recorded is tried again until its lease is about to end and then
-//! given up: the delivery is repeated under the same `webhook-id`, never lost. **Must not know** how a delivery is sent.
+//! that draining waits for it. What the store cannot take now (its disk is full, its server away) takes its room back and
+//! stays in hand until it is recorded: nothing further is sent that could not be written down either, and however long
+//! that lasts, it makes no flood of repeats. What the store refuses for itself is given up before its lease ends: the
+//! delivery is repeated under the same `webhook-id`, never lost. **Must not know** how a delivery is sent.
 
 use std::{
     sync::Arc,
@@ -15,12 +17,12 @@ use std::{
 
 use super::{
     attempt::HeldDelivery,
-    lanes::SharedLane,
+    lanes::{RoomInAll, SharedLane},
     shared::{CountedTask, Shared, lock},
 };
 use crate::{
     model::{delivery::DeliveryStatus, ids::OrgId, provider::ProviderSlug},
-    store::AttemptRecord,
+    store::{AttemptRecord, StoreError},
 };
 
 /// Recording ends this long before the lease does.
@@ -100,13 +102,18 @@ impl Shared {
         }
     }
 
-    /// Writes a result down, trying again while the lease lasts.
+    /// Writes a result down, trying again and again.
     async fn record_alone(self: &Arc<Self>, mut result: Unrecorded) {
         let mut wait = FIRST_RECORDING_WAIT;
+        let mut room = None;
         result.held = None;
         while let Err(error) = self.store.record_attempts(vec![result.record.clone()]).await {
             let left = self.lease().saturating_sub(result.leased_at.elapsed());
-            if left < wait + RECORDING_MARGIN {
+            if matches!(error, StoreError::Unavailable(_)) {
+                room.get_or_insert_with(|| RoomInAll::take_back(self));
+                // Not to be had if its lease is over and it was claimed meanwhile, here: then it is repeated already.
+                result.held = HeldDelivery::take(self, &result.record.attempt.delivery);
+            } else if left < wait + RECORDING_MARGIN {
                 tracing::error!(
                     delivery.id = %result.record.attempt.delivery,
                     code = error.code(),
@@ -119,6 +126,7 @@ impl Shared {
                 () = self.is_cut() => return,
             }
             wait = (wait * 2).min(LAST_RECORDING_WAIT);
+            result.held = None;
         }
         self.follow(&result);
     }

@@ -31,7 +31,7 @@ use self::{
     actor::WebhookRouter,
     messages::{RouteTrusted, RouteWebhook},
     pipeline::Pipeline,
-    quarantine::QuarantineWriter,
+    quarantine::{QuarantineLimits, QuarantineWriter},
 };
 use crate::{
     actors::{AskError, directory::Directory, dispatcher::DispatcherHandle, runtime::ask},
@@ -85,11 +85,20 @@ pub struct RouterPool {
 impl RouterPool {
     /// Prepares the pool on the current runtime; no router runs yet.
     pub fn new(deps: RouterDeps) -> Self {
-        let bounds = QuarantineBounds {
-            max_count: deps.ingest.quarantine_max_count,
-            max_bytes: deps.ingest.quarantine_max_bytes,
+        let limits = QuarantineLimits {
+            bounds: QuarantineBounds {
+                max_count: deps.ingest.quarantine_max_count,
+                max_bytes: deps.ingest.quarantine_max_bytes,
+            },
+            per_s: deps.ingest.quarantine_per_s,
         };
-        let quarantine = QuarantineWriter::start(deps.store.clone(), bounds, deps.clock.clone(), deps.ids.clone());
+        let quarantine = QuarantineWriter::start(
+            deps.store.clone(),
+            limits,
+            deps.metrics.clone(),
+            deps.clock.clone(),
+            deps.ids.clone(),
+        );
         let pipeline = Pipeline {
             store: deps.store,
             registry: deps.registry,

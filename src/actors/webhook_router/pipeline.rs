@@ -88,7 +88,7 @@ impl Pipeline {
         let verified = match self.verify(webhook) {
             Ok(verified) => verified,
             Err((webhook, error)) => {
-                self.quarantine.keep(&webhook, error.code()).await;
+                self.quarantine.keep_unverified(&webhook, error.code()).await;
                 return Err(error.into());
             }
         };

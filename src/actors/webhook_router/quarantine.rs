@@ -1,11 +1,18 @@
 //! Keeping webhooks that cannot become events: wrongly signed ones, and those whose handling fails. One writer takes
-//! them from a bounded queue, a few in one transaction, so that a flood of bad signatures costs the flood, not the
-//! database.
+//! them from a bounded queue, a few in one transaction, and of the wrongly signed ones no more than an allowance, so that
+//! a flood of bad signatures costs the flood, not the database.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use crate::{
     crypto::hmac::sha256,
@@ -16,6 +23,7 @@ use crate::{
         webhook::{Headers, ReceivedWebhook},
     },
     store::{QuarantineBounds, Quarantined, SharedStore, StoreError},
+    telemetry::metrics::Metrics,
 };
 
 /// Webhooks waiting for the writer.
@@ -26,6 +34,44 @@ const BATCH: usize = 8;
 
 /// How long a refused provider waits for its webhook to be kept: the answer is no in any case.
 const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How many seconds' worth of the allowance may be used at once: secrets that do not match show in a handful of webhooks,
+/// and in whatever one commit of a monorepo sends.
+const AT_ONCE_S: f64 = 10.0;
+
+/// How many wrongly signed webhooks of each provider are kept: so many in a second, and some more at once after a quiet
+/// time. Keeping one costs a commit's share; refusing one, an HMAC.
+#[derive(Debug)]
+struct Allowance {
+    per_s: f64,
+    /// What each provider has left, and since when.
+    left: Mutex<HashMap<ProviderSlug, (f64, Instant)>>,
+}
+
+impl Allowance {
+    /// Takes one of a provider's, if there is one left.
+    fn take(&self, provider: ProviderSlug, now: Instant) -> bool {
+        let most = self.per_s * AT_ONCE_S;
+        // A count is as good after a panic as before.
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let (left, since) = left.entry(provider).or_insert((most, now));
+        *left = (*left + now.duration_since(*since).as_secs_f64() * self.per_s).min(most);
+        *since = now;
+        let granted = *left >= 1.0;
+        if granted {
+            *left -= 1.0;
+        }
+        granted
+    }
+}
+
+/// What may be kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct QuarantineLimits {
+    pub bounds: QuarantineBounds,
+    /// Wrongly signed webhooks of a provider, in a second.
+    pub per_s: u64,
+}
 
 /// Where a webhook was kept.
 #[derive(Debug, Clone)]
@@ -46,21 +92,40 @@ struct Item {
 #[derive(Clone)]
 pub(super) struct QuarantineWriter {
     queue: mpsc::Sender<Item>,
+    allowance: Arc<Allowance>,
+    metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     ids: Ids,
 }
 
 impl QuarantineWriter {
     /// Starts the writer on the current runtime.
-    pub fn start(store: SharedStore, bounds: QuarantineBounds, clock: Arc<dyn Clock>, ids: Ids) -> Self {
+    pub fn start(
+        store: SharedStore,
+        limits: QuarantineLimits,
+        metrics: Arc<Metrics>,
+        clock: Arc<dyn Clock>,
+        ids: Ids,
+    ) -> Self {
         let (queue, mut items) = mpsc::channel::<Item>(QUEUE);
         tokio::spawn(async move {
             let mut waiting = Vec::with_capacity(BATCH);
             while items.recv_many(&mut waiting, BATCH).await > 0 {
-                keep_all(&store, bounds, std::mem::take(&mut waiting)).await;
+                keep_all(&store, limits.bounds, std::mem::take(&mut waiting)).await;
             }
         });
-        Self { queue, clock, ids }
+        #[expect(clippy::cast_precision_loss, reason = "at most a million")]
+        let allowance = Allowance { per_s: limits.per_s as f64, left: Mutex::default() };
+        Self { queue, allowance: Arc::new(allowance), metrics, clock, ids }
+    }
+
+    /// Keeps a webhook that nobody vouches for, unless too many of its provider come.
+    pub async fn keep_unverified(&self, webhook: &ReceivedWebhook, cause: &str) {
+        if self.allowance.take(webhook.provider, Instant::now()) {
+            self.keep(webhook, cause).await;
+        } else {
+            self.metrics.webhook_not_quarantined(webhook.provider);
+        }
     }
 
     /// Keeps a webhook if there is room in the queue.
@@ -168,6 +233,17 @@ fn received(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flood_uses_up_its_own_providers_allowance_which_time_restores() {
+        let allowance = Allowance { per_s: 2.0, left: Mutex::default() };
+        let (acme, other, start) = (ProviderSlug("acme"), ProviderSlug("other"), Instant::now());
+        let kept_at = |provider, now| (0..100).filter(|_| allowance.take(provider, now)).count();
+        assert_eq!(kept_at(acme, start), 20);
+        assert_eq!(kept_at(acme, start + Duration::from_millis(1500)), 3);
+        assert_eq!(kept_at(other, start + Duration::from_millis(1500)), 20);
+        assert_eq!(kept_at(acme, start + Duration::from_secs(60)), 20);
+    }
 
     #[test]
     fn headers_survive_the_quarantine_whatever_their_bytes() {

@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(kept_at(acme, start), 20);
         assert_eq!(kept_at(acme, start + Duration::from_millis(1500)), 3);
         assert_eq!(kept_at(other, start + Duration::from_millis(1500)), 20);
-        assert_eq!(kept_at(acme, start + Duration::from_secs(60)), 20);
+        assert_eq!(kept_at(acme, start + Duration::from_mins(1)), 20);
     }
 
     #[test]

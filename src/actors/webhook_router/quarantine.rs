@@ -35,8 +35,8 @@ const BATCH: usize = 8;
 /// How long a refused provider waits for its webhook to be kept: the answer is no in any case.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// How many seconds' worth of the allowance may be used at once: secrets that do not match show in a handful of webhooks,
-/// and in whatever one commit of a monorepo sends.
+/// How many seconds' worth of the allowance may be used at once: a secret that does not match makes every webhook of an
+/// ordinary burst a wrongly signed one, and those are wanted when the secret is put right.
 const AT_ONCE_S: f64 = 10.0;
 
 /// How many wrongly signed webhooks of each provider are kept: so many in a second, and some more at once after a quiet

@@ -176,7 +176,7 @@ fn opening() -> Box<dyn FnMut()> {
     Box::new(move || drop(black_box(key.open(&PLACE, black_box(&record)))))
 }
 
-/// As `store/payload.rs` does it, which is not public: a compressor is kept, level 1.
+/// As `store/payload.rs` does it, which is not public: a compressor is kept, of that file's `LEVEL`.
 fn compressing(bytes: usize) -> Box<dyn FnMut()> {
     let (_, body) = webhook("github", bytes);
     let mut compressor = compressor();
@@ -190,7 +190,8 @@ fn decompressing(bytes: usize) -> Box<dyn FnMut()> {
 }
 
 fn compressor() -> zstd::bulk::Compressor<'static> {
-    zstd::bulk::Compressor::new(1).expect("a compressor")
+    const LEVEL: i32 = -3;
+    zstd::bulk::Compressor::new(LEVEL).expect("a compressor")
 }
 
 /// Verify, extract, find the routes, plan, write the decision, compress: what is done before the store is asked.

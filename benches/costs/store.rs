@@ -174,7 +174,8 @@ fn claim_64(bencher: Bencher, backend: &str) {
         in_all: limit,
     };
     bencher.with_inputs(|| bench.accept(bench.batch())).bench_local_values(|()| {
-        let claimed = bench.runtime.block_on(bench.store.claim_deliveries(&request)).expect("claiming works");
+        let claimed =
+            bench.runtime.block_on(bench.store.claim_deliveries(&request)).expect("claiming works").deliveries;
         assert_eq!(claimed.len(), BATCH);
         claimed
     });

@@ -26,11 +26,11 @@ use crate::{
     actors::AskError,
     config::{IngestConfig, LateBinding, RetentionConfig},
     model::{
-        clock::Clock,
-        ids::{DestinationId, InstallationId},
+        clock::{Clock, EpochMs, Ids},
+        ids::{DestinationId, EventId, InstallationId},
         log_entry,
     },
-    store::{Change, EventFilter, PageRequest, RetentionCutoffs, SharedStore, StoreError},
+    store::{Change, EventFilter, PageRequest, RetentionCutoffs, SharedStore, Store, StoreError},
     telemetry::metrics::Metrics,
 };
 
@@ -160,7 +160,11 @@ impl Actor for Janitor {
             "activity",
             |deps| async move { write_activity(&deps.store, &deps.metrics).await },
         );
-        self.every(ctx, RETENTION_EVERY, "retention", |deps| async move { retain(&deps).await });
+        let looked_up_to = Arc::new(Mutex::new(None));
+        self.every(ctx, RETENTION_EVERY, "retention", move |deps| {
+            let looked_up_to = Arc::clone(&looked_up_to);
+            async move { retain(&*deps.store, &deps.retention, deps.clock.now(), &looked_up_to).await }
+        });
         if let Some(pause) = self.deps.healing.pause() {
             self.every(ctx, pause, "healing", |deps| async move { deps.healing.look().await });
         }
@@ -236,7 +240,8 @@ async fn follow_clock(deps: &JanitorDeps, watch: &Mutex<Option<ClockWatch>>) -> 
     deps.dispatcher.follow_server_clock().await?;
     let lock = || watch.lock().unwrap_or_else(PoisonError::into_inner);
     let is_first = lock().is_none();
-    let behind_at_start = if is_first { behind_what_is_stored(deps).await? } else { Duration::ZERO };
+    let behind_at_start =
+        if is_first { behind_what_is_stored(&*deps.store, deps.clock.now()).await? } else { Duration::ZERO };
     let now = deps.clock.now();
     let owed = {
         let mut watch = lock();
@@ -254,11 +259,12 @@ async fn follow_clock(deps: &JanitorDeps, watch: &Mutex<Option<ClockWatch>>) -> 
     Ok(())
 }
 
-/// How far the clock is behind the newest event, if that is too far to be another node's.
-async fn behind_what_is_stored(deps: &JanitorDeps) -> Result<Duration, StoreError> {
-    let newest = deps.store.list_events(&EventFilter::default(), PageRequest { limit: 1, cursor: None }).await?;
-    let now = deps.clock.now();
-    let ahead = newest.items.first().map(|event| event.received_at.since(now));
+/// How far the clock is behind the newest event, if that is too far to be another node's. By the event's id: the service
+/// path names what `received_at` it likes.
+async fn behind_what_is_stored(store: &dyn Store, now: EpochMs) -> Result<Duration, StoreError> {
+    let newest = store.list_events(&EventFilter::default(), PageRequest { limit: 1, cursor: None }).await?;
+    let made_at = newest.items.first().and_then(|event| Ids::event_made_at(&event.id));
+    let ahead = made_at.map(|made_at| made_at.since(now));
     Ok(ahead.filter(|ahead| *ahead >= FUTURE).unwrap_or_default())
 }
 
@@ -272,26 +278,61 @@ async fn write_activity(store: &SharedStore, metrics: &Metrics) -> Result<(), St
     Ok(())
 }
 
-async fn retain(deps: &JanitorDeps) -> Result<(), StoreError> {
-    let now = deps.clock.now();
+/// Deletes what is old. What fails keeps nothing else from being deleted.
+async fn retain(
+    store: &dyn Store,
+    retention: &RetentionConfig,
+    now: EpochMs,
+    looked_up_to: &Mutex<Option<EventId>>,
+) -> Result<(), StoreError> {
     let cutoffs = RetentionCutoffs {
-        events: now.minus(deps.retention.events),
-        dead_letters: now.minus(deps.retention.dead_letters),
-        quarantine: now.minus(deps.retention.quarantine),
-        log: now.minus(deps.retention.log),
+        events: now.minus(retention.events),
+        dead_letters: now.minus(retention.dead_letters),
+        quarantine: now.minus(retention.quarantine),
+        log: now.minus(retention.log),
         flows: now.minus(FLOW_GRACE),
         activity: now.minus(ACTIVITY_KEPT),
     };
+    let events = delete_events(store, &cutoffs, looked_up_to).await;
+    let others = delete_others(store, &cutoffs).await;
+    let sessions = delete_sessions(store, now).await;
+    events.and(others).and(sessions)
+}
+
+/// Goes on where the last batch, of this tick or the one before, stopped looking. At the end of the old events it rests.
+async fn delete_events(
+    store: &dyn Store,
+    cutoffs: &RetentionCutoffs,
+    looked_up_to: &Mutex<Option<EventId>>,
+) -> Result<(), StoreError> {
+    let lock = || looked_up_to.lock().unwrap_or_else(PoisonError::into_inner);
     for _batch in 0..RETENTION_BATCHES {
-        let deleted = deps.store.delete_expired(&cutoffs, RETENTION_BATCH).await?;
-        let full = u64::from(RETENTION_BATCH);
-        let kinds = [deleted.events, deleted.quarantined, deleted.log_entries, deleted.flows, deleted.runs];
-        if kinds.iter().all(|deleted| *deleted < full) {
+        let after = lock().clone();
+        let events = store.delete_expired_events(cutoffs, after.as_ref(), RETENTION_BATCH).await?;
+        let is_end = events.looked_up_to.is_none();
+        *lock() = events.looked_up_to;
+        if is_end {
             break;
         }
         tokio::task::yield_now().await;
     }
-    while deps.store.delete_expired_sessions(now, RETENTION_BATCH).await? == u64::from(RETENTION_BATCH) {}
+    Ok(())
+}
+
+async fn delete_others(store: &dyn Store, cutoffs: &RetentionCutoffs) -> Result<(), StoreError> {
+    for _batch in 0..RETENTION_BATCHES {
+        let deleted = store.delete_expired(cutoffs, RETENTION_BATCH).await?;
+        let kinds = [deleted.quarantined, deleted.log_entries, deleted.flows, deleted.runs];
+        if kinds.iter().all(|deleted| *deleted < u64::from(RETENTION_BATCH)) {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
+async fn delete_sessions(store: &dyn Store, now: EpochMs) -> Result<(), StoreError> {
+    while store.delete_expired_sessions(now, RETENTION_BATCH).await? == u64::from(RETENTION_BATCH) {}
     Ok(())
 }
 
@@ -333,5 +374,143 @@ async fn bind_late(deps: &JanitorDeps, installation: &InstallationId) {
         }
         Ok(_) => {}
         Err(error) => tracing::warn!(installation.id = %installation, %error, "late binding failed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use sqlx::Connection as _;
+
+    use super::*;
+    use crate::{
+        model::{
+            clock::ManualClock,
+            event::{Event, EventOutcome},
+            provider::{ProviderDeliveryId, ProviderSlug},
+        },
+        store::{self, NewEvent, NoObserver, OpenOptions},
+    };
+
+    const GITHUB: ProviderSlug = ProviderSlug("github");
+    const DAY: Duration = Duration::from_hours(24);
+    const NOW: EpochMs = EpochMs(1_771_980_000_000);
+    const RETENTION: RetentionConfig = RetentionConfig { events: DAY, dead_letters: DAY, quarantine: DAY, log: DAY };
+
+    struct Rig {
+        store: SharedStore,
+        url: String,
+        clock: ManualClock,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Rig {
+        async fn start() -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let url = format!("sqlite://{}", folder.path().join("test.db").display());
+            let options = OpenOptions {
+                url: url.clone(),
+                max_connections: 2,
+                acquire_timeout: Duration::from_secs(5),
+                providers: vec![GITHUB],
+                node: "node-test".to_owned(),
+                serving: true,
+            };
+            let store = store::open(options, Arc::new(NoObserver)).await.expect("a store");
+            store.migrate().await.expect("migrated");
+            Self { store, url, clock: ManualClock::starting_at(NOW), _folder: folder }
+        }
+
+        /// Stores an event that arrives now and names that time.
+        async fn accept(&self, received_at: EpochMs) {
+            let ids = Ids::new(Arc::new(self.clock.clone()));
+            let event = Event {
+                id: ids.event(),
+                provider: GITHUB,
+                provider_delivery_id: ProviderDeliveryId::new(ids.event().to_string()),
+                wire_type: "push".to_owned(),
+                key: None,
+                installation: None,
+                org: None,
+                external_id: None,
+                resources: Vec::new(),
+                outcome: EventOutcome::Ignored,
+                reason: None,
+                possible_replay: false,
+                held: false,
+                received_at,
+                correlation_id: "cor-1".to_owned(),
+                trace_id: None,
+            };
+            let new = NewEvent {
+                event,
+                headers: "{}".to_owned(),
+                content_type: None,
+                body: Bytes::from_static(b"{}"),
+                body_digest: None,
+                decision: "{}".to_owned(),
+                deliveries: Vec::new(),
+                drop_possible_replay: false,
+            };
+            self.store.accept_event(new).await.expect("stored");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn how_far_the_clock_is_behind_is_not_for_a_caller_to_say() {
+        let rig = Rig::start().await;
+        let behind = async |now: EpochMs| behind_what_is_stored(&*rig.store, now).await.expect("read");
+        assert_eq!(behind(NOW).await, Duration::ZERO, "nothing is stored");
+        rig.accept(NOW.plus(DAY)).await;
+        assert_eq!(behind(NOW).await, Duration::ZERO, "a time to come was named");
+        rig.accept(NOW.minus(DAY)).await;
+        assert_eq!(behind(NOW.minus(DAY)).await, DAY, "a time gone by was named");
+        assert_eq!(behind(NOW.minus(Duration::from_secs(59))).await, Duration::ZERO, "another node's may be ahead");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn retention_goes_on_where_it_stopped_looking_and_begins_anew_at_the_end() {
+        let rig = Rig::start().await;
+        rig.accept(NOW).await;
+        let page = PageRequest { limit: 10, cursor: None };
+        let events = async || rig.store.list_events(&EventFilter::default(), page).await.expect("read").items;
+        let looked_up_to = Mutex::new(events().await.first().map(|event| event.id.clone()));
+        for left in [1, 0] {
+            retain(&*rig.store, &RETENTION, NOW.plus(2 * DAY), &looked_up_to).await.expect("deleted");
+            assert_eq!(events().await.len(), left);
+            assert_eq!(*looked_up_to.lock().expect("not poisoned"), None);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_else_is_old_is_deleted_even_if_old_events_cannot_be_looked_at() {
+        let rig = Rig::start().await;
+        let ids = Ids::new(Arc::new(rig.clock.clone()));
+        let entry = log_entry::LogEntry {
+            id: ids.log(),
+            org: None,
+            installation: None,
+            subject: None,
+            action: "x".to_owned(),
+            from_state: None,
+            to_state: None,
+            reason: None,
+            actor: log_entry::Actor::system(),
+            at: NOW,
+        };
+        rig.store.append_log(&[entry]).await.expect("appended");
+        rig.accept(NOW).await;
+        let mut beside = sqlx::SqliteConnection::connect(&rig.url).await.expect("the file opens");
+        sqlx::query("ALTER TABLE gw_deliveries RENAME TO elsewhere").execute(&mut beside).await.expect("renamed");
+
+        let looked_up_to = Mutex::new(None);
+        let later = NOW.plus(2 * DAY);
+        assert!(retain(&*rig.store, &RETENTION, later, &looked_up_to).await.is_err(), "it is said, and tried again");
+        let page = PageRequest { limit: 10, cursor: None };
+        assert_eq!(rig.store.list_log(None, None, page).await.expect("read").items, []);
+
+        sqlx::query("ALTER TABLE elsewhere RENAME TO gw_deliveries").execute(&mut beside).await.expect("renamed");
+        retain(&*rig.store, &RETENTION, later, &looked_up_to).await.expect("deleted");
+        assert_eq!(rig.store.list_events(&EventFilter::default(), page).await.expect("read").items, []);
     }
 }

@@ -4,7 +4,8 @@
 //! NAT64, 6to4, Teredo) is never an easier way to that other one; what no rule names is allowed only if it is global
 //! unicast. **Must not know** how names are resolved: `client` asks here for every address it is about to dial.
 //!
-//! Sources: the IANA special-purpose address registries for IPv4 and IPv6.
+//! Sources: the IANA special-purpose address registries for IPv4 and IPv6; for the one address that is special though no
+//! registry says so, <https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16>.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -17,8 +18,8 @@ pub enum AddressClass {
     /// operator says so (`[delivery] allow_private_networks`).
     Private,
     /// Nothing a destination can honestly be, in development or not: link-local (cloud metadata lives there),
-    /// multicast, unspecified, broadcast, documentation, benchmarking, reserved, and transition prefixes that hide
-    /// another address.
+    /// multicast, unspecified, broadcast, documentation, benchmarking, reserved, Azure's platform endpoint, and transition
+    /// prefixes that hide another address.
     Forbidden,
 }
 
@@ -45,6 +46,8 @@ fn classify_v4(address: Ipv4Addr) -> AddressClass {
         [10 | 127, ..] | [192, 168, ..] | [172, 16..=31, ..] | [100, 64..=127, ..] => AddressClass::Private,
         // "this network", link-local, multicast and reserved, broadcast included.
         [0 | 224..=255, ..] | [169, 254, ..]
+        // Azure's WireServer: ordinary space, but every virtual machine there reaches its host's metadata at it.
+        | [168, 63, 129, 16]
         // IETF protocol assignments, documentation, AS112, 6to4 relays, benchmarking.
         | [192, 0, 0 | 2, _] | [192, 31, 196, _] | [192, 52, 193, _] | [192, 88, 99, _] | [192, 175, 48, _]
         | [198, 18..=19, ..] | [198, 51, 100, _] | [203, 0, 113, _] => AddressClass::Forbidden,
@@ -93,6 +96,8 @@ mod tests {
             "100.128.0.1",
             "126.255.255.255",
             "128.0.0.1",
+            "168.63.129.15",
+            "168.63.129.17",
             "169.253.255.255",
             "172.15.255.255",
             "172.32.0.0",
@@ -140,6 +145,7 @@ mod tests {
         for text in [
             "0.0.0.0",
             "0.1.2.3",
+            "168.63.129.16",
             "169.254.0.1",
             "169.254.169.254",
             "192.0.0.1",
@@ -157,6 +163,7 @@ mod tests {
             "::",
             "::127.0.0.1",
             "::8.8.8.8",
+            "::ffff:168.63.129.16",
             "::ffff:169.254.169.254",
             "::ffff:0.0.0.0",
             "64:ff9b::7f00:1",

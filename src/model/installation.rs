@@ -84,7 +84,8 @@ pub struct Installation {
     pub metadata: Map<String, Value>,
     /// What the provider says about the account, in the shape of `providers.md` 6.3.
     pub provider_account_info: Option<Value>,
-    /// The provider's time of the newest control event applied; older ones do not undo it.
+    /// The provider's time of the newest control event applied, or when it was connected, where grants of one account share
+    /// an id; older events do not undo it.
     pub control_at: Option<EpochMs>,
     /// When an event of it last arrived.
     pub last_event_at: Option<EpochMs>,

@@ -197,58 +197,145 @@ macro_rules! impl_store {
                 self.writer.record(records).await
             }
 
-            async fn claim_deliveries(&self, request: &ClaimRequest) -> StoreResult<Vec<ClaimedDelivery>> {
-                let ids = self.home.in_time(async {
+            async fn claim_deliveries(&self, request: &ClaimRequest) -> StoreResult<Claimed> {
+                let leased = self.home.in_time(async {
                     let mut transaction = self.writing().await?;
                     let mut db = Session { conn: &mut transaction, known: &self.known };
-                    let ids = claims::claim(&mut db, request).await?;
+                    let leased = claims::lease(&mut db, request).await?;
                     transaction.commit().await?;
-                    Ok(ids)
+                    Ok(leased)
                 })
                 .await?;
-                if ids.is_empty() {
-                    return Ok(Vec::new());
+                if leased.ids.is_empty() {
+                    return Ok(super::Claimed { deliveries: Vec::new(), is_all: true });
                 }
                 // Bodies are read after the commit, so that the writer is free meanwhile.
                 let read = self.home.in_time(async {
                     let mut conn = self.reading().await?;
                     let mut db = Session { conn: &mut conn, known: &self.known };
-                    let (mut claimed, payloads) = claims::read_claimed(&mut db, &ids).await?;
+                    let stored = claims::read_leased(&mut db, &leased.ids).await?;
                     drop(conn);
-                    let mut bodies = std::collections::HashMap::with_capacity(payloads.len());
-                    for (event, payload) in payloads {
-                        bodies.insert(event, payload.decode().await?);
-                    }
-                    for claimed in &mut claimed {
-                        claimed.body = bodies.get(&claimed.event.id).cloned().ok_or_else(|| StoreError::Inconsistent {
-                            table: "gw_events",
-                            column: "payload",
-                            row: claimed.event.id.to_string(),
-                        })?;
-                    }
-                    Ok(claimed)
+                    stored.decode().await
                 })
                 .await;
                 if read.is_err() {
                     // Nobody will try them: let them be claimed again before the lease ends, if that works at all.
-                    if let Err(error) = self.release_leases(&request.owner, Some(&ids), request.now).await {
+                    if let Err(error) = self.release_leases(&request.owner, Some(&leased.ids), request.now).await {
                         tracing::warn!(error = %error, "claimed deliveries wait for their leases to end");
                     }
                 }
-                read
+                read.map(|deliveries| super::Claimed {
+                    is_all: !leased.left_some && deliveries.len() == leased.ids.len(),
+                    deliveries,
+                })
             }
 
-            async fn delete_expired(&self, cutoffs: &RetentionCutoffs, limit: u32) -> StoreResult<Deleted> {
+            async fn release_leases(
+                &self,
+                owner: &str,
+                only: Option<&[DeliveryId]>,
+                now: EpochMs,
+            ) -> StoreResult<u64> {
+                let mut released = 0;
+                loop {
+                    let portion = self.home.in_time(async {
+                        let mut transaction = self.writing().await?;
+                        let mut db = Session { conn: &mut transaction, known: &self.known };
+                        let portion = leases::release(&mut db, owner, only, now).await?;
+                        transaction.commit().await?;
+                        Ok(portion)
+                    })
+                    .await?;
+                    released += portion;
+                    if only.is_some() || portion < u64::from(leases::PORTION) {
+                        return Ok(released);
+                    }
+                }
+            }
+
+            async fn release_leases_of_the_gone(&self, owner: &str, now: EpochMs) -> StoreResult<u64> {
+                let gone = self.home.in_time(async {
+                    let mut conn = self.reading().await?;
+                    list_gone(&mut Session { conn: &mut conn, known: &self.known }, owner).await
+                })
+                .await?;
+                let mut released = 0;
+                for gone in &gone {
+                    loop {
+                        let portion = self.home.in_time(async {
+                            let mut transaction = self.writing().await?;
+                            let mut db = Session { conn: &mut transaction, known: &self.known };
+                            if !is_still_gone(&mut db, gone).await? {
+                                return Ok(0);
+                            }
+                            let portion = leases::release(&mut db, gone, None, now).await?;
+                            transaction.commit().await?;
+                            Ok(portion)
+                        })
+                        .await?;
+                        released += portion;
+                        if portion < u64::from(leases::PORTION) {
+                            break;
+                        }
+                    }
+                }
+                Ok(released)
+            }
+
+            async fn readdress_deliveries(
+                &self,
+                org: Option<&OrgId>,
+                fallback: Option<&DestinationId>,
+                now: EpochMs,
+            ) -> StoreResult<u64> {
+                let piles = self.home.in_time(async {
+                    let mut conn = self.reading().await?;
+                    readdress::list_piles(&mut Session { conn: &mut conn, known: &self.known }, org).await
+                })
+                .await?;
+                let mut readdressed = 0;
+                for pile in &piles {
+                    let mut from = Some(readdress::Place::first());
+                    while let Some(place) = from {
+                        let (astray, next) = self.home.in_time(async {
+                            let mut conn = self.reading().await?;
+                            let mut db = Session { conn: &mut conn, known: &self.known };
+                            readdress::look(&mut db, pile, org, fallback, &place).await
+                        })
+                        .await?;
+                        for portion in astray.chunks(readdress::PORTION) {
+                            readdressed += self.home.in_time(async {
+                                let mut transaction = self.writing().await?;
+                                let mut db = Session { conn: &mut transaction, known: &self.known };
+                                let changed = readdress::change(&mut db, portion, fallback, now).await?;
+                                transaction.commit().await?;
+                                Ok(changed)
+                            })
+                            .await?;
+                        }
+                        from = next;
+                    }
+                }
+                Ok(readdressed)
+            }
+
+            async fn delete_expired_events(
+                &self, cutoffs: &RetentionCutoffs, after: Option<&EventId>, limit: u32
+            ) -> StoreResult<super::DeletedEvents> {
                 self.home.in_time(async {
                     let mut conn = self.reading().await?;
                     let mut db = Session { conn: &mut conn, known: &self.known };
-                    let expired = retention::find_expired(&mut db, cutoffs, limit).await?;
+                    let (expired, looked_up_to) =
+                        retention::find_expired_events(&mut db, cutoffs, after, limit).await?;
                     drop(conn);
+                    if expired.is_empty() {
+                        return Ok(super::DeletedEvents { deleted: 0, looked_up_to });
+                    }
                     let mut transaction = self.writing().await?;
                     let mut db = Session { conn: &mut transaction, known: &self.known };
-                    let deleted = retention::delete(&mut db, &expired, cutoffs, limit).await?;
+                    let deleted = retention::delete_events(&mut db, &expired).await?;
                     transaction.commit().await?;
-                    Ok(deleted)
+                    Ok(super::DeletedEvents { deleted, looked_up_to })
                 })
                 .await
             }
@@ -314,11 +401,7 @@ macro_rules! impl_store {
                 ) -> () = installations::touch_last_event;
                 release_held(events: &[EventId], now: EpochMs) -> u64 = events::release_held;
                 reroute_event(rerouting: Rerouting) -> bool = events::reroute;
-                release_leases(owner: &str, only: Option<&[DeliveryId]>, now: EpochMs) -> u64 = leases::release;
-                release_leases_of_the_gone(owner: &str, now: EpochMs) -> u64 = release_leases_of_the_gone;
                 hasten_deliveries(by: std::time::Duration, now: EpochMs) -> u64 = leases::hasten;
-                readdress_deliveries(org: Option<&OrgId>, fallback: Option<&DestinationId>, now: EpochMs) -> u64
-                    = deliveries::readdress;
                 retry_delivery(id: &DeliveryId, now: EpochMs, entry: &LogEntry) -> bool = deliveries::retry;
                 save_destination(destination: &Destination, entry: &LogEntry) -> () = destinations::save;
                 note_destination_health(
@@ -336,6 +419,7 @@ macro_rules! impl_store {
                     = quarantine::keep;
                 delete_quarantined(ids: &[QuarantineId]) -> u64 = quarantine::delete;
                 append_log(entries: &[LogEntry]) -> () = log::append;
+                delete_expired(cutoffs: &RetentionCutoffs, limit: u32) -> Deleted = retention::delete;
             }
         }
     };

@@ -185,8 +185,9 @@ pub trait ConnectionStore: Send + Sync + 'static {
 
     // --- backfill runs ----------------------------------------------------------------------------------------------
 
-    /// Inserts a run, or replaces what may change of it; whose it is and when it was made stay.
-    async fn save_backfill_run(&self, run: &BackfillRun) -> StoreResult<()>;
+    /// Inserts a run, or replaces what may change of it; whose it is and when it was made stay. False, with nothing
+    /// written, if it has ended otherwise meanwhile.
+    async fn save_backfill_run(&self, run: &BackfillRun) -> StoreResult<bool>;
 
     /// One run.
     async fn find_backfill_run(&self, id: &BackfillRunId) -> StoreResult<Option<BackfillRun>>;

@@ -50,7 +50,7 @@ macro_rules! impl_connection_store {
                 claim_teardown(installation: &InstallationId, owner: &str, now: EpochMs, until: EpochMs)
                     -> Option<Teardown> = teardowns::claim;
                 record_teardown(teardown: &Teardown, owner: &str) -> bool = teardowns::record;
-                save_backfill_run(run: &BackfillRun) -> () = backfill_runs::save;
+                save_backfill_run(run: &BackfillRun) -> bool = backfill_runs::save;
                 cancel_backfill_runs(installation: &InstallationId, now: EpochMs) -> u64 = backfill_runs::cancel;
                 begin_heal_run(run: &HealRun, stale_before: EpochMs) -> bool = heal_runs::begin;
                 save_heal_run(run: &HealRun) -> () = heal_runs::save;

@@ -239,7 +239,7 @@ pub struct UnroutedFilter {
     pub installation: InstallationId,
     /// … that named this account when it was not known.
     pub external_id: ExternalId,
-    /// Received at or after.
+    /// Received at or after. One that arrived longer than a day before that and named a later time may be left out.
     pub since: EpochMs,
     /// Only after this event.
     pub after: Option<EventId>,
@@ -283,6 +283,20 @@ pub struct ClaimRequest {
     pub retries: u32,
     /// Both together at the most; first tries get what retries leave.
     pub in_all: u32,
+}
+
+/// Bytes of bodies, as they were received, that one claim leases at the most: they are all in memory at once, and read
+/// within the time of one operation. The deliveries of a single larger event are claimed without any others.
+pub const MAX_CLAIMED_BYTES: usize = 64 * 1024 * 1024;
+
+/// What [`Store::claim_deliveries`] leased.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// First tries before retries, oldest due first.
+    pub deliveries: Vec<ClaimedDelivery>,
+    /// Whether fewer than asked for means that there are no more. Not so when some were left for the next claim because
+    /// of their size, or were leased and could not be read.
+    pub is_all: bool,
 }
 
 /// A claimed delivery with what its envelope needs.
@@ -404,7 +418,7 @@ pub struct DeadLetter {
 /// Ages past which rows are deleted.
 #[derive(Debug, Clone, Copy)]
 pub struct RetentionCutoffs {
-    /// Events received before this go, unless a delivery of theirs is open or dead.
+    /// Events that arrived before this go, unless a delivery of theirs is open or dead.
     pub events: EpochMs,
     /// Dead letters that died before this go with their events.
     pub dead_letters: EpochMs,
@@ -418,11 +432,18 @@ pub struct RetentionCutoffs {
     pub activity: EpochMs,
 }
 
-/// What one pass of retention deleted.
+/// What one pass over old events came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeletedEvents {
+    /// How many were deleted (with deliveries, attempts and bodies).
+    pub deleted: u64,
+    /// Where the next pass goes on; `None` at the end: it begins anew.
+    pub looked_up_to: Option<EventId>,
+}
+
+/// What one pass of retention deleted beside events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Deleted {
-    /// Events (with deliveries, attempts and bodies).
-    pub events: u64,
     /// Quarantined webhooks.
     pub quarantined: u64,
     /// Log entries.
@@ -605,9 +626,10 @@ pub trait Store: ConnectionStore + OverviewStore {
         limit: u32,
     ) -> StoreResult<Vec<DueDestination>>;
 
-    /// Leases due deliveries of one destination, first tries before retries, oldest due first. Committed before it
-    /// answers: never send before the database knows.
-    async fn claim_deliveries(&self, request: &ClaimRequest) -> StoreResult<Vec<ClaimedDelivery>>;
+    /// Leases due deliveries of one destination, oldest due first, no more than [`MAX_CLAIMED_BYTES`] of bodies.
+    /// Committed before it answers: never send before the database knows. One whose rows cannot be read is logged, left
+    /// out and left leased, so that it is out of the others' way until the lease ends.
+    async fn claim_deliveries(&self, request: &ClaimRequest) -> StoreResult<Claimed>;
 
     /// Records attempts and their deliveries' new state, batched with whatever else is waiting.
     async fn record_attempts(&self, records: Vec<AttemptRecord>) -> StoreResult<()>;
@@ -774,7 +796,16 @@ pub trait Store: ConnectionStore + OverviewStore {
 
     // --- retention --------------------------------------------------------------------------------------------------
 
-    /// Deletes at the most `limit` expired rows of each kind, in one short transaction.
+    /// Looks at a bounded number of old events after `after`, oldest first, and deletes at the most `limit` of them, in one
+    /// short transaction. Who goes on from what it answers, and from the beginning at the end, deletes every expired one.
+    async fn delete_expired_events(
+        &self,
+        cutoffs: &RetentionCutoffs,
+        after: Option<&EventId>,
+        limit: u32,
+    ) -> StoreResult<DeletedEvents>;
+
+    /// Deletes at the most `limit` expired rows of each other kind, in one short transaction.
     async fn delete_expired(&self, cutoffs: &RetentionCutoffs, limit: u32) -> StoreResult<Deleted>;
 }
 

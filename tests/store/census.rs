@@ -1,8 +1,28 @@
 //! The census.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use signalbox::model::delivery::DeliveryStatus;
+
+use crate::TestStore;
+
+/// Everything the census looks for. The list is the store's own affair and is read where it stands.
+fn subjects() -> BTreeSet<String> {
+    let source = include_str!("../../src/store/queries/census.rs");
+    let (_, list) = source.split_once("const CONTRADICTIONS").expect("the list begins");
+    let (list, _) = list.split_once("\n];").expect("the list ends");
+    list.split("\n    (\n").skip(1).filter_map(|entry| Some(entry.split('"').nth(1)?.to_owned())).collect()
+}
+
+/// The subjects of what is found, each of one row.
+async fn find(store: &TestStore) -> Vec<String> {
+    let found = store.take_census().await.expect("counted").contradictions;
+    let subject_of = |contradiction: &str| {
+        let (subject, _) = contradiction.strip_prefix("1 ")?.split_once(", such as ")?;
+        Some(subject.to_owned())
+    };
+    found.iter().map(|contradiction| subject_of(contradiction).expect(contradiction)).collect()
+}
 
 store_suite! {
     async fn the_census_counts_by_state(store: TestStore) {
@@ -20,6 +40,14 @@ store_suite! {
     async fn every_contradiction_is_found_and_named(store: TestStore) {
         store.contradicts_itself();
         store.accept_one("d1").await;
+        store.insert_installation_of("4711").await;
+        store.meddle("UPDATE gw_installations SET status = 'revoked'").await;
+        store.meddle(
+            "INSERT INTO gw_teardowns (installation_id, org_id, reason, status, due_at, started_at, updated_at) \
+             SELECT id, org_id, 'disconnected', 'completed', 1, 1, 1 FROM gw_installations",
+        ).await;
+        assert_eq!(find(&store).await, Vec::<String>::new());
+        let mut seen = BTreeSet::new();
         for (meddling, mending, subject) in [
             (
                 "UPDATE gw_events SET outcome = 'filtered'",
@@ -66,10 +94,23 @@ store_suite! {
                 "UPDATE gw_deliveries SET is_retry = false",
                 "deliveries whose due time is for first tries though they were tried",
             ),
+            (
+                "INSERT INTO gw_tokens (installation_id, access_token_sealed, created_at, updated_at) \
+                 SELECT id, 'sealed', 1, 1 FROM gw_installations",
+                "DELETE FROM gw_tokens",
+                "tokens of installations that were torn down",
+            ),
+            (
+                "INSERT INTO gw_resources (id, installation_id, provider_resource_id, kind, status, created_at, updated_at) \
+                 SELECT 'res_1', id, 'r1', 'repository', 'active', 1, 1 FROM gw_installations",
+                "DELETE FROM gw_resources",
+                "active resources of installations that were torn down",
+            ),
         ] {
             store.meddle(meddling).await;
-            let found = store.take_census().await.expect("counted").contradictions;
-            assert!(found.len() == 1 && found[0].starts_with(&format!("1 {subject}, such as ")), "{found:?}");
+            let found = find(&store).await;
+            assert_eq!(found, [subject]);
+            seen.extend(found);
             store.meddle(mending).await;
         }
         store.meddle(
@@ -77,15 +118,17 @@ store_suite! {
              VALUES ('dlv_none', 'att_1', 1, 1, 1, 'timeout')",
         ).await;
         store.meddle("DELETE FROM gw_events").await;
-        let found = store.take_census().await.expect("counted").contradictions;
-        assert!(found.len() == 2 && found[0].contains("without an event"), "{found:?}");
-        assert!(found[1].contains("attempts without a delivery"), "{found:?}");
+        let found = find(&store).await;
+        assert_eq!(found, ["deliveries without an event", "attempts without a delivery"]);
+        seen.extend(found);
         store.meddle("DELETE FROM gw_attempts").await;
         store.meddle("DELETE FROM gw_deliveries").await;
         let mut routed = store.event("d2");
         routed.deliveries.clear();
         store.accept_event(routed).await.expect("stored");
-        let found = store.take_census().await.expect("counted").contradictions;
-        assert!(found.len() == 1 && found[0].contains("routed events without a delivery"), "{found:?}");
+        let found = find(&store).await;
+        assert_eq!(found, ["routed events without a delivery"]);
+        seen.extend(found);
+        assert_eq!(seen, subjects(), "each has to be provoked here");
     }
 }

@@ -8,10 +8,32 @@ use signalbox::{
         delivery::DeliveryStatus,
         ids::{DeliveryId, DestinationId},
     },
-    store::{ClaimRequest, DueDestination},
+    store::{ClaimRequest, Claimed, DueDestination, MAX_CLAIMED_BYTES, NewEvent},
 };
 
-use crate::fixtures::destination;
+use crate::{TestStore, fixtures::destination};
+
+impl TestStore {
+    /// An event with a body of that size, and one delivery that is due now.
+    fn large_event(&self, provider_delivery_id: &str, bytes: usize) -> NewEvent {
+        let event = NewEvent { body: vec![b' '; bytes].into(), ..self.event(provider_delivery_id) };
+        self.with_delivery(event)
+    }
+
+    async fn accept_large(&self, provider_delivery_id: &str, bytes: usize) {
+        self.accept_event(self.large_event(provider_delivery_id, bytes)).await.expect("it is stored");
+        self.clock.advance(Duration::from_millis(1));
+    }
+
+    async fn claim_due_now(&self) -> Claimed {
+        self.store.claim_deliveries(&self.claim_of("node-a")).await.expect("claiming works")
+    }
+}
+
+/// The provider's ids of what was claimed, in order.
+fn names(claimed: &Claimed) -> Vec<&str> {
+    claimed.deliveries.iter().map(|claimed| claimed.event.provider_delivery_id.as_str()).collect()
+}
 
 store_suite! {
     async fn a_claimed_delivery_comes_with_its_event_and_body_and_is_leased(store: TestStore) {
@@ -41,7 +63,7 @@ store_suite! {
                 let mut mine = Vec::new();
                 loop {
                     let request = ClaimRequest { first_tries: 5, ..store.claim_of(&format!("node-{claimer}")) };
-                    let claimed = store.claim_deliveries(&request).await.expect("claiming works");
+                    let claimed = store.claim_deliveries(&request).await.expect("claiming works").deliveries;
                     if claimed.is_empty() {
                         return mine;
                     }
@@ -71,7 +93,7 @@ store_suite! {
         }
         let claim = async |first_tries, retries, in_all| {
             let request = ClaimRequest { first_tries, retries, in_all, ..store.claim_of("node-a") };
-            let claimed = store.claim_deliveries(&request).await.expect("claiming works");
+            let claimed = store.claim_deliveries(&request).await.expect("claiming works").deliveries;
             claimed.into_iter().map(|claimed| claimed.delivery.attempts).collect::<Vec<_>>()
         };
         assert_eq!(claim(0, 0, 5).await, [0; 0]);
@@ -240,5 +262,76 @@ store_suite! {
         assert_eq!(store.take_census().await.expect("counted").deliveries.get("delivered"), Some(&90));
         assert_eq!(store.list_due_destinations(EpochMs(i64::MAX), None, 5).await.expect("read"), []);
         assert_eq!(claimed[0].delivery.destination, Some(destination()));
+    }
+
+    async fn what_cannot_be_read_waits_for_its_lease_to_end_and_the_others_are_claimed(store: TestStore) {
+        store.contradicts_itself();
+        for name in ["of another provider", "does not decode", "not a number", "without its event", "fine"] {
+            store.accept_one(name).await;
+            store.clock.advance(Duration::from_millis(1));
+        }
+        store.meddle("UPDATE gw_events SET provider = 'acme' WHERE provider_delivery_id = 'of another provider'").await;
+        store.meddle("UPDATE gw_events SET payload_bytes = payload_bytes + 1 \
+                      WHERE provider_delivery_id = 'does not decode'").await;
+        store.meddle("UPDATE gw_deliveries SET attempts = -1 WHERE event_id = \
+                      (SELECT id FROM gw_events WHERE provider_delivery_id = 'not a number')").await;
+        store.meddle("DELETE FROM gw_events WHERE provider_delivery_id = 'without its event'").await;
+
+        let claimed = store.claim_due_now().await;
+        assert_eq!(names(&claimed), ["fine"]);
+        assert!(!claimed.is_all, "what could not be read took places that others may want");
+        let claimed = store.claim_due_now().await;
+        assert_eq!((names(&claimed), claimed.is_all), (vec![], true), "they are leased, and stand before nobody");
+
+        store.meddle("UPDATE gw_events SET provider = 'github'").await;
+        store.clock.advance(Duration::from_secs(30));
+        let claimed = store.claim_due_now().await;
+        let names = BTreeSet::from_iter(names(&claimed));
+        assert_eq!(names, BTreeSet::from(["of another provider", "fine"]), "it comes again when the lease has ended");
+    }
+
+    async fn a_claim_takes_as_many_bodies_as_fit_and_says_that_more_are_due(store: TestStore) {
+        let mut shared = store.large_event("shared", MAX_CLAIMED_BYTES / 2);
+        shared = store.with_delivery(shared);
+        store.accept_event(shared).await.expect("stored");
+        store.clock.advance(Duration::from_millis(1));
+        store.accept_large("fits", MAX_CLAIMED_BYTES / 2).await;
+        store.accept_large("does not", 1_000).await;
+
+        let claimed = store.claim_due_now().await;
+        assert_eq!(names(&claimed), ["shared", "shared", "fits"], "deliveries of one event share its body");
+        assert!(!claimed.is_all);
+        let claimed = store.claim_due_now().await;
+        assert_eq!((names(&claimed), claimed.is_all), (vec!["does not"], true), "it was left due");
+    }
+
+    async fn a_body_that_is_larger_than_a_claim_is_claimed_without_others(store: TestStore) {
+        store.accept_large("small", 1_000).await;
+        store.accept_large("too large", MAX_CLAIMED_BYTES + 1).await;
+        store.accept_large("the next", 1_000).await;
+        for expected in ["small", "too large", "the next"] {
+            let claimed = store.claim_due_now().await;
+            assert_eq!((names(&claimed), claimed.is_all), (vec![expected], expected == "the next"));
+        }
+    }
+
+    async fn first_tries_and_retries_share_the_bytes_of_a_claim_in_turns(store: TestStore) {
+        for name in ["retry 1", "retry 2", "retry 3"] {
+            store.accept_large(name, MAX_CLAIMED_BYTES / 4).await;
+        }
+        for claimed in store.claim("node-a").await {
+            let failed = store.attempt(&claimed.delivery.id, 1, "node-a", DeliveryStatus::Pending);
+            store.record_attempts(vec![failed]).await.expect("recorded");
+            store.clock.advance(Duration::from_millis(1));
+        }
+        store.clock.advance(Duration::from_secs(10));
+        for name in ["first 1", "first 2", "first 3"] {
+            store.accept_large(name, MAX_CLAIMED_BYTES / 4).await;
+        }
+        let claimed = store.claim_due_now().await;
+        assert_eq!(names(&claimed), ["first 1", "first 2", "retry 1", "retry 2"]);
+        assert!(!claimed.is_all);
+        let claimed = store.claim_due_now().await;
+        assert_eq!((names(&claimed), claimed.is_all), (vec!["first 3", "retry 3"], true));
     }
 }

@@ -95,6 +95,54 @@ store_suite! {
         assert_eq!(read.reason.as_deref(), Some("no_destination"));
     }
 
+    async fn a_backlog_larger_than_one_step_is_readdressed_to_the_last(store: TestStore) {
+        const MANY: usize = 12_000;
+        let template = store.undirected("d1").await;
+        store.copy_delivery(&template, MANY - 1).await;
+        assert_eq!(store.readdress_deliveries(None, None, store.now()).await.expect("looked"), 0, "nowhere to go yet");
+        let destination = store.destination_for(DestinationScope::Org, "org_1");
+        store.save_destination(&destination, &store.entry("x")).await.expect("saved");
+        let readdressed = store.readdress_deliveries(Some(&org()), None, store.now()).await.expect("readdressed");
+        assert_eq!(readdressed, MANY as u64);
+        assert_eq!(store.delivery(&template).await.destination, Some(destination.id.clone()));
+
+        assert!(store.delete_destination(&destination.id, &store.entry("x")).await.expect("deleted"));
+        let readdressed = store.readdress_deliveries(Some(&org()), None, store.now()).await.expect("readdressed");
+        assert_eq!(readdressed, MANY as u64, "what is addressed to a destination that is gone is found too");
+    }
+
+    async fn more_leases_than_one_portion_are_given_up_in_one_call(store: TestStore) {
+        const MANY: usize = 1_203;
+        let template = store.accept_one("d1").await.id;
+        assert_eq!(store.claim("node-b").await.len(), 1);
+        store.copy_delivery(&template, MANY - 1).await;
+        assert_eq!(store.release_leases("node-a", None, store.now()).await.expect("answered"), 0, "another's");
+        assert_eq!(store.release_leases("node-b", None, store.now()).await.expect("released"), MANY as u64);
+        assert_eq!(store.claim("node-a").await.len(), 100, "as many as one claim takes");
+    }
+
+    async fn a_failure_written_again_late_leaves_the_lease_of_the_next_attempt_alone(store: TestStore) {
+        let id = store.accept_one("d1").await.id;
+        store.claim("node-a").await;
+        let failed = store.attempt(&id, 1, "node-a", DeliveryStatus::Pending);
+        store.record_attempts(vec![failed.clone()]).await.expect("recorded");
+        store.clock.advance(Duration::from_secs(10));
+        let lease_until = store.claim("node-a").await.remove(0).delivery.lease_until;
+        store.record_attempts(vec![failed]).await.expect("recorded, once");
+        let read = store.delivery(&id).await;
+        assert_eq!((read.attempts, read.lease_until), (1, lease_until));
+        assert_eq!(store.claim("node-b").await.len(), 0, "it is in flight");
+
+        store.clock.advance(Duration::from_secs(31));
+        assert!(store.retry_delivery(&id, store.now(), &store.entry("delivery.retried")).await.expect("answered"));
+        let dead = store.attempt(&id, 2, "node-a", DeliveryStatus::Dead);
+        store.record_attempts(vec![dead]).await.expect("recorded");
+        assert_eq!(store.delivery(&id).await.status, DeliveryStatus::Pending, "somebody wanted it tried again");
+        let delivered = store.attempt(&id, 2, "node-a", DeliveryStatus::Delivered);
+        store.record_attempts(vec![delivered]).await.expect("recorded");
+        assert_eq!(store.delivery(&id).await.status, DeliveryStatus::Delivered, "what arrived has arrived");
+    }
+
     async fn held_deliveries_are_readdressed_too(store: TestStore) {
         let mut event = store.with_delivery(store.event("d1"));
         event.event.held = true;
@@ -137,10 +185,15 @@ store_suite! {
         let lease_until = SystemClock.now().plus(Duration::from_hours(1));
         let mut event = store.with_delivery(store.event("d1"));
         let new = &mut event.deliveries[0];
+        let id = new.delivery.id.clone();
         (new.delivery.due_at, new.delivery.lease_until) = (lease_until, Some(lease_until));
         new.lease_owner = Some("node-a".into());
         store.accept_event(event).await.expect("stored");
         store.clock.set(lease_until.plus(Duration::from_hours(24)));
+        if store.backend() == "postgres" {
+            let retried = store.retry_delivery(&id, store.now(), &store.entry("delivery.retried")).await;
+            assert!(!retried.expect("answered"), "it is in flight elsewhere");
+        }
         // One process serves from a file: whoever else had a lease is gone.
         assert_eq!(store.claim("node-b").await.len(), usize::from(store.backend() == "sqlite"));
     }

@@ -318,6 +318,55 @@ store_suite! {
         assert_eq!(list(UnroutedFilter { provider: LINEAR, ..filter }).await, Vec::<String>::new());
     }
 
+    async fn unrouted_events_are_looked_for_from_a_day_before_the_time_asked_about(store: TestStore) {
+        const DAY: Duration = Duration::from_hours(24);
+        let since = START.plus(3 * DAY);
+        // When it arrives, what it names, and whether it is found.
+        let cases = [
+            ("long before", START, START, false),
+            ("long before, naming a time more than a day ahead", START.plus(DAY), since.plus(DAY), false),
+            ("a day before, naming the time asked about", START.plus(2 * DAY), since, true),
+            ("at the time asked about", since, since, true),
+            ("later, naming a time long gone by", since.plus(DAY), START, false),
+            ("later, naming the time asked about", since.plus(2 * DAY), since, true),
+            ("later, naming a time to come", since.plus(2 * DAY), since.plus(9 * DAY), true),
+        ];
+        for (name, arrives_at, received_at, _) in &cases {
+            store.clock.set(*arrives_at);
+            let (mut known, mut named) = (store.event(&format!("{name}, known")), unrouted(store.event(name)));
+            known.event.outcome = EventOutcome::Unrouted;
+            for event in [&mut known, &mut named] {
+                event.event.received_at = *received_at;
+                store.accept_event(event.clone()).await.expect("stored");
+            }
+        }
+        let mut filter = UnroutedFilter {
+            provider: GITHUB,
+            installation: InstallationId::from_raw("in_1"),
+            external_id: ExternalId::new("4711"),
+            since,
+            after: None,
+            limit: 3,
+        };
+        let mut found = Vec::new();
+        loop {
+            let page = store.list_unrouted(&filter).await.expect("read");
+            assert!(page.len() <= 3 && page.is_sorted_by_key(|event| event.id.clone()), "{page:?}");
+            let Some(last) = page.last() else { break };
+            filter.after = Some(last.id.clone());
+            found.extend(page.into_iter().map(|event| event.provider_delivery_id.as_str().to_owned()));
+        }
+        let mut wanted: Vec<_> = cases.iter().filter(|case| case.3).map(|case| case.0.to_owned()).collect();
+        wanted.extend(wanted.iter().map(|name| format!("{name}, known")).collect::<Vec<_>>());
+        for names in [&mut found, &mut wanted] {
+            names.sort_unstable();
+        }
+        assert_eq!(found, wanted);
+        let from_the_beginning = UnroutedFilter { since: EpochMs(0), after: None, limit: 100, ..filter };
+        let all = store.list_unrouted(&from_the_beginning).await.expect("read");
+        assert_eq!(all.len(), 2 * cases.len(), "nothing is left out");
+    }
+
     async fn an_unrouted_event_is_rerouted_and_a_routed_one_stays_routed(store: TestStore) {
         let event = unrouted(store.event("d1"));
         let id = event.event.id.clone();

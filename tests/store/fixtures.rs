@@ -182,6 +182,27 @@ impl TestStore {
         delivery
     }
 
+    /// Stores a routed event with one delivery that has no destination; answers the delivery.
+    pub async fn undirected(&self, provider_delivery_id: &str) -> DeliveryId {
+        let mut event = self.with_delivery(self.event(provider_delivery_id));
+        let delivery = &mut event.deliveries[0].delivery;
+        (delivery.destination, delivery.reason) = (None, Some("no_destination".into()));
+        let id = delivery.id.clone();
+        self.accept_event(event).await.expect("it is stored");
+        id
+    }
+
+    /// Makes so many copies of a delivery, past the store, which would take its time. They are of the same event.
+    pub async fn copy_delivery(&self, id: &DeliveryId, copies: usize) {
+        const COPY: &str = "WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < {copies}) \
+             INSERT INTO gw_deliveries (id, event_id, integration_id, resource_id, workspace_id, org_id, destination_id, \
+             status, reason, attempts, is_retry, due_at, lease_owner, replay, created_at, finished_at) \
+             SELECT d.id || '_' || n, event_id, integration_id, resource_id, workspace_id, org_id, destination_id, status, \
+             reason, attempts, is_retry, due_at, lease_owner, replay, created_at, finished_at \
+             FROM gw_deliveries d, number WHERE d.id = '{id}'";
+        self.meddle(COPY.replace("{copies}", &copies.to_string()).replace("{id}", id.as_str())).await;
+    }
+
     pub fn claim_of(&self, owner: &str) -> ClaimRequest {
         ClaimRequest {
             destination: destination(),
@@ -195,7 +216,7 @@ impl TestStore {
     }
 
     pub async fn claim(&self, owner: &str) -> Vec<ClaimedDelivery> {
-        self.claim_deliveries(&self.claim_of(owner)).await.expect("claiming works")
+        self.claim_deliveries(&self.claim_of(owner)).await.expect("claiming works").deliveries
     }
 
     /// An attempt of a delivery that is over now, with the state it leads to.

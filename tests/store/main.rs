@@ -135,7 +135,8 @@ impl TestStore {
     }
 
     /// Executes a statement past the store, to make what the store would not.
-    async fn meddle(&self, sql: &'static str) {
+    async fn meddle(&self, sql: impl Into<String>) {
+        let sql = sqlx::AssertSqlSafe(sql.into());
         if self.backend() == "sqlite" {
             let mut connection = sqlite_connection(&self.url).await;
             sqlx::query(sql).execute(&mut connection).await.expect("the statement works");

@@ -89,7 +89,7 @@ async fn only_the_leases_of_nodes_that_are_gone_are_taken_over() {
     on_postgres(async |store: TestStore| {
         let other = store.open_beside("node-b").await.expect("it opens");
         let delivery = store.accept_one("d1").await;
-        assert_eq!(other.claim_deliveries(&store.claim_of("node-b")).await.expect("claimed").len(), 1);
+        assert_eq!(other.claim_deliveries(&store.claim_of("node-b")).await.expect("claimed").deliveries.len(), 1);
         let release = async || store.release_leases_of_the_gone("node-a", store.now()).await.expect("answered");
         // The server judges nobody before it has settled: only then does this say something.
         let settled = "SELECT pg_postmaster_start_time() < now() - interval '5 seconds'";
@@ -112,7 +112,7 @@ async fn a_node_whose_connection_broke_keeps_its_leases() {
     on_postgres(async |store: TestStore| {
         let other = store.open_beside("node-b").await.expect("it opens");
         let delivery = store.accept_one("d1").await;
-        assert_eq!(other.claim_deliveries(&store.claim_of("node-b")).await.expect("claimed").len(), 1);
+        assert_eq!(other.claim_deliveries(&store.claim_of("node-b")).await.expect("claimed").deliveries.len(), 1);
         let mut admin = postgres_connection(&store.url).await;
         for _ in 0..2 {
             sqlx::query(

@@ -26,6 +26,62 @@ async fn no_hot_statement_scans_a_table_on_sqlite() {
     .await;
 }
 
+/// The halves of `list_unrouted`, with the index each is to have.
+const UNROUTED: [(&str, &str); 2] = [
+    (
+        "gw_events_unrouted_of_installation",
+        "SELECT e.resources FROM gw_events e WHERE e.outcome = 'unrouted' AND e.provider = 'github' \
+         AND e.installation_id = 'in_1' AND e.received_at >= 7 AND e.id > 'evt_0' ORDER BY e.id LIMIT 100",
+    ),
+    (
+        "gw_events_unrouted_of_account",
+        "SELECT e.resources FROM gw_events e WHERE e.outcome = 'unrouted' AND e.provider = 'github' \
+         AND e.installation_id IS NULL AND e.external_id = '4711' AND e.received_at >= 7 AND e.id > 'evt_0' \
+         ORDER BY e.id LIMIT 100",
+    ),
+];
+
+/// Of 50 installations and 50 accounts that are not known, unrouted and routed events.
+const MANY_EVENTS: &str = "INSERT INTO gw_events (id, provider, provider_delivery_id, wire_type, installation_id, external_id, \
+     resources, outcome, possible_replay, held, received_at, correlation_id, headers, decision, payload_encoding, \
+     payload_bytes, payload) \
+     WITH RECURSIVE n (i) AS (SELECT CAST(100001 AS BIGINT) UNION ALL SELECT i + 1 FROM n WHERE i < 120000) \
+     SELECT 'evt_' || CAST(i AS TEXT), 'github', CAST(i AS TEXT), 'push', CASE WHEN i % 4 < 2 THEN 'in_' || CAST(i % 50 AS TEXT) END, \
+     'x' || CAST(i % 50 AS TEXT), '[]', CASE WHEN i % 3 > 0 THEN 'unrouted' ELSE 'ignored' END, false, false, 7, 'c', '{}', '{}', \
+     'raw', 0, '' FROM n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unrouted_events_are_read_in_their_order_on_sqlite() {
+    on_sqlite(async |store: TestStore| {
+        let mut connection = sqlite_connection(&store.url).await;
+        for (index, sql) in UNROUTED {
+            let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+            let plan = sqlx::raw_sql(explain).fetch_all(&mut connection).await.expect(sql);
+            let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+            let [step] = &*steps else { panic!("it is not sorted: {steps:#?}") };
+            assert!(step.contains(index) && step.contains("id>?"), "{steps:#?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unrouted_events_are_read_in_their_order_on_postgres() {
+    on_postgres(async |store: TestStore| {
+        let mut connection = postgres_connection(&store.url).await;
+        sqlx::raw_sql(MANY_EVENTS).execute(&mut connection).await.expect("inserted");
+        sqlx::raw_sql("ANALYZE gw_events").execute(&mut connection).await.expect("analyzed");
+        for (index, sql) in UNROUTED {
+            let explain = AssertSqlSafe(format!("EXPLAIN {sql}"));
+            let plan = sqlx::raw_sql(explain).fetch_all(&mut connection).await.expect(sql);
+            let steps: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
+            assert!(steps.iter().any(|step| step.contains(index)), "{steps:#?}");
+            assert!(!steps.iter().any(|step| step.contains("Sort")), "{steps:#?}");
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn results_are_written_by_the_deliveries_ids_whatever_the_planner_thinks_of_the_backlog() {
     on_postgres(async |store: TestStore| {

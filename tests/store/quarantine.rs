@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use signalbox::{
     model::ids::QuarantineId,
+    providers::VerifyError,
     store::{PageRequest, QuarantineBounds, Quarantined, StoreResult},
 };
 
@@ -103,5 +104,43 @@ store_suite! {
         let too_long = "x".repeat(1_001);
         assert_eq!(keep(&store, &webhook(&store, &too_long), bounds).await.expect("answered").1, 1);
         assert_eq!(bodies().await, ["4", &long], "what cannot fit pushes nobody out");
+    }
+
+    async fn what_anybody_can_send_makes_room_before_what_was_genuinely_signed(store: TestStore) {
+        let bounds = QuarantineBounds { max_count: 4, max_bytes: 1_000 };
+        let because = |cause: &str, body: &str| Quarantined { cause: cause.into(), ..webhook(&store, body) };
+        let bodies = async || {
+            let kept = store.list_quarantined_bodies(None, None, 10).await.expect("read").into_iter();
+            kept.map(|webhook| String::from_utf8_lossy(&webhook.body).into_owned()).collect::<Vec<_>>()
+        };
+        let first = because("handling_panicked", "genuine 1");
+        keep(&store, &first, bounds).await.expect("kept");
+        keep(&store, &because("invalid_payload", "genuine 2"), bounds).await.expect("kept");
+        let unverified = [
+            VerifyError::SignatureMissing,
+            VerifyError::SignatureMalformed,
+            VerifyError::SignatureMismatch,
+            VerifyError::TimestampStale,
+            VerifyError::NoSecret,
+        ];
+        for (number, error) in unverified.into_iter().enumerate() {
+            keep(&store, &because(error.code(), &number.to_string()), bounds).await.expect("kept");
+        }
+        assert_eq!(bodies().await, ["genuine 1", "genuine 2", "3", "4"], "the oldest of them first");
+        let large = "x".repeat(990);
+        keep(&store, &because("invalid_signature", &large), bounds).await.expect("answered");
+        assert_eq!(bodies().await, ["genuine 1", "genuine 2"], "not even for the newest");
+
+        for number in 3..=5 {
+            let genuine = because("handling_panicked", &format!("genuine {number}"));
+            keep(&store, &genuine, bounds).await.expect("kept");
+        }
+        assert_eq!(bodies().await, ["genuine 2", "genuine 3", "genuine 4", "genuine 5"]);
+        // It comes again, in the row of its first time: its provider may be told that it is kept.
+        let again = [because("invalid_payload", "genuine 2"), because("handling_panicked", "genuine 6")];
+        store.quarantine(&again[..1], QuarantineBounds { max_count: 3, ..bounds }).await.expect("kept");
+        assert_eq!(bodies().await, ["genuine 2", "genuine 4", "genuine 5"]);
+        keep(&store, &again[1], bounds).await.expect("kept");
+        assert_eq!(bodies().await, ["genuine 2", "genuine 4", "genuine 5", "genuine 6"]);
     }
 }

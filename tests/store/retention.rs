@@ -12,7 +12,7 @@ use signalbox::{
         ids::EventId,
         oauth_flow::OAuthFlow,
     },
-    store::{Deleted, QuarantineBounds, Quarantined, RetentionCutoffs},
+    store::{Deleted, DeletedEvents, QuarantineBounds, Quarantined, RetentionCutoffs},
 };
 
 use crate::{GITHUB, START, TestStore, fixtures::page};
@@ -51,8 +51,8 @@ store_suite! {
 
         let cutoffs =
             RetentionCutoffs { events: store.now(), dead_letters: NEVER, quarantine: NEVER, log: NEVER, flows: NEVER, activity: NEVER };
-        let deleted = store.delete_expired(&cutoffs, 100).await.expect("deleted");
-        assert_eq!(deleted, Deleted { events: 2, ..Deleted::default() });
+        let deleted = store.delete_expired_events(&cutoffs, None, 100).await.expect("deleted");
+        assert_eq!(deleted, DeletedEvents { deleted: 2, looked_up_to: None });
         for (event, stays) in [
             (&delivered.event, false), (&ignored.event.id, false), (&dead.event, true), (&open.event, true),
             (&young.event, true),
@@ -63,8 +63,8 @@ store_suite! {
         assert_eq!(rows(&store, "SELECT COUNT(*) FROM gw_attempts").await, 1, "the dead one's");
 
         let cutoffs = RetentionCutoffs { dead_letters: store.now(), ..cutoffs };
-        let deleted = store.delete_expired(&cutoffs, 100).await.expect("deleted");
-        assert_eq!(deleted.events, 1, "the dead letter is past its own age");
+        let deleted = store.delete_expired_events(&cutoffs, None, 100).await.expect("deleted").deleted;
+        assert_eq!(deleted, 1, "the dead letter is past its own age");
         assert!(!exists(&store, &dead.event).await && exists(&store, &open.event).await);
         assert_eq!(rows(&store, "SELECT COUNT(*) FROM gw_attempts").await, 0);
     }
@@ -78,9 +78,69 @@ store_suite! {
         store.let_everything_die().await;
         let cutoffs = |dead_letters| RetentionCutoffs { events: NEVER, dead_letters, quarantine: NEVER, log: NEVER, flows: NEVER, activity: NEVER };
         let between = EpochMs(START.0 + 5_000);
-        assert_eq!(store.delete_expired(&cutoffs(between), 100).await.expect("deleted").events, 0);
+        assert_eq!(store.delete_expired_events(&cutoffs(between), None, 100).await.expect("deleted").deleted, 0);
         let after = EpochMs(START.0 + 20_000);
-        assert_eq!(store.delete_expired(&cutoffs(after), 100).await.expect("deleted").events, 1);
+        assert_eq!(store.delete_expired_events(&cutoffs(after), None, 100).await.expect("deleted").deleted, 1);
+    }
+
+    async fn old_events_that_stay_are_passed_over_a_bounded_number_at_a_time(store: TestStore) {
+        let first = store.accept_one("first").await;
+        store.let_everything_die().await;
+        // Between the two there are more that wait for their delivery than one pass looks at.
+        store.meddle(
+            "INSERT INTO gw_events (id, provider, provider_delivery_id, wire_type, org_id, resources, outcome, possible_replay, \
+             held, received_at, correlation_id, headers, decision, payload_encoding, payload_bytes, payload) \
+             WITH RECURSIVE n (i) AS (SELECT CAST(10001 AS BIGINT) UNION ALL SELECT i + 1 FROM n WHERE i < 16000) \
+             SELECT 'evt_019c923d10dc' || CAST(i AS TEXT), 'github', CAST(i AS TEXT), 'push', 'org_1', '[]', 'routed', false, \
+             false, 1771980001500, 'c', '{}', '{}', 'raw', 0, (SELECT payload FROM gw_events LIMIT 1) FROM n",
+        ).await;
+        store.meddle(
+            "INSERT INTO gw_deliveries (id, event_id, integration_id, resource_id, workspace_id, org_id, status, attempts, \
+             is_retry, due_at, replay, created_at) SELECT 'dlv_' || id, id, 'int_1', 'res_1', 'ws_1', 'org_1', 'pending', 0, false, \
+             received_at, false, received_at FROM gw_events WHERE id LIKE 'evt_019c923d10dc1%'",
+        ).await;
+        store.clock.advance(Duration::from_secs(10));
+        let mut last = store.event("last");
+        last.event.outcome = EventOutcome::Ignored;
+        store.accept_event(last.clone()).await.expect("stored");
+        store.clock.advance(Duration::from_secs(10));
+
+        let now = store.now();
+        let cutoffs = |dead_letters| RetentionCutoffs { events: now, dead_letters, quarantine: NEVER, log: NEVER, flows: NEVER, activity: NEVER };
+        let pass = async |dead_letters, after: Option<EventId>| {
+            store.delete_expired_events(&cutoffs(dead_letters), after.as_ref(), 100).await.expect("deleted")
+        };
+        let (mut passes, mut looked_up_to, mut deleted) = (0, None, 0);
+        loop {
+            let before = looked_up_to.clone();
+            let done = pass(NEVER, looked_up_to).await;
+            passes += 1;
+            deleted += done.deleted;
+            looked_up_to = done.looked_up_to;
+            if looked_up_to.is_none() {
+                break;
+            }
+            assert!(looked_up_to > before, "it comes further");
+        }
+        assert!(passes > 1 && deleted == 1, "{deleted} of the old ones in {passes} passes");
+        assert!(!exists(&store, &last.event.id).await && exists(&store, &first.event).await);
+        // The next round begins anew, and finds what has expired meanwhile.
+        assert_eq!(pass(now, looked_up_to).await.deleted, 1);
+        assert!(!exists(&store, &first.event).await);
+        assert_eq!(rows(&store, "SELECT COUNT(*) FROM gw_events").await, 6000, "the others wait still");
+    }
+
+    async fn what_is_not_an_event_expires_even_if_events_cannot_be_looked_at(store: TestStore) {
+        store.append_log(&[store.entry("x")]).await.expect("appended");
+        store.accept_one("d1").await;
+        store.clock.advance(Duration::from_secs(1));
+        let now = store.now();
+        let cutoffs = RetentionCutoffs { events: now, dead_letters: now, quarantine: now, log: now, flows: now, activity: now };
+        store.meddle("ALTER TABLE gw_deliveries RENAME TO elsewhere").await;
+        assert!(store.delete_expired_events(&cutoffs, None, 10).await.is_err());
+        assert_eq!(store.delete_expired(&cutoffs, 10).await.expect("deleted").log_entries, 1);
+        store.meddle("ALTER TABLE elsewhere RENAME TO gw_deliveries").await;
+        assert_eq!(store.delete_expired_events(&cutoffs, None, 10).await.expect("looked").deleted, 0);
     }
 
     async fn a_pass_deletes_no_more_than_its_limit_of_each_kind(store: TestStore) {
@@ -112,9 +172,13 @@ store_suite! {
         let cutoffs = RetentionCutoffs { events: now, dead_letters: now, quarantine: now, log: now, flows: now, activity: now };
         let running = store.heal_run("node-a");
         assert!(store.begin_heal_run(&running, START).await.expect("answered"));
+        let mut looked_up_to = None;
         for left in [2, 2, 1, 0] {
             let deleted = store.delete_expired(&cutoffs, 2).await.expect("deleted");
-            assert_eq!(deleted, Deleted { events: left, quarantined: left, log_entries: left, flows: left, runs: left });
+            assert_eq!(deleted, Deleted { quarantined: left, log_entries: left, flows: left, runs: left });
+            let events = store.delete_expired_events(&cutoffs, looked_up_to.as_ref(), 2).await.expect("deleted");
+            assert_eq!(events.deleted, left);
+            looked_up_to = events.looked_up_to;
         }
         let kept = store.list_heal_runs(None, page(10)).await.expect("read").items;
         assert_eq!(kept, [running], "it has not ended");

@@ -95,6 +95,22 @@ store_suite! {
         assert_eq!(store.stored_run(&elsewhere.id).await, elsewhere);
     }
 
+    async fn a_backfill_run_that_has_ended_is_not_opened_again_by_who_read_it_before(store: TestStore) {
+        let installation = store.insert_installation_of("4711").await;
+        let run = store.backfill_run(&installation.id);
+        assert!(store.save_backfill_run(&run).await.expect("saved"));
+        store.cancel_backfill_runs(&installation.id, store.now()).await.expect("cancelled");
+        let cancelled = store.stored_run(&run.id).await;
+        for status in [BackfillStatus::Pending, BackfillStatus::Running, BackfillStatus::Completed] {
+            let late = BackfillRun { status, ..run.clone() };
+            assert!(!store.save_backfill_run(&late).await.expect("answered"), "{status}");
+        }
+        assert_eq!(store.stored_run(&run.id).await, cancelled);
+        let counted = BackfillRun { counts: Map::from_iter([("issues".to_owned(), json!(9))]), ..cancelled };
+        assert!(store.save_backfill_run(&counted).await.expect("saved"), "what it came to may be told late");
+        assert_eq!(store.stored_run(&run.id).await, counted);
+    }
+
     async fn old_backfill_runs_go_with_the_log_unless_they_are_open(store: TestStore) {
         let installation = store.insert_installation_of("4711").await;
         for status in BackfillStatus::ALL {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use signalbox::{
     model::{
+        clock::{Clock as _, SystemClock},
         ids::InstallationId,
         installation::InstallationStatus,
         token::{RefreshClaim, SealedToken, TokenEdit},
@@ -12,7 +13,7 @@ use signalbox::{
     store::InstallationRecord,
 };
 
-use crate::TestStore;
+use crate::{TestStore, on_postgres, on_sqlite};
 
 impl TestStore {
     async fn stored_token(&self, installation: &InstallationId) -> SealedToken {
@@ -35,6 +36,25 @@ impl TestStore {
             self.claim_token_refresh(&token.installation, token.generation, owner, self.now(), self.at(10_000));
         claiming.await.expect("answered")
     }
+}
+
+/// Whether a node takes over a claim that ends in an hour, if its clock is two hours ahead of the server's.
+async fn a_node_that_is_ahead_may_claim(store: &TestStore) -> bool {
+    let token = store.insert_connected("4711").await;
+    let now = SystemClock.now();
+    let hours = |hours| now.plus(Duration::from_hours(hours));
+    let claim = async |owner, now, until| {
+        store.claim_token_refresh(&token.installation, 1, owner, now, until).await.expect("answered")
+    };
+    assert!(claim("node-a", now, hours(1)).await);
+    claim("node-b", hours(2), hours(3)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_of_a_token_has_not_lapsed_because_one_nodes_clock_is_ahead_of_the_servers() {
+    on_postgres(async |store: TestStore| assert!(!a_node_that_is_ahead_may_claim(&store).await)).await;
+    on_sqlite(async |store: TestStore| assert!(a_node_that_is_ahead_may_claim(&store).await, "there is one clock"))
+        .await;
 }
 
 store_suite! {

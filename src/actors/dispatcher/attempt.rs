@@ -1,7 +1,8 @@
 //! One attempt of one delivery, from its lease to its result (`recording` writes that down).
 //!
-//! **Invariants**: nothing is sent unless the lease, by a clock that only moves forward, outlasts a whole attempt; a
-//! delivery is in one task's hands at a time; an attempt that panics frees its slot and leaves its row to the lease.
+//! **Invariants**: nothing is sent unless the lease, by a clock that only moves forward, outlasts a whole attempt and
+//! its record; a delivery is in one task's hands at a time; an attempt that panics frees its slot and leaves its row to
+//! the lease.
 //! **Must not know** who claimed it.
 
 use std::{
@@ -117,7 +118,7 @@ impl OneAttempt {
                 return self.conclude(shared.clock.now(), answer).await;
             }
         };
-        if self.slot.lease_left(shared.lease()) < shared.client.timeout() {
+        if self.slot.lease_left(shared.lease()) < shared.lease_needed() {
             return self.give_back().await;
         }
         let started_at = shared.clock.now();
@@ -230,6 +231,10 @@ impl OneAttempt {
         }
         // What was answered under an address that its owner has replaced meanwhile disables nothing.
         let is_current = lane.generation.load(Ordering::Acquire) == self.generation;
+        if !is_current && Verdict::of(result) != Verdict::Delivered {
+            // Who is disabled or deleted by now must not be left with an open circuit that nobody will probe.
+            shared.spawn("look again", Arc::clone(shared).look_again(Arc::clone(lane)));
+        }
         let too_long = aftermath.failing_since.is_some_and(|since| now.since(since) >= shared.config.disable_after);
         if schedule::is_gone(result) && is_current {
             shared.spawn("disable", Arc::clone(shared).disable(Arc::clone(lane), "gone"));

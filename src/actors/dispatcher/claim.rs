@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     model::ids::DeliveryId,
-    store::{ClaimRequest, ClaimedDelivery},
+    store::{ClaimRequest, Claimed, ClaimedDelivery},
 };
 
 /// How long a destination rests after the store failed to claim for it.
@@ -43,8 +43,8 @@ impl Claim {
                 return;
             }
             let leased_at = Instant::now();
-            let rows = match self.shared.store.claim_deliveries(&self.request(ask)).await {
-                Ok(rows) => rows,
+            let claimed = match self.shared.store.claim_deliveries(&self.request(ask)).await {
+                Ok(claimed) => claimed,
                 Err(error) => {
                     tracing::warn!(
                         destination.id = %self.open.lane.id,
@@ -55,9 +55,8 @@ impl Claim {
                     return;
                 }
             };
-            let retries = rows.iter().filter(|row| is_retry(row)).count();
-            plan.learn(ask, Got { first_tries: rows.len() - retries, retries });
-            self.start(rows, leased_at).await;
+            learn(&mut plan, ask, &claimed);
+            self.start(claimed.deliveries, leased_at).await;
         }
         self.open.learnt = Some(plan);
     }
@@ -95,6 +94,14 @@ impl Claim {
     }
 }
 
+/// An answer that is not all there is says nothing of what is left.
+fn learn(plan: &mut ClaimPlan, asked: Ask, claimed: &Claimed) {
+    if claimed.is_all {
+        let retries = claimed.deliveries.iter().filter(|row| is_retry(row)).count();
+        plan.learn(asked, Got { first_tries: claimed.deliveries.len() - retries, retries });
+    }
+}
+
 fn is_retry(row: &ClaimedDelivery) -> bool {
     row.delivery.attempts > 0
 }
@@ -126,5 +133,20 @@ impl Shared {
         if let Err(error) = self.store.release_leases(&self.node, Some(deliveries), now).await {
             tracing::warn!(code = error.code(), "leases cannot be given back; they will run out");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_that_is_not_all_there_is_does_not_conclude_that_nothing_is_left() {
+        let mut plan = ClaimPlan::new();
+        let ask = plan.ask(8, 4).expect("something is asked for");
+        learn(&mut plan, ask, &Claimed { deliveries: Vec::new(), is_all: false });
+        assert_eq!(plan.ask(8, 4), Some(ask), "both kinds may still wait");
+        learn(&mut plan, ask, &Claimed { deliveries: Vec::new(), is_all: true });
+        assert_eq!(plan.ask(8, 4), None);
     }
 }

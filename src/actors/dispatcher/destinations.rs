@@ -131,9 +131,29 @@ pub(super) struct Loaded {
     generation: u64,
 }
 
+impl Found {
+    /// Whether nothing is sent to it, whatever it would answer.
+    fn gets_nothing(&self) -> bool {
+        match self {
+            Self::Target(target) => target.disabled.is_some(),
+            Self::Missing => true,
+            Self::Unusable(_) | Self::Unknown => false,
+        }
+    }
+}
+
 impl Shared {
-    /// The lane's destination, from memory if that is fresh. One load serves all who wait for it.
+    /// The lane's destination. One that is disabled or deleted keeps no circuit open: nobody will ever probe it.
     pub(super) async fn find_target(&self, lane: &SharedLane) -> Found {
+        let found = self.recall_target(lane).await;
+        if found.gets_nothing() {
+            lane.state().start_anew(&self.lanes.rules);
+        }
+        found
+    }
+
+    /// From memory if that is fresh. One load serves all who wait for it.
+    async fn recall_target(&self, lane: &SharedLane) -> Found {
         let mut loaded = lane.loaded.lock().await;
         let generation = lane.generation.load(Ordering::Acquire);
         let is_fresh = |loaded: &&Loaded| loaded.generation == generation && loaded.at.elapsed() < MAX_AGE;
@@ -191,13 +211,15 @@ impl Shared {
             lane.generation.fetch_add(1, Ordering::AcqRel);
             let open = matches!(lane.state().circuit(), Circuit::Open { .. });
             if open {
-                let shared = Arc::clone(self);
-                self.spawn("look again", async move {
-                    shared.find_target(&lane).await;
-                    shared.want(&lane.id);
-                });
+                self.spawn("look again", Arc::clone(self).look_again(lane));
             }
         }
+    }
+
+    /// Finds out what became of a destination, and does for what waits what follows from it.
+    pub(super) async fn look_again(self: Arc<Self>, lane: Arc<SharedLane>) {
+        self.find_target(&lane).await;
+        self.want(&lane.id);
     }
 
     /// Notes since when a destination has failed, or that it works again.
@@ -222,6 +244,7 @@ impl Shared {
             }
         }
         lane.generation.fetch_add(1, Ordering::AcqRel);
+        self.look_again(lane).await;
     }
 
     /// Notes it in the row, if the row does not say so already. The configured default has no row.

@@ -199,7 +199,7 @@ impl Shared {
         if taken == 0 {
             return ClaimStart::NoRoomInAll;
         }
-        let room = lane.state().start_claim(&self.lanes.rules, taken, Instant::now());
+        let room = lane.state().start_claim(taken, Instant::now());
         let used = room.map_or(0, |room| room.slots);
         self.lanes.give_back(taken - used);
         room.map_or(ClaimStart::NotNow, |room| {

@@ -53,8 +53,11 @@ const POLL_PAGES: usize = 20;
 /// Lanes shown in a snapshot.
 const SNAPSHOT_LANES: usize = 200;
 
-/// What a lease has beyond an attempt's longest time: to record the result, retries included.
+/// What a lease has beyond an attempt's longest time: to wait for a slot, and to record the result, retries included.
 const LEASE_MARGIN: Duration = Duration::from_secs(15);
+
+/// The part of it that is for the record.
+const RECORDING_TIME: Duration = Duration::from_secs(5);
 
 /// Everything the dispatcher's parts share.
 pub(super) struct Shared {
@@ -90,6 +93,8 @@ pub(super) struct Shared {
     actors_started: AtomicU64,
     wake_waits: AtomicBool,
     poll_wanted: Arc<Notify>,
+    /// Where the next poll goes on, if the last one had to stop: else those at the end would never have their turn.
+    polled_up_to: Mutex<Option<DestinationId>>,
 }
 
 /// What [`Shared`] is made of; see `DispatcherDeps`.
@@ -132,12 +137,19 @@ impl Shared {
             actors_started: AtomicU64::new(0),
             wake_waits: AtomicBool::new(false),
             poll_wanted: Arc::new(Notify::new()),
+            polled_up_to: Mutex::new(None),
         })
     }
 
     /// How long a lease lasts.
     pub(super) fn lease(&self) -> Duration {
         self.config.timeout + LEASE_MARGIN
+    }
+
+    /// How much of a lease an attempt needs: all of its time, and some to record the result before the row is claimed
+    /// again.
+    pub(super) fn lease_needed(&self) -> Duration {
+        self.client.timeout() + RECORDING_TIME
     }
 
     /// Until when a lease that begins now is written, so that it lasts as long by the clock of the store.
@@ -291,19 +303,20 @@ impl Shared {
         }));
     }
 
-    async fn poll(self: &Arc<Self>) {
+    pub(super) async fn poll(self: &Arc<Self>) {
         drop(self.actor());
-        let mut after = None;
+        let mut after = lock(&self.polled_up_to).take();
         for _ in 0..POLL_PAGES {
             match self.store.list_due_destinations(self.clock.now(), after.as_ref(), POLL_PAGE).await {
                 Ok(due) => {
                     for destination in &due {
                         self.want(&destination.destination);
                     }
-                    after = due.last().map(|last| last.destination.clone());
                     if due.len() < POLL_PAGE as usize {
+                        after = None;
                         break;
                     }
+                    after = due.last().map(|last| last.destination.clone());
                 }
                 Err(error) => {
                     tracing::warn!(code = error.code(), "what is due cannot be read; the next poll tries again");
@@ -311,6 +324,7 @@ impl Shared {
                 }
             }
         }
+        *lock(&self.polled_up_to) = after;
         for lane in self.lanes.all() {
             if lane.state().waits() {
                 self.want(&lane.id);

@@ -164,6 +164,8 @@ pub(super) struct Lane {
     unsuccessful: u32,
     /// The limit at the moment: halved when the destination asks us to slow down, raised by one with each success.
     allowed: usize,
+    /// How many of those in flight may be retries.
+    retry_limit: usize,
     in_flight: usize,
     retries_in_flight: usize,
     /// New deliveries on seats: leased, and waiting for their commit or for a slot.
@@ -187,6 +189,7 @@ impl Lane {
             failures: 0,
             unsuccessful: 0,
             allowed: rules.limit,
+            retry_limit: rules.retry_limit(),
             in_flight: 0,
             retries_in_flight: 0,
             seated: 0,
@@ -245,14 +248,14 @@ impl Lane {
         None
     }
 
-    /// Gives the next of those on seats a slot, if there is one. While retries wait, a quarter of the room is left free,
-    /// which is when they are asked for. It waits only for an attempt that is in flight, so that there is one whose end
-    /// asks again.
+    /// Gives the next of those on seats a slot, if there is one. While retries wait that could go, a quarter of the room
+    /// is left free, which is when they are asked for. It waits only for an attempt that is in flight, so that there is
+    /// one whose end asks again.
     pub(super) fn promote(&mut self, now: Instant) -> Promotion {
         if self.circuit != Circuit::Closed || self.rests(now) {
             return Promotion::Never;
         }
-        let kept_free = if self.retries_wait { self.allowed.div_ceil(4) } else { 0 };
+        let kept_free = if self.retries_could_go() { self.allowed.div_ceil(4) } else { 0 };
         if self.in_flight > 0 && self.in_flight + kept_free >= self.allowed {
             return Promotion::Later;
         }
@@ -287,14 +290,14 @@ impl Lane {
     }
 
     /// Takes room for a claim of at most `share` attempts and starts it.
-    pub(super) fn start_claim(&mut self, rules: &LaneRules, share: usize, now: Instant) -> Option<ClaimRoom> {
+    pub(super) fn start_claim(&mut self, share: usize, now: Instant) -> Option<ClaimRoom> {
         if self.claiming != Claiming::No || share == 0 || self.rests(now) {
             return None;
         }
         let room = match self.circuit {
             Circuit::Closed => ClaimRoom {
                 slots: self.allowed.saturating_sub(self.in_flight).min(share),
-                retries: rules.retry_limit().saturating_sub(self.retries_in_flight),
+                retries: self.retry_room(),
                 probe: false,
             },
             Circuit::Open { until, wait } if until <= now => {
@@ -393,6 +396,16 @@ impl Lane {
         self.circuit = Circuit::Open { until: now + wait, wait };
     }
 
+    /// Nothing is sent to the destination any more, it is disabled or deleted: what was counted says nothing of whatever
+    /// comes after, and what still waits for it needs no probe.
+    pub(super) fn start_anew(&mut self, rules: &LaneRules) {
+        self.circuit = Circuit::Closed;
+        self.failures = 0;
+        self.unsuccessful = 0;
+        self.failing_since = None;
+        self.allowed = rules.limit;
+    }
+
     /// The destination may have changed: an open circuit may probe at once.
     pub(super) fn probe_at_once(&mut self, now: Instant) {
         if let Circuit::Open { until, .. } = &mut self.circuit {
@@ -437,10 +450,21 @@ impl Lane {
         self.failing_noted = noted_instead;
     }
 
+    /// How many more retries may be in flight.
+    fn retry_room(&self) -> usize {
+        self.retry_limit.saturating_sub(self.retries_in_flight)
+    }
+
+    /// Whether retries wait and enough of their half is free. A claim without room for them learns nothing of them, so
+    /// that asking because of them would never end.
+    fn retries_could_go(&self) -> bool {
+        self.retries_wait && self.retry_room() >= self.retry_limit.div_ceil(4)
+    }
+
     /// Whether more waits and enough room is free that asking the store is worth a transaction.
     fn wants_claim(&self) -> bool {
         self.claiming == Claiming::No
-            && self.waits()
+            && (self.first_tries_wait || self.retries_could_go())
             && self.circuit == Circuit::Closed
             && self.allowed.saturating_sub(self.in_flight) >= self.allowed.div_ceil(4)
     }

@@ -182,6 +182,11 @@ impl Rig {
 
     /// Commits an event with one delivery, leased if there is a slot for it; answers what is to be sent.
     async fn commit(&self, destination: &DestinationId, leased: bool) -> ClaimedDelivery {
+        self.commit_to_each(std::slice::from_ref(destination), leased).await.remove(0)
+    }
+
+    /// Commits an event with one delivery to each of these.
+    async fn commit_to_each(&self, destinations: &[DestinationId], leased: bool) -> Vec<ClaimedDelivery> {
         let now = self.clock.now();
         let event = Event {
             id: self.ids.event(),
@@ -202,7 +207,7 @@ impl Rig {
             trace_id: None,
         };
         let lease_until = leased.then(|| self.dispatcher.lease_until(now));
-        let delivery = Delivery {
+        let delivery_to = |destination: &DestinationId| Delivery {
             id: self.ids.delivery(),
             event: event.id.clone(),
             integration: IntegrationId::from_raw("int_1"),
@@ -219,6 +224,11 @@ impl Rig {
             created_at: now,
             finished_at: None,
         };
+        let deliveries: Vec<_> = destinations.iter().map(delivery_to).collect();
+        let new_delivery = |delivery: &Delivery| NewDelivery {
+            delivery: delivery.clone(),
+            lease_owner: leased.then(|| self.dispatcher.node().to_owned()),
+        };
         let body = Bytes::from_static(br#"{"ref":"refs/heads/main","n":1e400}"#);
         let new = NewEvent {
             event: event.clone(),
@@ -227,14 +237,17 @@ impl Rig {
             body: body.clone(),
             body_digest: None,
             decision: "{}".to_owned(),
-            deliveries: vec![NewDelivery {
-                delivery: delivery.clone(),
-                lease_owner: leased.then(|| self.dispatcher.node().to_owned()),
-            }],
+            deliveries: deliveries.iter().map(new_delivery).collect(),
             drop_possible_replay: false,
         };
         self.store.accept_event(new).await.expect("committed");
-        ClaimedDelivery { delivery, event, content_type: Some("application/json".to_owned()), body }
+        let claimed = |delivery| ClaimedDelivery {
+            delivery,
+            event: event.clone(),
+            content_type: Some("application/json".to_owned()),
+            body: body.clone(),
+        };
+        deliveries.into_iter().map(claimed).collect()
     }
 
     /// As the router does it: reserve, commit, send.
@@ -462,6 +475,82 @@ async fn a_destination_that_fails_for_too_long_is_disabled() {
 }
 
 #[actix::test]
+async fn the_backlog_of_a_destination_disabled_for_failing_is_buried_without_waiting_for_probes() {
+    let mut sink = Sink::playing([Play::Answer(500)]).await;
+    // Its first failure opens the circuit for an hour, and is one too many.
+    let rules = DeliveryConfig { circuit_failures: 1, disable_after: Duration::ZERO, ..config(None) };
+    let rig = Rig::start(rules).await;
+    let (destination, _) = rig.add_destination(&sink).await;
+    rig.send_fresh(&destination).await;
+    sink.next().await;
+    eventually(async || rig.row(&destination).await.disabled_reason).await;
+    let mut backlog = Vec::new();
+    for _ in 0..12 {
+        backlog.push(rig.commit(&destination, false).await);
+    }
+    rig.dispatcher.nudge(Some(&destination));
+    for claimed in &backlog {
+        assert_eq!(rig.ends(claimed, DeliveryStatus::Dead).await.reason.as_deref(), Some("failing"));
+    }
+    assert_eq!(rig.dispatcher.shared.lanes.open_circuits(), 0);
+    assert!(sink.requests.try_recv().is_err(), "nothing of it was sent");
+}
+
+/// Waits until the destination's circuit is no longer counted and its lane may be forgotten.
+async fn lane_says_nothing_more(rig: &Rig, destination: &DestinationId) {
+    let lanes = &rig.dispatcher.shared.lanes;
+    let lane = lanes.lane(destination);
+    eventually(async || lane.state().is_idle(Instant::now(), Duration::ZERO).then_some(())).await;
+    assert_eq!(lanes.open_circuits(), 0);
+}
+
+#[actix::test]
+async fn the_circuit_of_a_deleted_destination_does_not_outlive_it() {
+    let sink = Sink::playing([Play::Answer(500)]).await;
+    let rig = Rig::start(DeliveryConfig { circuit_failures: 1, ..config(None) }).await;
+    let (destination, _) = rig.add_destination(&sink).await;
+    rig.send_fresh(&destination).await;
+    eventually(async || (rig.dispatcher.circuit(&destination) == Some("open")).then_some(())).await;
+    rig.store.delete_destination(&destination, &rig.entry("destination.deleted")).await.expect("deleted");
+    rig.dispatcher.forget_destinations(Some(&OrgId::from_raw(ORG)));
+    lane_says_nothing_more(&rig, &destination).await;
+}
+
+#[actix::test]
+async fn an_attempt_that_fails_after_its_destination_was_deleted_leaves_no_open_circuit() {
+    let mut sink = Sink::playing([Play::AnswerAfter(500, Duration::from_millis(200))]).await;
+    let rig = Rig::start(DeliveryConfig { circuit_failures: 1, ..config(None) }).await;
+    let (destination, _) = rig.add_destination(&sink).await;
+    let claimed = rig.send_fresh(&destination).await;
+    sink.next().await;
+    rig.store.delete_destination(&destination, &rig.entry("destination.deleted")).await.expect("deleted");
+    rig.dispatcher.forget_destinations(Some(&OrgId::from_raw(ORG)));
+    eventually(async || (rig.delivery(&claimed).await.attempts == 1).then_some(())).await;
+    lane_says_nothing_more(&rig, &destination).await;
+}
+
+#[actix::test]
+async fn destinations_behind_the_last_page_of_a_poll_have_their_turn_in_the_next() {
+    let rig = Rig::start(config(None)).await;
+    // From here on only this test polls, and nothing is claimed.
+    within_patience(rig.dispatcher.drain(PATIENCE)).await;
+    let destinations: Vec<_> = (0..4_001).map(|n| DestinationId::from_raw(format!("dst_{n:05}"))).collect();
+    rig.commit_to_each(&destinations, false).await;
+    let [first, last] = [&destinations[0], &destinations[4_000]];
+    let shared = &rig.dispatcher.shared;
+    let is_wanted = |destination| shared.lanes.find(destination).is_some();
+    shared.poll().await;
+    assert!(is_wanted(first) && !is_wanted(last), "a poll ends");
+    shared.poll().await;
+    assert!(is_wanted(last));
+    let newcomer = DestinationId::from_raw("dst_0");
+    assert!(newcomer < *first);
+    rig.commit(&newcomer, false).await;
+    shared.poll().await;
+    assert!(is_wanted(&newcomer), "after the last page the next poll begins anew");
+}
+
+#[actix::test]
 async fn deliveries_of_a_deleted_destination_go_to_what_serves_them_now() {
     let (deleted, mut default) = (Sink::playing([Play::Answer(200)]).await, Sink::playing([Play::Answer(200)]).await);
     let rig = Rig::start(config(Some(&default))).await;
@@ -607,13 +696,23 @@ async fn a_backlog_is_worked_off_though_there_is_little_room() {
 
 #[actix::test]
 async fn a_lease_too_short_for_a_whole_attempt_is_given_back_unused() {
+    send_what_is_left_of_a_lease(Duration::from_secs(1)).await;
+}
+
+#[actix::test]
+async fn a_lease_that_leaves_no_time_to_record_the_result_is_given_back_unused() {
+    send_what_is_left_of_a_lease(config(None).timeout + Duration::from_secs(4)).await;
+}
+
+/// Sends a delivery with that much of its lease left; it must be given back, and go out under its next lease.
+async fn send_what_is_left_of_a_lease(left: Duration) {
     let mut sink = Sink::playing([Play::Answer(200)]).await;
     let rig = Rig::start(config(Some(&sink))).await;
     let default = DestinationId::configured_default();
     let mut slot = rig.dispatcher.reserve(&default, 100).expect("room");
     let claimed = rig.commit(&default, true).await;
-    let nearly_over = rig.dispatcher.shared.lease().saturating_sub(Duration::from_secs(1));
-    slot.load(false, Instant::now().checked_sub(nearly_over).expect("the machine is up for long enough"));
+    let used_up = rig.dispatcher.shared.lease().saturating_sub(left);
+    slot.load(false, Instant::now().checked_sub(used_up).expect("the machine is up for long enough"));
     rig.dispatcher.send(vec![FreshDelivery { claimed: claimed.clone(), slot }]);
     eventually(async || {
         let delivery = rig.delivery(&claimed).await;

@@ -8,7 +8,11 @@
 mod listener;
 mod presence;
 
-use std::{str::FromStr as _, sync::Arc, time::Duration};
+use std::{
+    str::FromStr as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,15 +23,15 @@ use sqlx::{
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
 };
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex as AsyncMutex, time::timeout};
 
 use self::{listener::Listener, presence::Presence};
 use super::{
-    Accepted, ApiKey, AttemptRecord, BatchObserver, BoundedCount, Census, Change, ChangeFn, ClaimRequest,
-    ClaimedDelivery, ConnectionStore, DeadLetter, Deleted, DeliveryFilter, DestinationHealth, DueDestination,
-    EventDetail, EventFilter, Found, InstallationRecord, NewEvent, OpenOptions, OrgSummary, OverviewStore, Page,
-    PageRequest, QuarantineBounds, Quarantined, Rerouting, RetentionCutoffs, Rhythm, SealedCursor, SealedValue, Store,
-    StoreError, StoreResult, UnroutedFilter, WorkspaceSummary,
+    Accepted, ApiKey, AttemptRecord, BatchObserver, BoundedCount, Census, Change, ChangeFn, ClaimRequest, Claimed,
+    ConnectionStore, DeadLetter, Deleted, DeliveryFilter, DestinationHealth, DueDestination, EventDetail, EventFilter,
+    Found, InstallationRecord, NewEvent, OpenOptions, OrgSummary, OverviewStore, Page, PageRequest, QuarantineBounds,
+    Quarantined, Rerouting, RetentionCutoffs, Rhythm, SealedCursor, SealedValue, Store, StoreError, StoreResult,
+    UnroutedFilter, WorkspaceSummary,
     backend::{CENSUS_TIME, Home, in_time, patience},
     changes,
     known::KnownProviders,
@@ -66,6 +70,13 @@ macro_rules! server_time_ms {
 macro_rules! lease_is_over {
     () => {
         concat!(" AND (d.lease_owner IS NULL OR d.due_at <= ", server_time_ms!(), ")")
+    };
+}
+
+/// What both clocks say is over: of this node's and the server's the earlier.
+macro_rules! earlier_now {
+    ($now:literal) => {
+        concat!("LEAST(", $now, ", ", server_time_ms!(), ")")
     };
 }
 
@@ -111,7 +122,7 @@ mod queries;
 use queries::{
     Session, activity, backfill_runs, batch, census, claims, dead_letters, deliveries, delivery_search, destinations,
     event_search, events, flows, heal_runs, installations, integrations, keys, leases, log, migrations, overview,
-    quarantine, records, retention, sealed, sessions, teardowns, tokens,
+    quarantine, readdress, records, retention, sealed, sessions, teardowns, tokens,
 };
 
 type Db = sqlx::Postgres;
@@ -128,6 +139,8 @@ const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// gateway starts. What the server does beyond that (waiting for a standby) stays.
 const STAY_DURABLE: &str = "SELECT set_config('synchronous_commit', \
      CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)";
+/// How long it may take to answer that it does.
+const PING_TIME: Duration = Duration::from_millis(200);
 /// How long a connection may take to come back into its pool.
 const RELEASE_TIME: Duration = Duration::from_secs(2);
 
@@ -138,7 +151,7 @@ pub(crate) struct PostgresStore {
     known: KnownProviders,
     writer: Writer,
     home: Home,
-    listener: Mutex<Listener>,
+    listener: AsyncMutex<Listener>,
     /// Held until the store is closed or dropped; `None` for a process that only looks.
     presence: Option<Presence>,
 }
@@ -181,13 +194,16 @@ impl PostgresStore {
             .await?;
         let presence = if options.serving { Some(Presence::take(connect.clone(), &options.node).await?) } else { None };
         let committers = (0..COMMITTERS)
-            .map(|_| Arc::new(PostgresCommitter { committing: committing.clone() }) as Arc<dyn Committer>)
+            .map(|_| {
+                let kept = Mutex::new(None);
+                Arc::new(PostgresCommitter { committing: committing.clone(), kept }) as Arc<dyn Committer>
+            })
             .collect();
         Ok(Self {
             known: KnownProviders::new(options.providers.clone()),
             writer: Writer::start(committers, observer, patience),
             home: Home::here(patience),
-            listener: Mutex::new(Listener::start(connect).await?),
+            listener: AsyncMutex::new(Listener::start(connect).await?),
             presence,
             pool,
             committing,
@@ -219,7 +235,7 @@ impl PostgresStore {
     async fn read_durability_settings(&self) -> StoreResult<()> {
         // What the server is set to, whatever this connection insists on.
         const SERVER_SETTING: &str = "SELECT reset_val FROM pg_settings WHERE name = $1";
-        let mut connection = self.committing.acquire().await?;
+        let mut connection = self.reading().await?;
         for setting in ["synchronous_commit", "fsync", "full_page_writes"] {
             let value: String = sqlx::query_scalar(SERVER_SETTING).bind(setting).fetch_one(&mut *connection).await?;
             if value == "off" {
@@ -264,7 +280,7 @@ fn pool_options(options: &OpenOptions, connections: u32) -> PgPoolOptions {
         // was cut off for that very reason. Such a connection is dropped, so that another can take its place.
         .after_release(|connection, _| {
             Box::pin(async move {
-                match tokio::time::timeout(RELEASE_TIME, connection.ping()).await {
+                match timeout(RELEASE_TIME, connection.ping()).await {
                     Ok(answered) => answered.map(|()| true),
                     Err(_) => Err(sqlx::Error::PoolTimedOut),
                 }
@@ -303,15 +319,14 @@ async fn server_time(db: &mut Session<'_>) -> StoreResult<Option<EpochMs>> {
 }
 
 /// Lease owners whose presence lock is free are gone.
-async fn release_leases_of_the_gone(db: &mut Session<'_>, owner: &str, now: EpochMs) -> StoreResult<u64> {
+async fn list_gone(db: &mut Session<'_>, owner: &str) -> StoreResult<Vec<String>> {
     // A server that just started has lost every lock; nodes need a moment to take theirs again.
     const SERVER_IS_SETTLED: &str = "SELECT pg_postmaster_start_time() < now() - interval '5 seconds'";
     const SEEMS_GONE: &str = "SELECT pg_try_advisory_lock($1) AND pg_advisory_unlock($1)";
-    const IS_GONE: &str = "SELECT pg_try_advisory_xact_lock($1)";
     // A node whose connection broke is at work all the same, and takes its lock again at its next beat.
     const SECOND_LOOK: &str = "SELECT pg_sleep(2)";
     if !sqlx::query_scalar::<_, bool>(SERVER_IS_SETTLED).fetch_one(&mut *db.conn).await? {
-        return Ok(0);
+        return Ok(Vec::new());
     }
     let mut seem_gone = Vec::new();
     for other in leases::list_other_owners(db, owner).await? {
@@ -320,30 +335,56 @@ async fn release_leases_of_the_gone(db: &mut Session<'_>, owner: &str, now: Epoc
             seem_gone.push(other);
         }
     }
-    if seem_gone.is_empty() {
-        return Ok(0);
+    if !seem_gone.is_empty() {
+        sqlx::query(SECOND_LOOK).execute(&mut *db.conn).await?;
     }
-    sqlx::query(SECOND_LOOK).execute(&mut *db.conn).await?;
-    let mut released = 0;
-    for other in seem_gone {
-        let row = sqlx::query(IS_GONE).bind(presence::key(&other)).fetch_one(&mut *db.conn).await?;
-        if row.try_get(0)? {
-            released += leases::release(db, &other, None, now).await?;
-        }
-    }
-    Ok(released)
+    Ok(seem_gone)
+}
+
+/// Keeps the node from coming back while the transaction lasts.
+async fn is_still_gone(db: &mut Session<'_>, node: &str) -> StoreResult<bool> {
+    const IS_GONE: &str = "SELECT pg_try_advisory_xact_lock($1)";
+    Ok(sqlx::query_scalar(IS_GONE).bind(presence::key(node)).fetch_one(&mut *db.conn).await?)
 }
 
 struct PostgresCommitter {
     committing: PgPool,
+    /// Its connection between two batches: giving it back to the pool costs two pings each time.
+    kept: Mutex<Option<Kept>>,
+}
+
+struct Kept {
+    connection: PoolConnection<Db>,
+    since: Instant,
+}
+
+impl PostgresCommitter {
+    async fn connection(&self) -> Result<PoolConnection<Db>, sqlx::Error> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Kept { mut connection, since }) = kept {
+            if since.elapsed() <= TRUSTED_IDLE || matches!(timeout(PING_TIME, connection.ping()).await, Ok(Ok(()))) {
+                return Ok(connection);
+            }
+            // Not back into the pool: its place there is free at once, whether or not the server answers.
+            drop(connection.detach());
+        }
+        self.committing.acquire().await
+    }
+
+    fn keep(&self, connection: PoolConnection<Db>) {
+        let kept = Kept { connection, since: Instant::now() };
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+    }
 }
 
 #[async_trait]
 impl Committer for PostgresCommitter {
     async fn commit(&self, batch: &Batch<'_>) -> Result<Vec<Option<Accepted>>, sqlx::Error> {
-        let mut transaction = self.committing.begin().await?;
+        let mut connection = self.connection().await?;
+        let mut transaction = connection.begin().await?;
         let answers = batch::write(&mut transaction, batch).await?;
         transaction.commit().await?;
+        self.keep(connection);
         Ok(answers)
     }
 }

@@ -24,7 +24,8 @@ const FIND: &str = concat!("SELECT ", backfill_run_columns!(), " FROM gw_backfil
 pub(super) const CANCEL: &str = "UPDATE gw_backfill_runs SET status = 'cancelled', finished_at = $2, updated_at = $2 \
      WHERE installation_id = $1 AND status IN ('pending', 'running')";
 
-pub(crate) async fn save(db: &mut Session<'_>, run: &BackfillRun) -> StoreResult<()> {
+/// One that has ended is not opened again, whatever the writer had read of it before.
+pub(crate) async fn save(db: &mut Session<'_>, run: &BackfillRun) -> StoreResult<bool> {
     let mut sql = Builder::new(concat!("INSERT INTO gw_backfill_runs (", backfill_run_columns!(), ") "));
     sql.push_values([run], |mut row, run| {
         row.push_bind(run.id.as_str())
@@ -44,10 +45,10 @@ pub(crate) async fn save(db: &mut Session<'_>, run: &BackfillRun) -> StoreResult
     sql.push(
         " ON CONFLICT (id) DO UPDATE SET status = excluded.status, depth_days = excluded.depth_days, \
          entity_types = excluded.entity_types, counts = excluded.counts, error = excluded.error, \
-         started_at = excluded.started_at, finished_at = excluded.finished_at, updated_at = excluded.updated_at",
+         started_at = excluded.started_at, finished_at = excluded.finished_at, updated_at = excluded.updated_at \
+         WHERE gw_backfill_runs.status IN ('pending', 'running') OR gw_backfill_runs.status = excluded.status",
     );
-    sql.build().execute(&mut *db.conn).await?;
-    Ok(())
+    Ok(sql.build().execute(&mut *db.conn).await?.rows_affected() > 0)
 }
 
 pub(crate) async fn find(db: &mut Session<'_>, id: &BackfillRunId) -> StoreResult<Option<BackfillRun>> {

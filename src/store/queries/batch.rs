@@ -82,36 +82,61 @@ fn key(event: &PreparedEvent) -> (&str, &str) {
     (event.provider.as_str(), event.provider_delivery_id.as_str())
 }
 
-/// Two of the delivery ids are enough to tell that there is another one.
-static FIND_DIGESTS: RowStatement = RowStatement::new(
-    "SELECT e.provider, e.body_digest, MIN(e.provider_delivery_id), MAX(e.provider_delivery_id) FROM gw_events e \
-     WHERE e.body_digest IN (SELECT v.column1 FROM",
-    1,
-    ") GROUP BY e.provider, e.body_digest",
+/// Ends at the first other delivery id: how many copies of a body there are must not matter.
+macro_rules! seen_elsewhere {
+    ($digest:literal, $provider:literal, $delivery_id:literal) => {
+        concat!(
+            "EXISTS (SELECT 1 FROM gw_events e WHERE e.body_digest = ",
+            $digest,
+            " AND e.provider = ",
+            $provider,
+            " AND e.provider_delivery_id <> ",
+            $delivery_id,
+            ")"
+        )
+    };
+}
+
+/// The question for one event, for whoever wants its plan.
+pub(in super::super) const FIND_REPLAY: &str = concat!("SELECT ", seen_elsewhere!("$1", "$2", "$3"));
+
+static FIND_REPLAYS: RowStatement = RowStatement::new(
+    "SELECT v.column1, v.column2, v.column3 FROM",
+    3,
+    concat!("AND ", seen_elsewhere!("v.column1", "v.column2", "v.column3")),
 );
 
 /// Which events' bodies were seen under another delivery id: earlier in the batch, or in the database.
 async fn find_replays(conn: &mut Conn, events: &[&PreparedEvent]) -> Result<HashSet<usize>, sqlx::Error> {
-    // Delivery ids known for each body.
-    let mut seen: HashMap<(String, Vec<u8>), Vec<String>> = HashMap::new();
-    let digests: Vec<&[u8; 16]> = events.iter().filter_map(|event| event.new.body_digest.as_ref()).collect();
-    for finding in FIND_DIGESTS.queries(&digests, |row, digest| _ = row.bind(digest.as_slice())) {
+    let with_digests: Vec<(usize, &[u8; 16], &str, Cow<'_, str>)> = events
+        .iter()
+        .enumerate()
+        .filter_map(|(index, event)| {
+            let (provider, delivery_id) = key(event);
+            Some((index, event.new.body_digest.as_ref()?, provider, text(delivery_id)))
+        })
+        .collect();
+    let mut stored: HashSet<(Vec<u8>, String, String)> = HashSet::new();
+    let finding = FIND_REPLAYS.queries(&with_digests, |row, (_, digest, provider, delivery_id)| {
+        row.bind(digest.as_slice()).bind(*provider).bind(&**delivery_id);
+    });
+    for finding in finding {
         for row in finding?.fetch_all(&mut *conn).await? {
-            let body = (row.try_get::<String, _>(0)?, row.try_get::<Vec<u8>, _>(1)?);
-            seen.entry(body).or_default().extend([row.try_get(2)?, row.try_get(3)?]);
+            stored.insert((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
         }
     }
     let mut replays = HashSet::new();
-    for (index, event) in events.iter().enumerate() {
-        let Some(digest) = event.new.body_digest else { continue };
-        let (provider, delivery_id) = key(event);
-        let delivery_id = text(delivery_id);
-        let known = seen.entry((provider.to_owned(), digest.to_vec())).or_default();
+    // Delivery ids of each body in this batch.
+    let mut seen: HashMap<(&str, &[u8; 16]), HashSet<&str>> = HashMap::new();
+    for (index, digest, provider, delivery_id) in &with_digests {
+        let seen = seen.entry((provider, digest)).or_default();
+        let is_stored =
+            !stored.is_empty() && stored.contains(&(digest.to_vec(), (*provider).to_owned(), delivery_id.to_string()));
         // Of a duplicate this says nothing, and nothing is asked: it is not inserted.
-        if known.iter().any(|id| *id != *delivery_id) {
-            replays.insert(index);
+        if is_stored || seen.iter().any(|id| *id != &**delivery_id) {
+            replays.insert(*index);
         }
-        known.push(delivery_id.into_owned());
+        seen.insert(delivery_id);
     }
     Ok(replays)
 }
@@ -245,8 +270,8 @@ macro_rules! set_results {
 macro_rules! of_deliveries {
     () => {
         "AND gw_deliveries.id = v.column1 AND gw_deliveries.status || '' = 'pending' \
-         AND (gw_deliveries.lease_owner = v.column2 \
-              OR (gw_deliveries.lease_owner IS NULL AND gw_deliveries.attempts < v.column5))"
+         AND (gw_deliveries.attempts = v.column5 - 1 OR v.column3 = 'delivered') \
+         AND (gw_deliveries.lease_owner = v.column2 OR gw_deliveries.lease_owner IS NULL)"
     };
 }
 
@@ -261,8 +286,9 @@ pub(in super::super) const SET_RESULT: &str = concat!(
 
 static SET_RESULTS: RowStatement = RowStatement::new(set_results!(), 7, of_deliveries!());
 
-/// Sets the deliveries' new state: of those their owner still holds, and of those that nobody holds and that know fewer
-/// attempts (their lease was given up while the attempt was under way; what it found out is true all the same).
+/// Sets the deliveries' new state: of those their owner still holds, and of those that nobody holds (their lease was given
+/// up while the attempt was under way; what it found out is true all the same). A failure counts only if it is that of the
+/// attempt that comes next: written again, late, it must not take the lease of the attempt after it.
 async fn write_results(conn: &mut Conn, records: &[&AttemptRecord]) -> Result<(), sqlx::Error> {
     let mut newest: HashMap<&str, &AttemptRecord> = HashMap::with_capacity(records.len());
     for record in records {

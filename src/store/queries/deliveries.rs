@@ -1,12 +1,13 @@
-//! Deliveries and attempts, read and mended. Claiming is in `claims.rs`, leases in `leases.rs`.
+//! Deliveries and attempts, read and retried. Claiming is in `claims.rs`, leases in `leases.rs`, where they go in
+//! `readdress.rs`.
 
-use super::{Builder, Conn, Fields, Session, log, query, row_statement::RowStatement, text};
+use super::{Conn, Fields, Session, log, query, row_statement::RowStatement, text};
 use crate::{
     model::{
         clock::EpochMs,
         delivery::{Attempt, Delivery},
         event::Event,
-        ids::{DeliveryId, DestinationId, EventId, OrgId},
+        ids::{DeliveryId, DestinationId, EventId},
         log_entry::LogEntry,
     },
     store::{NewDelivery, StoreResult},
@@ -94,57 +95,19 @@ pub(crate) async fn attempts_of(db: &mut Session<'_>, delivery: &DeliveryId) -> 
     rows.iter().map(|row| Fields::new(row).attempt()).collect()
 }
 
-pub(crate) async fn readdress(
-    db: &mut Session<'_>,
-    org: Option<&OrgId>,
-    fallback: Option<&DestinationId>,
-    now: EpochMs,
-) -> StoreResult<u64> {
-    let mut readdressed = 0;
-    // One status at a time: each has its own partial index.
-    for status in ["pending", "held"] {
-        let mut sql = Builder::new(
-            "WITH target AS (SELECT d.id, COALESCE( \
-             (SELECT x.id FROM gw_destinations x WHERE x.org_id = d.org_id AND x.scope = 'integration' \
-                 AND x.scope_id = d.integration_id), \
-             (SELECT x.id FROM gw_destinations x WHERE x.org_id = d.org_id AND x.scope = 'workspace' \
-                 AND x.scope_id = d.workspace_id), \
-             (SELECT x.id FROM gw_destinations x WHERE x.org_id = d.org_id AND x.scope = 'org' \
-                 AND x.scope_id = d.org_id), ",
-        );
-        sql.push_bind(fallback.map(DestinationId::as_str));
-        sql.push(") AS destination_id FROM gw_deliveries d WHERE d.status = '").push(status).push("' AND ");
-        match org {
-            Some(org) => sql.push("d.org_id = ").push_bind(&*text(org.as_str())),
-            None => sql.push("d.destination_id IS NULL"),
-        };
-        // What waited for a destination is due now, unless a node tries it already; a retry keeps its schedule.
-        sql.push(
-            ") UPDATE gw_deliveries SET destination_id = target.destination_id, \
-             reason = CASE WHEN target.destination_id IS NULL THEN 'no_destination' \
-                 WHEN gw_deliveries.reason = 'no_destination' THEN NULL ELSE gw_deliveries.reason END, \
-             due_at = CASE WHEN gw_deliveries.destination_id IS NULL AND gw_deliveries.lease_owner IS NULL THEN ",
-        );
-        sql.push_bind(now.0);
-        sql.push(
-            " ELSE gw_deliveries.due_at END FROM target WHERE gw_deliveries.id = target.id \
-             AND gw_deliveries.destination_id IS DISTINCT FROM target.destination_id",
-        );
-        readdressed += sql.build().execute(&mut *db.conn).await?.rows_affected();
-    }
-    Ok(readdressed)
-}
-
 pub(crate) async fn retry(db: &mut Session<'_>, id: &DeliveryId, now: EpochMs, entry: &LogEntry) -> StoreResult<bool> {
     // The lock keeps retention from deleting the event under the delivery.
     const LOCK: &str = concat!(
         "SELECT e.id FROM gw_events e WHERE e.id = (SELECT d.event_id FROM gw_deliveries d WHERE d.id = $1)",
         for_update!()
     );
-    const RETRY: &str = "UPDATE gw_deliveries SET status = 'pending', attempts = 0, is_retry = false, due_at = $2, \
+    const RETRY: &str = concat!(
+        "UPDATE gw_deliveries SET status = 'pending', attempts = 0, is_retry = false, due_at = $2, \
          reason = CASE WHEN destination_id IS NULL THEN 'no_destination' END, lease_owner = NULL, finished_at = NULL \
-         WHERE id = $1 AND status <> 'delivered' \
-         AND NOT (status = 'pending' AND lease_owner IS NOT NULL AND due_at > $2)";
+         WHERE id = $1 AND status <> 'delivered' AND NOT (status = 'pending' AND lease_owner IS NOT NULL AND due_at > ",
+        earlier_now!("$2"),
+        ")"
+    );
     let id = text(id.as_str());
     query(LOCK).bind(&*id).fetch_optional(&mut *db.conn).await?;
     let retried = query(RETRY).bind(&*id).bind(now.0).execute(&mut *db.conn).await?;

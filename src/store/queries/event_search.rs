@@ -20,7 +20,7 @@ const ENTRIES_LOOKED_AT: u32 = 40_000;
 const ROWS_LOOKED_AT: u32 = 3_000;
 
 /// How far an event's `received_at` may be ahead of its id's time: the service path names its own times.
-const RECEIVED_AHEAD_MS: i64 = 24 * 60 * 60 * 1000;
+pub(super) const RECEIVED_AHEAD_MS: i64 = 24 * 60 * 60 * 1000;
 /// What arrived longer after the time it names is in an index of its own (`gw_events_backdated`, which says the same
 /// number), so that a search for what was received before some time can begin there.
 const BACKDATED_MS: i64 = 60 * 60 * 1000;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use super::{Builder, Fields, Session, deliveries, list, query, text};
+use super::{Builder, Fields, Session, deliveries, event_search::RECEIVED_AHEAD_MS, id_floor, list, query, text};
 use crate::{
     model::{
         clock::EpochMs,
@@ -26,14 +26,19 @@ const FIND_WITH_DETAIL: &str =
 const FIND_BODY: &str =
     "SELECT id, content_type, payload_encoding, payload_bytes, payload FROM gw_events WHERE id = $1";
 
+/// Each half ends at the page's length by itself: PostgreSQL would rather read and sort all of both than merge two indexes.
 const LIST_UNROUTED: &str = concat!(
-    "SELECT ",
+    "SELECT * FROM (SELECT ",
     event_columns!(),
-    " FROM gw_events e WHERE e.outcome = 'unrouted' AND e.provider = $1 AND e.installation_id = $2 \
-     AND e.received_at >= $4 AND e.id > $5 UNION ALL SELECT ",
+    " FROM gw_events e",
+    by_index!("gw_events_unrouted_of_installation"),
+    " WHERE e.outcome = 'unrouted' AND e.provider = $1 AND e.installation_id = $2 \
+     AND e.received_at >= $4 AND e.id > $5 ORDER BY e.id LIMIT $6) known UNION ALL SELECT * FROM (SELECT ",
     event_columns!(),
-    " FROM gw_events e WHERE e.outcome = 'unrouted' AND e.provider = $1 AND e.installation_id IS NULL \
-     AND e.external_id = $3 AND e.received_at >= $4 AND e.id > $5 ORDER BY 1 LIMIT $6"
+    " FROM gw_events e",
+    by_index!("gw_events_unrouted_of_account"),
+    " WHERE e.outcome = 'unrouted' AND e.provider = $1 AND e.installation_id IS NULL AND e.external_id = $3 \
+     AND e.received_at >= $4 AND e.id > $5 ORDER BY e.id LIMIT $6) named ORDER BY 1 LIMIT $6"
 );
 
 pub(super) const LIST_HELD: &str = "SELECT id FROM gw_events WHERE installation_id = $1 AND held ORDER BY id LIMIT $2";
@@ -130,12 +135,15 @@ pub(crate) async fn find_body(db: &mut Session<'_>, id: &EventId) -> StoreResult
 }
 
 pub(crate) async fn list_unrouted(db: &mut Session<'_>, filter: &UnroutedFilter) -> StoreResult<Vec<Event>> {
+    // The bound on the id is where reading begins; the bound on the time is the answer.
+    let first = id_floor(EventId::PREFIX, EpochMs(filter.since.0.saturating_sub(RECEIVED_AHEAD_MS)));
+    let after = text(filter.after.as_ref().map_or("", EventId::as_str)).into_owned();
     let found = query(LIST_UNROUTED)
         .bind(filter.provider.as_str())
         .bind(&*text(filter.installation.as_str()))
         .bind(&*text(filter.external_id.as_str()))
         .bind(filter.since.0)
-        .bind(&*text(filter.after.as_ref().map_or("", EventId::as_str)))
+        .bind(after.max(first))
         .bind(i64::from(filter.limit));
     let rows = found.fetch_all(&mut *db.conn).await?;
     rows.iter().map(|row| Fields::new(row).event(db.known)).collect()

@@ -11,29 +11,37 @@ use crate::{
     store::StoreResult,
 };
 
-/// `$2` is now; `created_at` may lie after it when the clock was set back.
-macro_rules! release {
-    () => {
-        "UPDATE gw_deliveries SET lease_owner = NULL, due_at = CASE WHEN created_at < $2 THEN created_at ELSE $2 END \
-         WHERE lease_owner = $1 AND status = 'pending'"
-    };
-}
+/// Leases given up in one transaction: others write between two.
+pub(crate) const PORTION: u32 = 500;
 
-pub(super) const RELEASE_ALL: &str = release!();
+/// What another transaction changes is left to it.
+pub(super) const LIST_LEASED: &str = concat!(
+    "SELECT d.id FROM gw_deliveries d WHERE d.lease_owner = $1 AND d.status = 'pending' LIMIT $2",
+    skip_locked!()
+);
 
+/// Gives up these leases, or as many of the owner's as one portion has. Fewer than that: there were no more.
 pub(crate) async fn release(
     db: &mut Session<'_>,
     owner: &str,
     only: Option<&[DeliveryId]>,
     now: EpochMs,
 ) -> StoreResult<u64> {
-    const RELEASE_THESE: &str = concat!(release!(), " AND id", in_list!("$3"));
+    // `created_at` may lie after now when the clock was set back.
+    const RELEASE: &str = concat!(
+        "UPDATE gw_deliveries SET lease_owner = NULL, due_at = CASE WHEN created_at < $2 THEN created_at ELSE $2 END \
+         WHERE lease_owner = $1 AND status = 'pending' AND id",
+        in_list!("$3")
+    );
     let owner = text(owner);
-    let released = match only {
-        None => query(RELEASE_ALL).bind(&*owner).bind(now.0),
-        Some(ids) => query(RELEASE_THESE).bind(&*owner).bind(now.0).bind(list(ids.iter().map(DeliveryId::as_str))),
+    let ids = if let Some(only) = only {
+        list(only.iter().map(DeliveryId::as_str))
+    } else {
+        let rows = query(LIST_LEASED).bind(&*owner).bind(i64::from(PORTION)).fetch_all(&mut *db.conn).await?;
+        let ids = rows.iter().map(|row| Fields::new(row).get::<String>()).collect::<StoreResult<Vec<_>>>()?;
+        list(ids.iter().map(String::as_str))
     };
-    Ok(released.execute(&mut *db.conn).await?.rows_affected())
+    Ok(query(RELEASE).bind(&*owner).bind(now.0).bind(ids).execute(&mut *db.conn).await?.rows_affected())
 }
 
 /// Leases are left alone: they end when they end, wherever their owner's clock stands.

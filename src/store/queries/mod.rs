@@ -5,7 +5,7 @@
 //! BIGINT milliseconds, JSON as TEXT; text that comes from outside goes through [`text`]; columns are read in the order
 //! of the lists in `columns.rs`. **Must not know** pools and transactions: it is given a [`Session`].
 //!
-//! What a dialect forces comes from the including module: the macros `skip_locked!`, `lease_is_over!`, `for_update!`, `in_list!`,
+//! What a dialect forces comes from the including module: the macros `skip_locked!`, `lease_is_over!`, `earlier_now!`, `for_update!`, `in_list!`,
 //! `table_exists!`, and the functions `notify` and `unhurried`.
 
 use std::borrow::Cow;
@@ -39,6 +39,7 @@ pub(super) mod log;
 pub(super) mod migrations;
 pub(super) mod overview;
 pub(super) mod quarantine;
+pub(super) mod readdress;
 pub(super) mod records;
 pub(super) mod retention;
 mod row_statement;
@@ -183,6 +184,7 @@ pub(super) fn hot_statements() -> Vec<(&'static str, &'static str)> {
         ("load_installation: integrations", records::INTEGRATIONS),
         ("load_installation: destinations", records::DESTINATIONS),
         ("the existing event of a duplicate", batch::FIND_DUPLICATE),
+        ("whether a body was seen under another delivery id", batch::FIND_REPLAY),
         ("claim_deliveries: first tries", claims::PICK_FIRST_TRIES),
         ("claim_deliveries: retries", claims::PICK_RETRIES),
         ("claim_deliveries: the lease", claims::LEASE),
@@ -190,7 +192,7 @@ pub(super) fn hot_statements() -> Vec<(&'static str, &'static str)> {
         ("claim_deliveries: its events", claims::READ_EVENTS),
         ("record_attempts: the results", batch::SET_RESULT),
         ("list_due_destinations", claims::DUE_DESTINATIONS),
-        ("release_leases", leases::RELEASE_ALL),
+        ("release_leases", leases::LIST_LEASED),
         ("list_held", events::LIST_HELD),
         ("find_event_by_delivery_id", events::FIND_BY_DELIVERY_ID),
         ("find_event_detail: deliveries", deliveries::OF_EVENT),

@@ -10,6 +10,12 @@ use crate::{
 
 const COLUMNS: &str = "SELECT id, provider, cause, headers, body_sha256, attempts, received_at, last_at";
 
+/// Causes of webhooks that nobody vouches for (`providers/scheme.rs`): not signed, wrongly, or too long ago.
+const UNVERIFIED: [&str; 3] = ["invalid_signature", "stale_timestamp", "internal_error"];
+
+/// Rows looked at in one read to make room.
+const OLDEST_ROWS: i64 = 64;
+
 pub(crate) async fn keep(
     db: &mut Session<'_>,
     webhooks: &[Quarantined],
@@ -20,8 +26,10 @@ pub(crate) async fn keep(
         all.push(keep_one(db, webhook, bounds).await?);
     }
     // Once for all of them: the totals are counted anew, however much is kept.
-    if let Some((newest, _)) = all.last() {
-        make_room(db, newest.as_str(), bounds).await?;
+    if !all.is_empty() {
+        let genuine = webhooks.iter().rposition(|webhook| !UNVERIFIED.contains(&webhook.cause.as_str()));
+        let promised = genuine.map_or("", |position| all[position].0.as_str());
+        make_room(db, promised, bounds).await?;
     }
     Ok(all)
 }
@@ -62,28 +70,39 @@ async fn keep_one(
     Ok((QuarantineId::from_raw(fields.get::<String>()?), attempts))
 }
 
-/// Deletes the oldest until both bounds hold; the webhook kept last is not among them.
-async fn make_room(db: &mut Session<'_>, kept_last: &str, bounds: QuarantineBounds) -> StoreResult<()> {
+/// Deletes until both bounds hold: first what nobody vouches for, which anybody can send in any amount, then what was
+/// genuinely signed and whose provider may have been told that it is kept; of either the oldest first. The genuine
+/// webhook `promised` is not among them: it may have an old row.
+async fn make_room(db: &mut Session<'_>, promised: &str, bounds: QuarantineBounds) -> StoreResult<()> {
     const TOTALS: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(body_bytes), 0) AS BIGINT) FROM gw_quarantine";
-    const OLDEST: &str = "SELECT id, body_bytes FROM gw_quarantine WHERE id <> $1 ORDER BY id";
+    const OLDEST: &str = concat!(
+        "SELECT id, body_bytes FROM gw_quarantine WHERE id <> $1 AND (cause",
+        in_list!("$2"),
+        ") = $3 ORDER BY id LIMIT $4"
+    );
     let row = query(TOTALS).fetch_one(&mut *db.conn).await?;
     let mut fields = Fields::new(&row);
     let (mut webhooks, mut bytes) = (count(fields.get()?), count(fields.get()?));
     let within = |webhooks: u64, bytes: u64| webhooks <= bounds.max_count && bytes <= bounds.max_bytes;
-    if within(webhooks, bytes) {
-        return Ok(());
-    }
-    let mut doomed = Vec::new();
-    for row in query(OLDEST).bind(kept_last).fetch_all(&mut *db.conn).await? {
-        if within(webhooks, bytes) {
-            break;
+    for unverified in [true, false] {
+        while !within(webhooks, bytes) {
+            let oldest = query(OLDEST).bind(promised).bind(list(UNVERIFIED)).bind(unverified).bind(OLDEST_ROWS);
+            let mut doomed = Vec::new();
+            for row in oldest.fetch_all(&mut *db.conn).await? {
+                if within(webhooks, bytes) {
+                    break;
+                }
+                let mut fields = Fields::new(&row);
+                doomed.push(QuarantineId::from_raw(fields.get::<&str>()?));
+                webhooks = webhooks.saturating_sub(1);
+                bytes = bytes.saturating_sub(count(fields.get()?));
+            }
+            if doomed.is_empty() {
+                break;
+            }
+            delete(db, &doomed).await?;
         }
-        let mut fields = Fields::new(&row);
-        doomed.push(QuarantineId::from_raw(fields.get::<&str>()?));
-        webhooks = webhooks.saturating_sub(1);
-        bytes = bytes.saturating_sub(count(fields.get()?));
     }
-    delete(db, &doomed).await?;
     Ok(())
 }
 

@@ -2,28 +2,32 @@
 //!
 //! An event's age is that of its id, which is when it arrived: ids are the primary key and begin with their time. The
 //! service path may name an older `received_at`; what it brings is kept as long as anything that arrives now.
+//!
+//! Dead letters outlive events, so that there may be any number of old events that stay. **Invariants**: one pass looks at
+//! a bounded number of events, and says where the next one goes on.
 
-use super::{Fields, Session, id_floor, list, query};
+use super::{Fields, Session, id_floor, list, query, text};
 use crate::{
     model::{
         activity::MINUTE_MS,
-        ids::{BackfillRunId, DeliveryId, EventId, HealRunId, LogId},
+        ids::{BackfillRunId, EventId, HealRunId, LogId},
     },
     store::{Deleted, RetentionCutoffs, StoreResult},
 };
 
+/// Old events that one pass looks at: some ten milliseconds.
+const EVENTS_LOOKED_AT: u32 = 5_000;
+
 /// Minutes of activity deleted at once. Retention looks once a minute at least, so that none is left behind.
 const MINUTES_AT_ONCE: i64 = 10;
 
-/// Old events without an open or dead delivery.
-const EXPIRED_EVENTS: &str = "SELECT e.id FROM gw_events e WHERE e.id < $1 AND NOT EXISTS (SELECT 1 \
-     FROM gw_deliveries d WHERE d.event_id = e.id AND d.status <> 'delivered') ORDER BY e.id LIMIT $2";
-
-/// Events of old dead letters. What died before the cutoff was made before it: that bound ends the scan.
-const EXPIRED_DEAD_LETTERS: &str = "SELECT d.event_id FROM gw_deliveries d WHERE d.status = 'dead' AND d.id < $1 \
-     AND d.finished_at < $2 AND NOT EXISTS (SELECT 1 FROM gw_deliveries o WHERE o.event_id = d.event_id \
-         AND (o.status IN ('pending', 'held') OR (o.status = 'dead' AND o.finished_at >= $2))) \
-     ORDER BY d.id LIMIT $3";
+/// Old events, with how many of their deliveries are open or dead, and how many of those are a reason to keep them.
+/// Counted, because PostgreSQL reads a whole table of deliveries once for what it can turn into a join.
+const LOOK_AT_EVENTS: &str = "SELECT e.id, \
+     (SELECT COUNT(*) FROM gw_deliveries d WHERE d.event_id = e.id AND d.status <> 'delivered'), \
+     (SELECT COUNT(*) FROM gw_deliveries d WHERE d.event_id = e.id AND d.status <> 'delivered' \
+         AND (d.status <> 'dead' OR d.finished_at >= $1)) \
+     FROM gw_events e WHERE e.id > $2 AND e.id < $3 ORDER BY e.id LIMIT $4";
 
 const LOCK: &str = concat!("SELECT id FROM gw_events WHERE id", in_list!("$1"), for_update!());
 
@@ -59,35 +63,43 @@ const DELETE_BACKFILL_RUNS: &str = "DELETE FROM gw_backfill_runs WHERE id IN (SE
 const DELETE_HEAL_RUNS: &str = "DELETE FROM gw_heal_runs WHERE id IN (SELECT id FROM gw_heal_runs \
      WHERE id < $1 AND status <> 'running' ORDER BY id LIMIT $2)";
 
-/// Events that may go. Reads only: skipping what is open or dead may take a while, and the writer is needed elsewhere.
-pub(crate) async fn find_expired(
+/// Events after that one that may go, oldest first, and the last one looked at, if there may be more behind it. Reads
+/// only: the writer is needed elsewhere.
+pub(crate) async fn find_expired_events(
     db: &mut Session<'_>,
     cutoffs: &RetentionCutoffs,
+    after: Option<&EventId>,
     limit: u32,
-) -> StoreResult<Vec<String>> {
-    let found = query(EXPIRED_EVENTS).bind(id_floor(EventId::PREFIX, cutoffs.events)).bind(i64::from(limit));
-    let mut rows = found.fetch_all(&mut *db.conn).await?;
-    let found = query(EXPIRED_DEAD_LETTERS)
-        .bind(id_floor(DeliveryId::PREFIX, cutoffs.dead_letters))
+) -> StoreResult<(Vec<String>, Option<EventId>)> {
+    let old = id_floor(EventId::PREFIX, cutoffs.events);
+    // An event is not younger than what died of it.
+    let last = id_floor(EventId::PREFIX, cutoffs.events.max(cutoffs.dead_letters));
+    let found = query(LOOK_AT_EVENTS)
         .bind(cutoffs.dead_letters.0)
-        .bind(i64::from(limit));
-    rows.append(&mut found.fetch_all(&mut *db.conn).await?);
-    let mut expired: Vec<String> = rows.iter().map(|row| Fields::new(row).get()).collect::<StoreResult<_>>()?;
-    expired.sort_unstable();
-    expired.dedup();
-    expired.truncate(limit as usize);
-    Ok(expired)
+        .bind(&*text(after.map_or("", EventId::as_str)))
+        .bind(last)
+        .bind(i64::from(EVENTS_LOOKED_AT));
+    let rows = found.fetch_all(&mut *db.conn).await?;
+    let mut expired = Vec::new();
+    let mut looked_at = None;
+    for row in &rows {
+        let mut fields = Fields::new(row);
+        let (id, undelivered, keeping): (String, i64, i64) = (fields.get()?, fields.get()?, fields.get()?);
+        looked_at = Some(EventId::from_raw(id.as_str()));
+        if keeping == 0 && (undelivered > 0 || id < old) {
+            expired.push(id);
+            if expired.len() >= limit as usize {
+                return Ok((expired, looked_at));
+            }
+        }
+    }
+    let more = rows.len() >= EVENTS_LOOKED_AT as usize;
+    Ok((expired, looked_at.filter(|_| more)))
 }
 
-/// Deletes those events, if they may still go, and expired rows of the other kinds.
-pub(crate) async fn delete(
-    db: &mut Session<'_>,
-    expired: &[String],
-    cutoffs: &RetentionCutoffs,
-    limit: u32,
-) -> StoreResult<Deleted> {
+/// Deletes expired rows of the other kinds.
+pub(crate) async fn delete(db: &mut Session<'_>, cutoffs: &RetentionCutoffs, limit: u32) -> StoreResult<Deleted> {
     let limit = i64::from(limit);
-    let events = if expired.is_empty() { 0 } else { delete_events(db, expired).await? };
     let quarantined = query(DELETE_QUARANTINED).bind(cutoffs.quarantine.0).bind(limit);
     let quarantined = quarantined.execute(&mut *db.conn).await?.rows_affected();
     let log_entries = query(DELETE_LOG).bind(id_floor(LogId::PREFIX, cutoffs.log)).bind(limit);
@@ -100,10 +112,11 @@ pub(crate) async fn delete(
         let ended = query(sql).bind(id_floor(prefix, cutoffs.log)).bind(limit);
         runs += ended.execute(&mut *db.conn).await?.rows_affected();
     }
-    Ok(Deleted { events, quarantined, log_entries, flows, runs })
+    Ok(Deleted { quarantined, log_entries, flows, runs })
 }
 
-async fn delete_events(db: &mut Session<'_>, expired: &[String]) -> StoreResult<u64> {
+/// Deletes those events, if they may still go.
+pub(crate) async fn delete_events(db: &mut Session<'_>, expired: &[String]) -> StoreResult<u64> {
     let candidates = list(expired.iter().map(String::as_str));
     query(LOCK).bind(&candidates).fetch_all(&mut *db.conn).await?;
     let rows = query(STILL_EXPIRED).bind(&candidates).fetch_all(&mut *db.conn).await?;

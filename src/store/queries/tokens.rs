@@ -20,9 +20,13 @@ pub(super) const LIST_EXPIRING: &str = "SELECT t.installation_id FROM gw_tokens 
      AND (t.refreshing_until IS NULL OR t.refreshing_until <= $2) AND i.status = 'active' \
      ORDER BY t.expires_at LIMIT $3";
 
-/// A lapsed claim is nobody's.
-pub(super) const CLAIM: &str = "UPDATE gw_tokens SET refreshing_owner = $3, refreshing_until = $5 \
-     WHERE installation_id = $1 AND generation = $2 AND (refreshing_until IS NULL OR refreshing_until <= $4)";
+/// A lapsed claim is nobody's; one that has lapsed only by the clock of a node that is ahead is still somebody's.
+pub(super) const CLAIM: &str = concat!(
+    "UPDATE gw_tokens SET refreshing_owner = $3, refreshing_until = $5 \
+     WHERE installation_id = $1 AND generation = $2 AND (refreshing_until IS NULL OR refreshing_until <= ",
+    earlier_now!("$4"),
+    ")"
+);
 
 pub(crate) async fn find(db: &mut Session<'_>, installation: &InstallationId) -> StoreResult<Option<SealedToken>> {
     let row = query(FIND).bind(&*text(installation.as_str())).fetch_optional(&mut *db.conn).await?;

@@ -27,11 +27,11 @@ use self::{
     file::ServingLock,
 };
 use super::{
-    Accepted, ApiKey, AttemptRecord, BatchObserver, BoundedCount, Census, Change, ChangeFn, ClaimRequest,
-    ClaimedDelivery, ConnectionStore, DeadLetter, Deleted, DeliveryFilter, DestinationHealth, DueDestination,
-    EventDetail, EventFilter, Found, InstallationRecord, NewEvent, OpenOptions, OrgSummary, OverviewStore, Page,
-    PageRequest, QuarantineBounds, Quarantined, Rerouting, RetentionCutoffs, Rhythm, SealedCursor, SealedValue, Store,
-    StoreError, StoreResult, UnroutedFilter, WorkspaceSummary,
+    Accepted, ApiKey, AttemptRecord, BatchObserver, BoundedCount, Census, Change, ChangeFn, ClaimRequest, Claimed,
+    ConnectionStore, DeadLetter, Deleted, DeliveryFilter, DestinationHealth, DueDestination, EventDetail, EventFilter,
+    Found, InstallationRecord, NewEvent, OpenOptions, OrgSummary, OverviewStore, Page, PageRequest, QuarantineBounds,
+    Quarantined, Rerouting, RetentionCutoffs, Rhythm, SealedCursor, SealedValue, Store, StoreError, StoreResult,
+    UnroutedFilter, WorkspaceSummary,
     backend::{CENSUS_TIME, Home, patience},
     known::KnownProviders,
     writer::{Batch, Committer, Writer},
@@ -63,6 +63,13 @@ use crate::model::{
 macro_rules! lease_is_over {
     () => {
         ""
+    };
+}
+
+/// The only clock there is.
+macro_rules! earlier_now {
+    ($now:literal) => {
+        $now
     };
 }
 
@@ -107,7 +114,7 @@ mod queries;
 use queries::{
     Session, activity, backfill_runs, batch, census, claims, dead_letters, deliveries, delivery_search, destinations,
     event_search, events, flows, heal_runs, installations, integrations, keys, leases, log, migrations, overview,
-    quarantine, records, retention, sealed, sessions, teardowns, tokens,
+    quarantine, readdress, records, retention, sealed, sessions, teardowns, tokens,
 };
 
 type Db = sqlx::Sqlite;
@@ -260,12 +267,13 @@ async fn server_time(_db: &mut Session<'_>) -> StoreResult<Option<EpochMs>> {
 }
 
 /// Only one process serves from the file, so that whoever else holds leases is gone.
-async fn release_leases_of_the_gone(db: &mut Session<'_>, owner: &str, now: EpochMs) -> StoreResult<u64> {
-    let mut released = 0;
-    for gone in leases::list_other_owners(db, owner).await? {
-        released += leases::release(db, &gone, None, now).await?;
-    }
-    Ok(released)
+async fn list_gone(db: &mut Session<'_>, owner: &str) -> StoreResult<Vec<String>> {
+    leases::list_other_owners(db, owner).await
+}
+
+#[expect(clippy::unused_async, reason = "called as the other database's is")]
+async fn is_still_gone(_db: &mut Session<'_>, _node: &str) -> StoreResult<bool> {
+    Ok(true)
 }
 
 /// Takes the write lock at once: a transaction that reads first and writes later could not get it any more.

@@ -34,7 +34,7 @@ fn open_lane(now: Instant) -> Lane {
 }
 
 fn probe(lane: &mut Lane, now: Instant) {
-    let room = lane.start_claim(&RULES, 100, now).expect("a probe may go");
+    let room = lane.start_claim(100, now).expect("a probe may go");
     assert_eq!(room, ClaimRoom { slots: 1, retries: 1, probe: true });
     lane.end_claim(None);
 }
@@ -69,7 +69,7 @@ fn a_full_lane_refuses_and_newcomers_do_not_overtake_who_waits() {
     assert!(!reserve(&mut lane, now), "there is room, but an older one waits in the store");
     assert!(lane.waits());
 
-    let room = lane.start_claim(&RULES, 100, now).expect("room");
+    let room = lane.start_claim(100, now).expect("room");
     assert_eq!(room.slots, 1);
     let mut plan = ClaimPlan::new();
     plan.learn(Ask { first_tries: 1, retries: 0, in_all: 1 }, Got { first_tries: 0, retries: 0 });
@@ -110,16 +110,82 @@ fn those_on_seats_get_slots_as_attempts_end_and_newcomers_queue_behind_them() {
 fn retries_get_room_though_every_seat_is_taken() {
     let now = Instant::now();
     let mut lane = full_house(now);
-    assert_eq!(lane.start_claim(&SEATED, 100, now), None, "a retry is due, and there is no room");
+    assert_eq!(lane.start_claim(100, now), None, "a retry is due, and there is no room");
     lane.release(false, false, now);
     assert_eq!(lane.promote(now), Promotion::Later, "it is left for the retry");
     assert!(lane.release(false, false, now), "a quarter is free");
-    assert_eq!(lane.start_claim(&SEATED, 100, now).map(|room| room.slots), Some(2));
+    assert_eq!(lane.start_claim(100, now).map(|room| room.slots), Some(2));
     let mut plan = ClaimPlan::new();
     plan.learn(Ask { first_tries: 0, retries: 2, in_all: 2 }, Got { first_tries: 0, retries: 1 });
     lane.release(false, false, now);
     lane.end_claim(Some(plan));
     assert_eq!(lane.promote(now), Promotion::Promoted, "no other retry waits");
+}
+
+/// What a claim of four finds out that had no room for retries and found no first try: nothing of retries.
+fn nothing_learnt_of_retries() -> ClaimPlan {
+    let mut plan = ClaimPlan::new();
+    let ask = plan.ask(4, 0).expect("asks for first tries");
+    plan.learn(ask, Got { first_tries: 0, retries: 0 });
+    assert_eq!(plan.ask(4, 0), None);
+    plan
+}
+
+/// A lane whose retries fill their half, with more of them in the store and the other half free.
+fn lane_full_of_retries(rules: &LaneRules, now: Instant) -> Lane {
+    let mut lane = Lane::new(rules, now);
+    let room = lane.start_claim(100, now).expect("room");
+    assert_eq!((room.slots, room.retries), (8, 4));
+    for _ in 0..room.retries {
+        lane.count_retry();
+    }
+    for _ in room.retries..room.slots {
+        lane.release(false, false, now);
+    }
+    assert!(!lane.end_claim(Some(nothing_learnt_of_retries())), "no room for those that wait");
+    lane
+}
+
+#[test]
+fn retries_that_wait_are_not_asked_for_again_and_again_while_their_half_is_full() {
+    let now = Instant::now();
+    let mut lane = lane_full_of_retries(&RULES, now);
+    assert!(lane.waits());
+    let room = lane.start_claim(100, now).expect("something fell due");
+    assert_eq!((room.slots, room.retries), (4, 0));
+    for _ in 0..room.slots {
+        lane.release(false, false, now);
+    }
+    assert!(!lane.end_claim(Some(nothing_learnt_of_retries())), "it would find as little at once");
+    assert!(lane.release(true, false, now), "the end of a retry asks");
+    assert_eq!(lane.start_claim(100, now).map(|room| room.retries), Some(1));
+}
+
+#[test]
+fn first_tries_that_wait_are_asked_for_though_retries_fill_their_half() {
+    let now = Instant::now();
+    let mut lane = lane_full_of_retries(&RULES, now);
+    lane.wait_in_store();
+    lane.start_claim(100, now).expect("room");
+    for _ in 0..4 {
+        lane.release(false, false, now);
+    }
+    assert!(lane.end_claim(None));
+}
+
+#[test]
+fn no_room_is_left_free_for_retries_that_cannot_go() {
+    let now = Instant::now();
+    let mut lane = lane_full_of_retries(&SEATED, now);
+    for _ in 0..4 {
+        assert_eq!(lane.reserve(&SEATED, now), Some(Place::Slot));
+    }
+    assert_eq!(lane.reserve(&SEATED, now), Some(Place::Seat));
+    assert_eq!(lane.reserve(&SEATED, now), Some(Place::Seat));
+    lane.release(false, false, now);
+    assert_eq!(lane.promote(now), Promotion::Promoted, "retries have their half already");
+    lane.release(true, false, now);
+    assert_eq!(lane.promote(now), Promotion::Later, "it is left for the next retry");
 }
 
 #[test]
@@ -136,7 +202,7 @@ fn nobody_keeps_a_seat_before_a_closed_door_and_the_last_one_is_never_left_waiti
     assert_eq!(lane.seated(), SEATED.seats - 1);
 
     let mut lane = full_house(now);
-    assert_eq!(lane.start_claim(&SEATED, 100, now), None);
+    assert_eq!(lane.start_claim(100, now), None);
     for _ in 0..SEATED.limit {
         lane.release(false, false, now);
     }
@@ -155,7 +221,7 @@ fn failures_in_a_row_open_the_circuit_and_a_success_between_them_does_not() {
     }
     assert!(attempt(&mut lane, FAILED, now).opened);
     assert!(!reserve(&mut lane, now), "nothing is sent while it is open");
-    assert_eq!(lane.start_claim(&RULES, 100, now), None, "nor claimed");
+    assert_eq!(lane.start_claim(100, now), None, "nor claimed");
 }
 
 #[test]
@@ -175,12 +241,12 @@ fn an_open_circuit_sends_one_probe_and_waits_twice_as_long_after_each_failure() 
     let mut lane = open_lane(start);
     let mut now = start;
     for factor in [1, 2, 4, 8, 16, 16] {
-        assert_eq!(lane.start_claim(&RULES, 100, now), None, "too early");
+        assert_eq!(lane.start_claim(100, now), None, "too early");
         now += RULES.probe_wait * factor / 2;
-        assert_eq!(lane.start_claim(&RULES, 100, now), None, "too early");
+        assert_eq!(lane.start_claim(100, now), None, "too early");
         now += RULES.probe_wait * factor / 2;
         probe(&mut lane, now);
-        assert_eq!(lane.start_claim(&RULES, 100, now), None, "one probe only");
+        assert_eq!(lane.start_claim(100, now), None, "one probe only");
         assert!(!reserve(&mut lane, now));
         lane.judge(&RULES, FAILED, true, now, WALL);
         lane.release(false, false, now);
@@ -269,10 +335,10 @@ fn a_nudge_during_a_claim_is_followed_by_another_claim() {
     let now = Instant::now();
     let mut lane = lane(now);
     assert!(lane.nudge());
-    lane.start_claim(&RULES, 100, now).expect("room");
+    lane.start_claim(100, now).expect("room");
     assert!(!lane.nudge());
     assert!(lane.end_claim(None), "again");
-    lane.start_claim(&RULES, 100, now);
+    lane.start_claim(100, now);
     assert!(!lane.end_claim(None), "once");
 }
 
@@ -282,7 +348,7 @@ fn a_resting_lane_neither_claims_nor_takes_more() {
     let mut lane = lane(now);
     let later = now + Duration::from_secs(1);
     lane.rest(later);
-    assert!(!reserve(&mut lane, now) && lane.start_claim(&RULES, 100, now).is_none());
+    assert!(!reserve(&mut lane, now) && lane.start_claim(100, now).is_none());
     assert!(reserve(&mut lane, later));
 }
 
@@ -393,7 +459,7 @@ proptest! {
                     }
                 }
                 Move::Claim(share) => {
-                    if let Some(room) = lane.start_claim(&RULES, share, now) {
+                    if let Some(room) = lane.start_claim(share, now) {
                         prop_assert!(room.slots <= share && room.slots > 0);
                         let mut retries = room.retries;
                         for _ in 0..room.slots {
@@ -459,6 +525,21 @@ fn a_destination_that_its_owner_set_anew_has_no_history_of_failing() {
     let later = WALL.plus(Duration::from_hours(24 * 6));
     let aftermath = lane.judge(&RULES, FAILED, false, now, later);
     assert_eq!((aftermath.failing_since, lane.failing_since()), (None, Some(later)));
+}
+
+#[test]
+fn a_destination_that_gets_nothing_more_has_no_open_circuit_and_may_be_forgotten() {
+    let now = Instant::now();
+    let mut lane = lane(now);
+    attempt_anyhow(&mut lane, Verdict::Failed { slow_down: true }, now);
+    for _ in 0..RULES.circuit_failures {
+        attempt_anyhow(&mut lane, FAILED, now);
+    }
+    assert!(matches!(lane.circuit(), Circuit::Open { .. }) && lane.allowed() < RULES.limit);
+    lane.start_anew(&RULES);
+    assert_eq!((lane.circuit(), lane.failing_since(), lane.allowed()), (Circuit::Closed, None, RULES.limit));
+    assert!(lane.is_idle(now, Duration::ZERO));
+    assert!(!attempt(&mut lane, FAILED, now).opened, "failures are counted from the beginning");
 }
 
 #[test]

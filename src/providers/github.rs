@@ -269,9 +269,10 @@ fn understand(
     let key = find_event_key(event, &payload);
     let installation = payload.installation.member("id").id().map(ExternalId::new);
     let resources = select_resources(event, &payload);
-    let control =
-        if is_about_something_else(event, &payload, &body) { Vec::new() } else { control_changes(event, &payload) };
-    let control_at = if control.is_empty() { None } else { control_time(event, &payload) };
+    let control = if is_what_it_claims(event, &payload, &body) { control_changes(event, &payload) } else { Vec::new() };
+    // An installation's id never returns: its end is the end, however long ago the installation was last changed.
+    let is_dated = !control.is_empty() && !control.contains(&ControlChange::InstallationRevoked);
+    let control_at = if is_dated { control_time(event, &payload) } else { None };
     Ok(Inbound {
         delivery_id,
         wire_type: event.to_owned(),
@@ -318,22 +319,22 @@ fn select_resources(event: &str, payload: &Payload<'_>) -> ResourceSelector {
     ResourceSelector::of_ids(distinct(payload.repository.member("id").id().into_iter().chain(moved_to)))
 }
 
-/// Members of events that are about neither an installation nor a repository itself.
-#[rustfmt::skip]
-const OTHER_SUBJECTS: [&str; 24] = [
-    "alert", "check_run", "check_suite", "comment", "definition", "deployment", "discussion", "hook", "issue", "key",
-    "label", "member", "membership", "milestone", "package", "project", "pull_request", "ref", "release", "review",
-    "rule", "team", "workflow_job", "workflow_run",
-];
+/// The members of `repository` events. Those of every other event with `action` and `repository` have one more: its
+/// subject.
+const MEMBERS_OF_REPOSITORY: [&str; 7] =
+    ["action", "changes", "repository", "organization", "enterprise", "installation", "sender"];
 
-/// Whether a control event's body is of another event. The event's name comes in a header that the signature does not
-/// cover: without this check the body of a deleted issue, sent again under the name `installation`, would end the
-/// grant.
-fn is_about_something_else(event: &str, payload: &Payload<'_>, body: &[u8]) -> bool {
-    let is_about_grant = event.starts_with("installation");
-    (is_about_grant && payload.repository.is_present())
-        || ((is_about_grant || event == "repository")
-            && Json::body_members(body, OTHER_SUBJECTS).is_ok_and(|others| others.into_iter().any(Json::is_present)))
+/// Whether a control event's body is of that event. The event's name comes in a header that the signature does not
+/// cover: without this check the body of any deleted thing, sent again under the name `installation`, would end the
+/// grant. Only events about the grant itself carry the full installation, or an account beside it; all others name it
+/// by its id alone.
+fn is_what_it_claims(event: &str, payload: &Payload<'_>, body: &[u8]) -> bool {
+    match event {
+        "installation" | "installation_repositories" => payload.installation.member("account").is_present(),
+        "installation_target" => payload.account.is_present(),
+        "repository" => Json::body_has_only(body, &MEMBERS_OF_REPOSITORY),
+        _ => true,
+    }
 }
 
 fn control_changes(event: &str, payload: &Payload<'_>) -> Vec<ControlChange> {

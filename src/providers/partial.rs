@@ -51,6 +51,12 @@ impl<'a> Json<'a> {
         })
     }
 
+    /// Whether a body that [`Json::body_members`] has read has no members but those of these names, `null` or not.
+    pub(super) fn body_has_only(body: &'a [u8], names: &[&str]) -> bool {
+        let text = std::str::from_utf8(body).unwrap_or_default();
+        Json(text.trim_start()).pairs().all(|(key, _)| position(names, key.0).is_some())
+    }
+
     /// The members of that name; all absent unless this is an object.
     pub(super) fn members<const N: usize>(self, names: [&str; N]) -> [Json<'a>; N] {
         let mut found = [Json::ABSENT; N];
@@ -348,6 +354,17 @@ mod tests {
     }
 
     #[test]
+    fn a_body_has_only_those_members_whose_names_are_listed_whatever_their_values() {
+        let has_only = |body: &str| Json::body_has_only(body.as_bytes(), &["a", "b"]);
+        for body in ["{}", "{\"a\":{\"c\":1}}", " \n{\"b\":[\"c\"],\"a\":null,\"a\":2}\n", r#"{"\u0061":1}"#] {
+            assert!(has_only(body), "{body}");
+        }
+        for body in ["{\"c\":null}", "{\"a\":1,\"A\":1}", "{\"a\":{}, \"\":1}", r#"{"a":1,"\ud800":1}"#] {
+            assert!(!has_only(body), "{body}");
+        }
+    }
+
+    #[test]
     fn ids_are_the_same_as_text_and_as_integers_of_any_size() {
         for (json, id) in [
             ("42", Some("42")),
@@ -407,7 +424,8 @@ mod tests {
                 (space.clone(), text, space.clone()).prop_map(|(before, text, after)| format!("{before}{text}{after}"))
             };
             let item = spaced(value.boxed());
-            let member = (spaced(string.clone().boxed()), item.clone()).prop_map(|(key, value)| format!("{key}:{value}"));
+            let member =
+                (spaced(string.clone().boxed()), item.clone()).prop_map(|(key, value)| format!("{key}:{value}"));
             let several = |part: BoxedStrategy<String>| proptest::collection::vec(part, 0..5);
             prop_oneof![
                 several(item.boxed()).prop_map(|items| format!("[{}]", items.join(","))),

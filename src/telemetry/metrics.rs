@@ -29,11 +29,11 @@ use crate::model::{
 
 /// The metrics' names without `signalbox_`; counters are shown with `_total` behind.
 pub mod names {
-    /// Webhooks whose last byte arrived, by provider.
+    /// Webhooks that began to arrive, by provider.
     pub const WEBHOOKS_RECEIVED: &str = "webhooks_received";
     /// Webhooks refused, by provider and error code.
     pub const WEBHOOKS_REFUSED: &str = "webhooks_refused";
-    /// Wrongly signed webhooks that came too fast to be quarantined, by provider.
+    /// Refused webhooks that were not quarantined (too many, too large, or no room), by provider.
     pub const WEBHOOKS_NOT_QUARANTINED: &str = "webhooks_not_quarantined";
     /// Webhooks seen before, by provider.
     pub const WEBHOOKS_DUPLICATE: &str = "webhooks_duplicate";
@@ -184,9 +184,9 @@ impl Metrics {
     #[rustfmt::skip] // a table
     fn register(&mut self) {
         let registry = &mut self.registry;
-        registry.register(names::WEBHOOKS_RECEIVED, "Webhooks whose last byte arrived", self.received.clone());
+        registry.register(names::WEBHOOKS_RECEIVED, "Webhooks that began to arrive", self.received.clone());
         registry.register(names::WEBHOOKS_REFUSED, "Webhooks refused, by error code", self.refused.clone());
-        registry.register(names::WEBHOOKS_NOT_QUARANTINED, "Wrongly signed webhooks that came too fast to be quarantined", self.not_quarantined.clone());
+        registry.register(names::WEBHOOKS_NOT_QUARANTINED, "Refused webhooks that were not quarantined: too many, too large, or no room", self.not_quarantined.clone());
         registry.register(names::WEBHOOKS_DUPLICATE, "Webhooks seen before", self.duplicate.clone());
         registry.register(names::WEBHOOKS_STORED, "Webhooks committed as new events, by outcome", self.stored.clone());
         registry.register(names::WEBHOOK_COMMIT_SECONDS, "From a webhook's last byte to its commit", self.commit_seconds.clone());

@@ -12,6 +12,7 @@ mod console_connections;
 mod console_events;
 mod console_overview;
 mod console_subscriptions;
+mod control;
 mod cors;
 mod crash;
 mod deliveries;

@@ -36,6 +36,17 @@ fn is_stale(at: Option<EpochMs>, known: Option<EpochMs>) -> bool {
 
 fn apply_one(record: &mut InstallationRecord, change: &ControlChange, at: Option<EpochMs>, edit: &Edit<'_>) {
     match change {
+        // What leaves the grant's reach is told at the grant's time. The resource's own is another clock (at GitHub,
+        // when the repository was last updated), and says nothing about it.
+        ControlChange::ResourcesRemoved { ids, reason: reason @ "access_lost" } => {
+            if is_stale(at, record.installation.control_at) {
+                return;
+            }
+            for id in fresh_resources(record, ids, None) {
+                remove_resource(record, &id, reason, IntegrationStatus::Removed, edit);
+            }
+            record.installation.control_at = record.installation.control_at.max(at);
+        }
         ControlChange::ResourcesRemoved { ids, reason } => {
             let status = if *reason == "deleted" { IntegrationStatus::Deleted } else { IntegrationStatus::Removed };
             for id in fresh_resources(record, ids, at) {
@@ -78,7 +89,7 @@ fn apply_one(record: &mut InstallationRecord, change: &ControlChange, at: Option
     }
 }
 
-/// The active resources among `ids` about which nothing newer is known.
+/// The active resources among `ids` about which nothing newer than `at` is known; all of them if it is `None`.
 fn fresh_resources(record: &InstallationRecord, ids: &[ProviderResourceId], at: Option<EpochMs>) -> Vec<ResourceId> {
     record
         .resources

@@ -2,7 +2,8 @@
 //! routed like any other.
 //!
 //! **Invariants**: state changes are idempotent and survive any order (`actors/installation/control.rs`); a crash
-//! between the change and the commit is mended by the provider's retry, which finds the change made.
+//! between the change and the commit is mended by the provider's retry, which finds the change made (and has nobody
+//! left to tell of a resource's end).
 
 use super::{
     Receipt, RouteError,
@@ -10,10 +11,15 @@ use super::{
 };
 use crate::{
     actors::{AskError, installation::InstallationError},
+    delivery::plan::MatchedBy,
     model::{clock::EpochMs, ids::InstallationId, provider::ProviderSlug, routes::RouteTable},
     providers::{ControlChange, Inbound},
     store::StoreError,
 };
+
+/// Reasons for which a resource is removed.
+const DELETED: &str = "deleted";
+const TRANSFERRED: &str = "transferred";
 
 impl Pipeline {
     /// Step 5 for control events: state first, then routing. A redelivered control event changes nothing.
@@ -31,14 +37,20 @@ impl Pipeline {
                 event: known.id,
             }));
         }
-        self.release_transferred(provider, inbound, found.as_ref().map(|(table, _)| &table.installation)).await?;
+        let told_by = found.as_ref().filter(|(_, matched_by)| *matched_by != MatchedBy::Resource);
+        self.release_transferred(provider, inbound, told_by.map(|(table, _)| &table.installation)).await?;
         let Some((table, matched_by)) = found else { return Ok(Controlled::Routable(None)) };
         if concerns_former_grant(&table, inbound) {
             return Ok(Controlled::Routable(Some((table, matched_by))));
         }
-        self.change_state(&table.installation, inbound.control.clone(), inbound.control_at, provider).await?;
+        // What moved to the teller is at home there, and may have been linked there long before this webhook came.
+        let changes: Vec<_> = inbound.control.iter().filter(|change| !is_transfer(change)).cloned().collect();
+        let ends_resource = changes.iter().any(is_deletion);
+        self.change_state(&table.installation, changes, inbound.control_at, provider).await?;
         let fresh = self.directory.routes_by_id(&table.installation).await.map_err(unavailable)?;
-        Ok(Controlled::Routable(fresh.map(|table| (table, matched_by))))
+        // Whoever subscribed to the end of a resource is told of it, though it is not routed to any more.
+        let routes = fresh.map(|fresh| if ends_resource && fresh.status.routes() { table } else { fresh });
+        Ok(Controlled::Routable(routes.map(|table| (table, matched_by))))
     }
 
     async fn change_state(
@@ -61,7 +73,7 @@ impl Pipeline {
     }
 
     /// A transfer is told by the receiving side (`providers.md` 1.6), while the resource is linked at the giving one:
-    /// every other installation that has it loses it.
+    /// every other installation that has it loses it, and the teller keeps what it has linked.
     async fn release_transferred(
         &self,
         provider: ProviderSlug,
@@ -69,7 +81,7 @@ impl Pipeline {
         told_by: Option<&InstallationId>,
     ) -> Result<(), RouteError> {
         for change in &inbound.control {
-            let ControlChange::ResourcesRemoved { ids, reason: "transferred" } = change else { continue };
+            let ControlChange::ResourcesRemoved { ids, reason: TRANSFERRED } = change else { continue };
             for id in ids {
                 for owner in self.store.find_installations_by_resource(provider, id).await? {
                     if told_by != Some(&owner.id) {
@@ -80,6 +92,14 @@ impl Pipeline {
         }
         Ok(())
     }
+}
+
+fn is_transfer(change: &ControlChange) -> bool {
+    matches!(change, ControlChange::ResourcesRemoved { reason: TRANSFERRED, .. })
+}
+
+fn is_deletion(change: &ControlChange) -> bool {
+    matches!(change, ControlChange::ResourcesRemoved { reason: DELETED, .. })
 }
 
 /// Whether an ending names another grant of the same account than the one we hold: the account was connected anew

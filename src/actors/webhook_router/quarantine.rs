@@ -1,10 +1,13 @@
 //! Keeping webhooks that cannot become events: wrongly signed ones, and those whose handling fails. One writer takes
 //! them from a bounded queue, a few in one transaction, and of the wrongly signed ones no more than an allowance, so that
 //! a flood of bad signatures costs the flood, not the database.
+//!
+//! **Invariants**: what waits is bounded in number and in bytes, whatever the database does; what nobody vouches for
+//! takes no room from what was genuinely signed.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -14,6 +17,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::uncommitted::Uncommitted;
 use crate::{
     crypto::hmac::sha256,
     model::{
@@ -29,8 +33,19 @@ use crate::{
 /// Webhooks waiting for the writer.
 const QUEUE: usize = 256;
 
+/// Bytes that wait for the writer at the most: so many of wrongly signed webhooks, and as many of genuine ones. The
+/// intake's own bound has let go of them by then, because their senders were answered.
+const QUEUED_BYTES: usize = 32 * 1024 * 1024;
+
 /// Webhooks kept in one transaction: so few that honest ones, which wait for it, hardly notice.
 const BATCH: usize = 8;
+
+/// Bytes of bodies kept in one transaction, for the same reason; a larger body is kept alone.
+const BATCH_BYTES: usize = 1024 * 1024;
+
+/// A wrongly signed body may take this part of `quarantine_max_bytes` at the most: a handful of large ones, which
+/// anybody can send, would otherwise push everything else out.
+const UNVERIFIED_PART: u64 = 16;
 
 /// How long a refused provider waits for its webhook to be kept: the answer is no in any case.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -84,8 +99,14 @@ pub(super) struct SetAside {
 
 struct Item {
     webhook: Quarantined,
+    waiter: Waiter,
+}
+
+struct Waiter {
     /// Told under which id it is kept, and how often it has come.
     done: oneshot::Sender<Result<(QuarantineId, u32), StoreError>>,
+    /// Given back when the database is done with it.
+    _room: Uncommitted,
 }
 
 /// The sending side of the queue.
@@ -93,6 +114,12 @@ struct Item {
 pub(super) struct QuarantineWriter {
     queue: mpsc::Sender<Item>,
     allowance: Arc<Allowance>,
+    /// The longest wrongly signed body that is kept.
+    max_unverified: u64,
+    /// Bytes that wait, of webhooks that nobody vouches for.
+    unverified: Arc<AtomicUsize>,
+    /// Bytes that wait, of genuine webhooks.
+    genuine: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     ids: Ids,
@@ -111,49 +138,83 @@ impl QuarantineWriter {
         tokio::spawn(async move {
             let mut waiting = Vec::with_capacity(BATCH);
             while items.recv_many(&mut waiting, BATCH).await > 0 {
-                keep_all(&store, limits.bounds, std::mem::take(&mut waiting)).await;
+                while !waiting.is_empty() {
+                    let together = fit_together(waiting.iter().map(|item| item.webhook.body.len()));
+                    keep_all(&store, limits.bounds, waiting.drain(..together).collect()).await;
+                }
             }
         });
-        #[expect(clippy::cast_precision_loss, reason = "at most a million")]
-        let allowance = Allowance { per_s: limits.per_s as f64, left: Mutex::default() };
-        Self { queue, allowance: Arc::new(allowance), metrics, clock, ids }
+        Self::writing_to(queue, limits, metrics, clock, ids)
     }
 
-    /// Keeps a webhook that nobody vouches for, unless too many of its provider come.
-    pub async fn keep_unverified(&self, webhook: &ReceivedWebhook, cause: &str) {
-        if self.allowance.take(webhook.provider, Instant::now()) {
-            self.keep(webhook, cause).await;
-        } else {
-            self.metrics.webhook_not_quarantined(webhook.provider);
+    fn writing_to(
+        queue: mpsc::Sender<Item>,
+        limits: QuarantineLimits,
+        metrics: Arc<Metrics>,
+        clock: Arc<dyn Clock>,
+        ids: Ids,
+    ) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "at most a million")]
+        let allowance = Allowance { per_s: limits.per_s as f64, left: Mutex::default() };
+        Self {
+            queue,
+            allowance: Arc::new(allowance),
+            max_unverified: limits.bounds.max_bytes / UNVERIFIED_PART,
+            unverified: Arc::default(),
+            genuine: Arc::default(),
+            metrics,
+            clock,
+            ids,
         }
     }
 
-    /// Keeps a webhook if there is room in the queue.
+    /// Keeps a webhook that nobody vouches for, unless it is too large or too many of its provider come.
+    pub async fn keep_unverified(&self, webhook: &ReceivedWebhook, cause: &str) {
+        let is_too_large = u64::try_from(webhook.body.len()).is_ok_and(|bytes| bytes > self.max_unverified);
+        if is_too_large || !self.allowance.take(webhook.provider, Instant::now()) {
+            self.metrics.webhook_not_quarantined(webhook.provider);
+            return;
+        }
+        self.keep_if_room(webhook, cause, &self.unverified).await;
+    }
+
+    /// Keeps a genuine webhook if there is room in the queue.
     pub async fn keep(&self, webhook: &ReceivedWebhook, cause: &str) {
+        self.keep_if_room(webhook, cause, &self.genuine).await;
+    }
+
+    async fn keep_if_room(&self, webhook: &ReceivedWebhook, cause: &str, waiting: &Arc<AtomicUsize>) {
         let (done, kept) = oneshot::channel();
-        let row = self.row_of(webhook, cause);
-        match self.queue.try_send(Item { webhook: row, done }) {
-            Ok(()) => {
-                if tokio::time::timeout(PATIENCE, kept).await.is_err() {
-                    tracing::debug!("the quarantine is slow");
-                }
-            }
-            Err(_full) => tracing::debug!(provider = %webhook.provider, cause, "the quarantine's queue is full"),
+        let room = Uncommitted::add(waiting, webhook.body.len(), QUEUED_BYTES);
+        let item = room.map(|room| self.item_of(webhook, cause, done, room));
+        if item.is_none_or(|item| self.queue.try_send(item).is_err()) {
+            self.metrics.webhook_not_quarantined(webhook.provider);
+            tracing::debug!(provider = %webhook.provider, cause, "too much waits for the quarantine");
+        } else if tokio::time::timeout(PATIENCE, kept).await.is_err() {
+            tracing::debug!("the quarantine is slow");
         }
     }
 
     /// Keeps a webhook and says how often it has come: for those whose bytes must not be lost.
     pub async fn keep_now(&self, webhook: &ReceivedWebhook, cause: &str) -> Result<SetAside, StoreError> {
         let (done, kept) = oneshot::channel();
-        let row = self.row_of(webhook, cause);
+        let room = Uncommitted::add(&self.genuine, webhook.body.len(), QUEUED_BYTES)
+            .ok_or_else(|| StoreError::Unavailable("too much waits for the quarantine".into()))?;
+        let item = self.item_of(webhook, cause, done, room);
         let gone = || StoreError::Unavailable("the quarantine does not answer".into());
-        self.queue.send(Item { webhook: row, done }).await.map_err(|_closed| gone())?;
+        self.queue.send(item).await.map_err(|_closed| gone())?;
         let (id, times) = kept.await.map_err(|_closed| gone())??;
         Ok(SetAside { id, times })
     }
 
-    fn row_of(&self, webhook: &ReceivedWebhook, cause: &str) -> Quarantined {
-        Quarantined {
+    fn item_of(
+        &self,
+        webhook: &ReceivedWebhook,
+        cause: &str,
+        done: oneshot::Sender<Result<(QuarantineId, u32), StoreError>>,
+        room: Uncommitted,
+    ) -> Item {
+        let row = Quarantined {
             id: self.ids.quarantine(),
             provider: webhook.provider,
             cause: cause.to_owned(),
@@ -163,14 +224,25 @@ impl QuarantineWriter {
             attempts: 1,
             received_at: webhook.received_at,
             last_at: self.clock.now(),
-        }
+        };
+        Item { webhook: row, waiter: Waiter { done, _room: room } }
     }
+}
+
+/// How many of the first bodies are kept in one transaction.
+fn fit_together(bodies: impl Iterator<Item = usize>) -> usize {
+    let mut bytes: usize = 0;
+    let fits = |(index, body): &(usize, usize)| {
+        bytes = bytes.saturating_add(*body);
+        *index == 0 || bytes <= BATCH_BYTES
+    };
+    bodies.enumerate().take_while(fits).count()
 }
 
 /// Keeps webhooks and tells whoever waits for each; if they cannot be kept together, one by one, so that one of them that
 /// cannot be stored costs the others nothing.
 async fn keep_all(store: &SharedStore, bounds: QuarantineBounds, items: Vec<Item>) {
-    let (webhooks, waiting): (Vec<_>, Vec<_>) = items.into_iter().map(|item| (item.webhook, item.done)).unzip();
+    let (webhooks, waiting): (Vec<_>, Vec<_>) = items.into_iter().map(|item| (item.webhook, item.waiter)).unzip();
     let kept = match store.quarantine(&webhooks, bounds).await {
         Ok(kept) => kept.into_iter().map(Ok).collect(),
         Err(StoreError::Unavailable(why)) => {
@@ -178,17 +250,17 @@ async fn keep_all(store: &SharedStore, bounds: QuarantineBounds, items: Vec<Item
         }
         Err(error) if webhooks.len() == 1 => vec![Err(error)],
         Err(_) => {
-            for (webhook, done) in webhooks.into_iter().zip(waiting) {
-                Box::pin(keep_all(store, bounds, vec![Item { webhook, done }])).await;
+            for (webhook, waiter) in webhooks.into_iter().zip(waiting) {
+                Box::pin(keep_all(store, bounds, vec![Item { webhook, waiter }])).await;
             }
             return;
         }
     };
-    for (kept, done) in kept.into_iter().zip(waiting) {
+    for (kept, waiter) in kept.into_iter().zip(waiting) {
         if let Err(error) = &kept {
             tracing::warn!(%error, "a webhook could not be quarantined");
         }
-        if done.send(kept).is_err() {
+        if waiter.done.send(kept).is_err() {
             tracing::trace!("nobody waited for the quarantine");
         }
     }
@@ -233,6 +305,7 @@ fn received(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::clock::ManualClock;
 
     #[test]
     fn a_flood_uses_up_its_own_providers_allowance_which_time_restores() {
@@ -243,6 +316,66 @@ mod tests {
         assert_eq!(kept_at(acme, start + Duration::from_millis(1500)), 3);
         assert_eq!(kept_at(other, start + Duration::from_millis(1500)), 20);
         assert_eq!(kept_at(acme, start + Duration::from_mins(1)), 20);
+    }
+
+    fn writer_to(queue: mpsc::Sender<Item>, max_bytes: u64) -> QuarantineWriter {
+        let clock = Arc::new(ManualClock::starting_at(EpochMs(1)));
+        let limits = QuarantineLimits { bounds: QuarantineBounds { max_count: 100, max_bytes }, per_s: 100 };
+        QuarantineWriter::writing_to(queue, limits, Arc::default(), clock.clone(), Ids::new(clock))
+    }
+
+    fn webhook_of_bytes(bytes: usize) -> ReceivedWebhook {
+        received(ProviderSlug("acme"), Headers::new(), vec![b'x'; bytes].into(), EpochMs(1), "req".into())
+    }
+
+    fn is_counted(writer: &QuarantineWriter, times: usize) -> bool {
+        let line = format!("webhooks_not_quarantined_total{{provider=\"acme\"}} {times}\n");
+        writer.metrics.render().contains(&line)
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_stalled_database_is_bounded_in_bytes_and_the_unsigned_leaves_room_for_the_genuine() {
+        let (queue, mut stalled) = mpsc::channel(QUEUE);
+        let writer = writer_to(queue, u64::MAX);
+        let large = webhook_of_bytes(QUEUED_BYTES / 3);
+        for _ in 0..5 {
+            writer.keep_unverified(&large, "invalid_signature").await;
+        }
+        assert_eq!(stalled.len(), 2, "each weighs a little more than its body");
+        assert!(is_counted(&writer, 3), "{}", writer.metrics.render());
+        for _ in 0..3 {
+            writer.keep(&large, "invalid_payload").await;
+        }
+        assert_eq!(stalled.len(), 4);
+        assert!(is_counted(&writer, 4), "{}", writer.metrics.render());
+        let refused = writer.keep_now(&large, "handling_panicked").await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "its provider tries again");
+
+        // The database goes on.
+        drop(stalled.recv().await);
+        writer.keep_unverified(&large, "invalid_signature").await;
+        assert_eq!(stalled.len(), 4);
+        assert!(is_counted(&writer, 4), "{}", writer.metrics.render());
+    }
+
+    #[tokio::test]
+    async fn a_wrongly_signed_body_that_would_fill_much_of_the_quarantine_is_only_counted() {
+        let (queue, stalled) = mpsc::channel(QUEUE);
+        let writer = writer_to(queue, 10 * UNVERIFIED_PART);
+        writer.keep_unverified(&webhook_of_bytes(11), "invalid_signature").await;
+        assert_eq!((stalled.len(), is_counted(&writer, 1)), (0, true));
+        writer.keep_unverified(&webhook_of_bytes(10), "invalid_signature").await;
+        writer.keep(&webhook_of_bytes(11), "invalid_payload").await;
+        assert_eq!((stalled.len(), is_counted(&writer, 1)), (2, true));
+    }
+
+    #[test]
+    fn a_transaction_keeps_few_bodies_and_few_bytes_and_a_large_body_alone() {
+        let mebibyte = 1024 * 1024;
+        assert_eq!(fit_together([25 * mebibyte; 8].into_iter()), 1);
+        assert_eq!(fit_together([mebibyte / 2; 8].into_iter()), 2);
+        assert_eq!(fit_together([1000, 25 * mebibyte, 1000].into_iter()), 1);
+        assert_eq!(fit_together([1000; BATCH].into_iter()), BATCH);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What waits for its commit: bounded, because a database may stand still for longer than any provider waits.
+//! What waits for its commit, as an event or in quarantine: bounded, because a database may stand still for longer than
+//! any provider waits.
 //!
 //! **Owns** the count of those bytes. **Invariants**: what was added is given back by dropping it. **Must not know** what
 //! waits.

@@ -1,0 +1,96 @@
+//! Control events that end what is linked: who loses it, who keeps it, and who is told.
+
+use serde_json::{Value, json};
+use signalbox::{
+    model::clock::{Clock, SystemClock},
+    sim::{self, Encoding, Facts},
+};
+
+use crate::support::{App, Connected, Options, on_both};
+
+/// The linked resources of a connection, by the provider's ids.
+async fn linked(app: &App, org: &str, connection: &Connected) -> Vec<String> {
+    let path = format!("/connections/{}", connection.connection);
+    let connection = app.operator(org).ask("GET", &path, None).await.expect("the connection");
+    let resources = connection["resources"].as_array().expect("resources");
+    resources.iter().filter_map(|resource| resource["providerResourceId"].as_str().map(str::to_owned)).collect()
+}
+
+/// Posts a genuine event with these facts; the answer.
+async fn post(app: &App, to: &Connected, kind: &str, facts: &Facts) -> Value {
+    let request = to.provider.event(kind, facts, to.provider.secret.as_bytes()).expect("a known kind");
+    app.outsider().post_webhook(to.provider.slug, &request).await.expect("an answer").json()
+}
+
+on_both! {
+    async fn a_transferred_repository_stays_linked_where_it_moved_to_and_is_released_elsewhere(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let provider = sim::find("github").expect("simulated");
+        let (giving, receiving) = (app.connect("org", provider, 1).await, app.connect("another", provider, 2).await);
+        app.subscribe("org", "ws", &giving, None).await;
+        // It moved, and was linked where it is now before the webhook came that says so.
+        let before = giving.facts(1, SystemClock.now());
+        let there = receiving.facts(1, SystemClock.now());
+        let moved = Facts { resource_id: before.resource_id.clone(), ..there };
+        let keys = ["github:push", "github:repository.transferred"];
+        let mut operator = app.operator("another");
+        operator.subscribe("ws", &receiving.connection, &moved, Some(&keys)).await.expect("subscribed");
+
+        let answer = post(&app, &receiving, "github:repository.transferred", &moved).await;
+        assert_eq!(answer["outcome"], "routed", "{answer}");
+        assert_eq!(linked(&app, "org", &giving).await, Vec::<String>::new());
+        assert_eq!(linked(&app, "another", &receiving).await, std::slice::from_ref(&moved.resource_id));
+        let later = Facts { delivery_id: "later".into(), ..moved };
+        let answer = post(&app, &receiving, "github:push", &later).await;
+        assert_eq!(answer["outcome"], "routed", "{answer}");
+        app.finish().await;
+    }
+
+    async fn whoever_subscribed_to_the_end_of_a_repository_is_told_of_it_and_nobody_else(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+        app.subscribe("org", "wanting", &github, Some(&["github:repository.deleted"])).await;
+        app.subscribe("org", "picky", &github, Some(&["github:push"])).await;
+        let (_, answer) = app.post_event(&github, "github:repository.deleted", 1).await;
+        let answer = answer.json();
+        assert_eq!(answer["outcome"], "routed", "{answer}");
+        let path = format!("/events/{}", answer["eventId"].as_str().expect("an event id"));
+        let event = app.operator("org").ask("GET", &path, None).await.expect("the event");
+        let deliveries = event["deliveries"].as_array().expect("deliveries");
+        let workspaces: Vec<&Value> = deliveries.iter().map(|delivery| &delivery["workspaceId"]).collect();
+        assert_eq!(workspaces, [&json!("wanting")], "{event}");
+        assert_eq!(linked(&app, "org", &github).await, Vec::<String>::new());
+        let (_, answer) = app.post_event(&github, "github:repository.deleted", 2).await;
+        assert_eq!(answer.json()["outcome"], "control", "it has ended already");
+        app.finish().await;
+    }
+
+    async fn a_body_of_another_event_ends_nothing_whatever_its_header_says(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let provider = sim::find("github").expect("simulated");
+        let github = app.connect("org", provider, 1).await;
+        app.subscribe("org", "ws", &github, None).await;
+        let facts = github.facts(1, SystemClock.now());
+        let number = |id: &str| id.parse::<u64>().expect("a number");
+        let installation = json!({"id": number(&facts.external_id)});
+        let repository = json!({"id": number(&facts.resource_id), "full_name": facts.resource_slug});
+        let bodies = [
+            ("installation", json!({"action": "deleted", "projects_v2_item": {"id": 1}})),
+            ("repository", json!({"action": "deleted", "starred_at": null, "repository": repository})),
+            ("repository", json!({"action": "deleted", "repository_ruleset": {"id": 1}, "repository": repository})),
+            ("installation_repositories", json!({"action": "removed", "repositories_removed": [repository]})),
+        ];
+        for (number, (event, mut body)) in bodies.into_iter().enumerate() {
+            body["installation"] = installation.clone();
+            let headers = vec![("x-github-event", event.to_owned()), ("x-github-delivery", format!("posing-{number}"))];
+            let secret = provider.secret.as_bytes();
+            let posing = provider.signing.sign(headers, body.to_string(), secret, Encoding::Json);
+            let answer = app.outsider().post_webhook("github", &posing).await.expect("an answer");
+            assert_eq!(answer.status, 200, "{}", answer.json());
+            assert_eq!(linked(&app, "org", &github).await, std::slice::from_ref(&facts.resource_id), "{event}: {body}");
+        }
+        let (_, answer) = app.post_event(&github, "github:push", 2).await;
+        assert_eq!(answer.json()["outcome"], "routed", "the grant stands");
+        app.finish().await;
+    }
+}

@@ -1,7 +1,8 @@
 //! The backfill service as the gateway sees it: told about new connections and links, told to stop at their end.
 //!
 //! **Owns** the run record of each telling. **Invariants**: whoever connects or links never waits for it and never hears
-//! of its failures; what it answers is not kept. **Must not know** how history is fetched.
+//! of its failures; it is not told to begin what was ended meanwhile; what it answers is not kept. **Must not know** how
+//! history is fetched.
 
 use std::{sync::Arc, time::Duration};
 
@@ -112,7 +113,7 @@ impl BackfillHook {
             "provider": installation.provider,
             "orgId": installation.org,
         });
-        let told = self.post_patiently("trigger", &body).await;
+        let told = self.post_while_wanted(&run, &body).await;
         if let Err(error) = &told {
             self.fail(&run, error.code()).await?;
         }
@@ -129,15 +130,8 @@ impl BackfillHook {
         if present.is_none_or(|present| present.status != BackfillStatus::Pending) {
             return Ok(());
         }
-        let now = self.deps.clock.now();
-        let failed = BackfillRun {
-            status: BackfillStatus::Failed,
-            error: Some(code.to_owned()),
-            finished_at: Some(now),
-            updated_at: now,
-            ..run.clone()
-        };
-        self.deps.store.save_backfill_run(&failed).await
+        self.deps.store.save_backfill_run(&self.ended(run, BackfillStatus::Failed, Some(code))).await?;
+        Ok(())
     }
 
     /// Tells the service to stop, and ends the installation's open runs. Asked again it does the same.
@@ -151,10 +145,11 @@ impl BackfillHook {
         Ok(())
     }
 
-    async fn post_patiently(&self, path: &str, body: &serde_json::Value) -> Result<(), BackfillError> {
+    /// Asks for a run, until it is heard or nobody wants it any more.
+    async fn post_while_wanted(&self, run: &BackfillRun, body: &serde_json::Value) -> Result<(), BackfillError> {
         let mut pauses = PAUSES.into_iter();
-        loop {
-            match self.post(path, body).await {
+        while self.is_wanted(run).await? {
+            match self.post("trigger", body).await {
                 Err(error) if error.is_passing() => match pauses.next() {
                     Some(pause) => tokio::time::sleep(pause).await,
                     None => return Err(error),
@@ -162,6 +157,29 @@ impl BackfillHook {
                 outcome => return outcome,
             }
         }
+        Ok(())
+    }
+
+    /// Whether a run is still to begin: a teardown may have begun since it was asked for, or the service reported on it.
+    /// A run that a teardown did not see is ended as the teardown ends the others.
+    async fn is_wanted(&self, run: &BackfillRun) -> Result<bool, StoreError> {
+        let store = &self.deps.store;
+        let present = store.find_backfill_run(&run.id).await?;
+        if present.is_none_or(|present| present.status != BackfillStatus::Pending) {
+            return Ok(false);
+        }
+        let installation = store.find_installation(&run.installation).await?;
+        let is_active = installation.is_some_and(|installation| installation.status == InstallationStatus::Active);
+        if !is_active {
+            store.save_backfill_run(&self.ended(run, BackfillStatus::Cancelled, None)).await?;
+        }
+        Ok(is_active)
+    }
+
+    fn ended(&self, run: &BackfillRun, status: BackfillStatus, error: Option<&str>) -> BackfillRun {
+        let now = self.deps.clock.now();
+        let error = error.map(str::to_owned);
+        BackfillRun { status, error, finished_at: Some(now), updated_at: now, ..run.clone() }
     }
 
     async fn post(&self, path: &str, body: &serde_json::Value) -> Result<(), BackfillError> {

@@ -228,7 +228,7 @@ impl Binder {
             status_reason: reason.map(str::to_owned),
             metadata: grant.account.metadata.clone(),
             provider_account_info: Some(grant.account.info.clone()).filter(|info| *info != Value::Null),
-            control_at: None,
+            control_at: proved.control_at(now),
             last_event_at: None,
             created_at: now,
             updated_at: now,
@@ -270,6 +270,8 @@ impl Binder {
             token,
             connected_by: grant.connected_by.clone(),
             action,
+            // What mints its tokens from the installation's id gives every grant a new one.
+            shares_id: self.directory.connector_of(grant.provider).is_ok_and(|connector| connector.keeps_tokens()),
         })
     }
 }

@@ -1,7 +1,8 @@
 //! Calls to a provider on behalf of an installation: with a token that lives, renewed once if the provider refuses it.
 //!
 //! **Invariants**: a call is made at most twice; only a token that was renewed for it and refused again makes the
-//! installation `needs_reauth`; an outage never does; what an error says is ours. **Must not know** what is called.
+//! installation `needs_reauth`; an outage never does; a verdict is applied to the grant it was given about and to none
+//! that came since; what an error says is ours. **Must not know** what is called.
 
 use std::sync::Arc;
 
@@ -11,11 +12,15 @@ use super::{
     AskError,
     directory::Directory,
     installation::{InstallationError, ProviderState},
-    runtime::isolate,
+    runtime::{Panicked, isolate},
     tokens::{AccessToken, GrantVerdict, TokenError},
 };
 use crate::{
-    model::{error_kind::ErrorKind, ids::InstallationId, installation::InstallationStatus},
+    model::{
+        error_kind::ErrorKind,
+        ids::InstallationId,
+        installation::{Installation, InstallationStatus},
+    },
     providers::{Connector, ConnectorError, connector::Grant},
     store::StoreError,
 };
@@ -106,6 +111,15 @@ impl From<TokenError> for ProviderCallError {
     }
 }
 
+/// A call that was made.
+struct Tried<T> {
+    /// The installation as it was before.
+    seen: Installation,
+    /// Which token it was made with.
+    generation: u64,
+    outcome: Result<Result<T, ConnectorError>, Panicked>,
+}
+
 impl Directory {
     /// Calls an installation's provider with a token that lives. If the provider does not accept it, once more with a
     /// renewed one; if that is not accepted either, the installation becomes `needs_reauth`.
@@ -114,40 +128,44 @@ impl Directory {
         id: &InstallationId,
         call: impl Fn(Arc<dyn Connector>, Grant, AccessToken) -> BoxFuture<'static, Result<T, ConnectorError>>,
     ) -> Result<T, AskError<ProviderCallError>> {
-        let token = self.token(id).await.map_err(of_token)?;
-        let (connector, grant) = self.find_grant(id).await?;
-        let first = isolate(call(connector.clone(), grant.clone(), token.clone())).await;
-        let outcome = match first {
-            Ok(Err(ConnectorError::Unauthorized)) => {
-                let renewed = self.renew_token(id, token.generation).await.map_err(of_token)?;
-                isolate(call(connector, grant, renewed)).await
-            }
-            outcome => outcome,
-        };
-        match outcome {
+        let mut tried = self.try_call(id, None, &call).await?;
+        if matches!(tried.outcome, Ok(Err(ConnectorError::Unauthorized))) {
+            tried = self.try_call(id, Some(tried.generation), &call).await?;
+        }
+        match tried.outcome {
             Err(_panicked) => Err(AskError::Reply(ProviderCallError::Crashed)),
             Ok(Ok(answer)) => {
                 self.note_provider(id, ProviderState::Answers);
                 Ok(answer)
             }
-            Ok(Err(error)) => Err(self.judge_call(id, error).await),
+            Ok(Err(error)) => Err(self.judge_call(&tried.seen, error).await),
         }
     }
 
-    /// The asking half of an installation's provider, and the grant to ask with.
-    async fn find_grant(
+    /// Calls once; with another token than that of generation `rejected`. The installation is read before its token, so
+    /// that it has changed since if the token is a newer grant's.
+    async fn try_call<T>(
         &self,
         id: &InstallationId,
-    ) -> Result<(Arc<dyn Connector>, Grant), AskError<ProviderCallError>> {
+        rejected: Option<u64>,
+        call: impl Fn(Arc<dyn Connector>, Grant, AccessToken) -> BoxFuture<'static, Result<T, ConnectorError>>,
+    ) -> Result<Tried<T>, AskError<ProviderCallError>> {
         let found = self.store().find_installation(id).await;
-        let installation = found.map_err(|error| AskError::Reply(error.into()))?;
-        let installation = installation.ok_or(AskError::Reply(ProviderCallError::NotFound))?;
-        let connector = self.connector_of(installation.provider).map_err(of_token_error)?;
-        Ok((connector, Grant::of(&installation, self.now())))
+        let found = found.map_err(|error| AskError::Reply(error.into()))?;
+        let seen = found.ok_or(AskError::Reply(ProviderCallError::NotFound))?;
+        let token = match rejected {
+            None => self.token(id).await,
+            Some(rejected) => self.renew_token(id, rejected).await,
+        };
+        let token = token.map_err(of_token)?;
+        let connector = self.connector_of(seen.provider).map_err(of_token_error)?;
+        let generation = token.generation;
+        let outcome = isolate(call(connector, Grant::of(&seen, self.now()), token)).await;
+        Ok(Tried { seen, generation, outcome })
     }
 
     /// What a failed call says about the grant is acted on before the caller hears of it.
-    async fn judge_call(&self, id: &InstallationId, error: ConnectorError) -> AskError<ProviderCallError> {
+    async fn judge_call(&self, seen: &Installation, error: ConnectorError) -> AskError<ProviderCallError> {
         let (verdict, told) = match error {
             ConnectorError::Unauthorized | ConnectorError::Rejected => {
                 (Some(GrantVerdict::Dead), ProviderCallError::ConnectionExpired)
@@ -166,13 +184,29 @@ impl Directory {
             | ConnectorError::Unavailable { .. }
             | ConnectorError::Malformed(_)
             | ConnectorError::Refused(_) => {
-                self.note_provider(id, ProviderState::Unreachable);
+                self.note_provider(&seen.id, ProviderState::Unreachable);
                 (None, ProviderCallError::ProviderUnavailable(error.to_string()))
             }
         };
-        let Some(verdict) = verdict else { return AskError::Reply(told) };
-        match self.judge_grant(id, verdict).await {
-            Ok(()) => AskError::Reply(told),
+        match verdict {
+            Some(verdict) => self.judge_and_tell(seen, verdict, told).await,
+            None => AskError::Reply(told),
+        }
+    }
+
+    /// Acts on a verdict; what the caller hears then.
+    pub(super) async fn judge_and_tell(
+        &self,
+        seen: &Installation,
+        verdict: GrantVerdict,
+        told: ProviderCallError,
+    ) -> AskError<ProviderCallError> {
+        match self.judge_grant(seen, verdict).await {
+            Ok(true) => AskError::Reply(told),
+            Ok(false) => {
+                let why = "the connection changed meanwhile".to_owned();
+                AskError::Reply(ProviderCallError::ProviderUnavailable(why))
+            }
             Err(error) => of_installation(error),
         }
     }

@@ -1,7 +1,7 @@
 //! What the provider lists for an installation: pickers, links that the provider vouches for, and looking again.
 //!
-//! **Invariants**: a linked resource is removed only if a former look saw it and a complete later one does not: what a
-//! trusted caller linked unseen stays; facts that arrived while the provider was listing are not undone by the list.
+//! **Invariants**: a linked resource is removed only if a former look saw it and two complete later listings do not: what
+//! a trusted caller linked unseen stays; facts that arrived while the provider was listing are not undone by the list.
 //! **Must not know** how any provider lists.
 
 use std::{
@@ -54,10 +54,30 @@ pub struct Look {
 /// Everything the provider lists, as far as it was read.
 struct Listing {
     items: Vec<VisibleResource>,
-    /// Whether the last page was reached.
+    /// Whether the last page was reached, and what is on the pages is as many as each of them counted.
     is_complete: bool,
     /// When the first page was asked for.
     began: EpochMs,
+}
+
+impl Listing {
+    fn ids(&self) -> HashSet<ProviderResourceId> {
+        self.items.iter().map(|item| item.id.clone()).collect()
+    }
+
+    /// The former ones that are not listed; none if it is not certain that the list is whole.
+    fn missing(&self, before: &HashSet<ProviderResourceId>) -> HashSet<ProviderResourceId> {
+        if self.is_complete { before.difference(&self.ids()).cloned().collect() } else { HashSet::new() }
+    }
+
+    /// What is in either of two listings. Their pages are of different moments: what was listed the second time is what
+    /// counts, and what only the first one had is still taken for there.
+    fn joined_by(self, second: Self) -> Self {
+        let listed = second.ids();
+        let mut items = second.items;
+        items.extend(self.items.into_iter().filter(|item| !listed.contains(&item.id)));
+        Self { items, is_complete: self.is_complete && second.is_complete, began: self.began }
+    }
 }
 
 impl Directory {
@@ -103,12 +123,15 @@ impl Directory {
         let mut listing = Listing { items: Vec::new(), is_complete: false, began: self.now() };
         let mut seen = HashSet::new();
         let mut cursor: Option<String> = None;
+        let mut totals = Vec::new();
         for _page in 0..MAX_PAGES {
             let page = self.list_at_provider(id, cursor.as_deref()).await?;
             let suffices = suffices(&page.items);
+            totals.extend(page.total);
             listing.items.extend(page.items.into_iter().filter(|item| seen.insert(item.id.clone())));
             match page.next_cursor {
-                None => listing.is_complete = true,
+                // Where pages are numbered, what leaves a page that was read moves another resource onto it, unseen.
+                None => listing.is_complete = totals.iter().all(|total| *total == listing.items.len()),
                 // A provider that answers the cursor it was asked with would be read for ever.
                 next if next == cursor => {}
                 next if !suffices => {
@@ -167,26 +190,26 @@ impl Directory {
 
     /// Reads the account and everything listed at the provider, puts our rows right, and compares with the last look.
     pub async fn look_again(&self, id: &InstallationId, actor: Actor) -> Result<Look, AskError<ProviderCallError>> {
+        let seen = self.store().find_installation(id).await.map_err(of_store)?;
+        let seen = seen.ok_or(AskError::Reply(ProviderCallError::NotFound))?;
         let account = self
             .ask_provider(id, |connector, grant, token| {
                 async move { connector.read_account(&grant, &token.access).await }.boxed()
             })
             .await?;
         if account.suspended {
-            self.judge_grant(id, GrantVerdict::Suspended).await.map_err(of_edit)?;
-            return Err(AskError::Reply(ProviderCallError::NotActive(InstallationStatus::Suspended)));
+            let told = ProviderCallError::NotActive(InstallationStatus::Suspended);
+            return Err(self.judge_and_tell(&seen, GrantVerdict::Suspended, told).await);
         }
-        let listing = self.list_until(id, |_| false).await?;
+        let mut listing = self.list_until(id, |_| false).await?;
         let before = self.store().find_visible_resources(id).await.map_err(of_store)?;
-        let now: HashSet<_> = listing.items.iter().map(|item| item.id.clone()).collect();
         let before: HashSet<_> = before.unwrap_or_default().into_iter().collect();
-        let look = Look {
-            added: now.difference(&before).count(),
-            removed: if listing.is_complete { before.difference(&now).count() } else { 0 },
-            total: now.len(),
-        };
-        let gone: HashSet<_> =
-            if listing.is_complete { before.difference(&now).cloned().collect() } else { HashSet::new() };
+        if !listing.missing(&before).is_empty() {
+            // Nothing brings back a link that was removed by mistake: one list is not enough to say that it left.
+            listing = listing.joined_by(self.list_until(id, |_| false).await?);
+        }
+        let (now, gone) = (listing.ids(), listing.missing(&before));
+        let look = Look { added: now.difference(&before).count(), removed: gone.len(), total: now.len() };
         // What was not read to the end is remembered beside what was known: it is no reason to forget anything.
         let mut remembered: Vec<_> =
             if listing.is_complete { now.into_iter().collect() } else { now.union(&before).cloned().collect() };
@@ -339,6 +362,27 @@ mod tests {
             archived: None,
             default_branch: Some("trunk".into()),
             attrs: Map::new(),
+        }
+    }
+
+    fn listing(ids: &[&str], is_complete: bool) -> Listing {
+        Listing { items: ids.iter().map(|id| item(id)).collect(), is_complete, began: EpochMs(1) }
+    }
+
+    #[test]
+    fn a_resource_has_left_only_if_two_whole_listings_are_without_it() {
+        let before: HashSet<_> = ["1", "2", "3"].map(ProviderResourceId::new).into();
+        let missing = |listing: &Listing| {
+            let mut missing: Vec<_> = listing.missing(&before).iter().map(ToString::to_string).collect();
+            missing.sort_unstable();
+            missing
+        };
+        assert_eq!(missing(&listing(&["1"], true)), ["2", "3"]);
+        assert_eq!(missing(&listing(&["1"], false)), [""; 0]);
+        let both = listing(&["1", "2"], true).joined_by(listing(&["1", "4"], true));
+        assert_eq!((missing(&both), both.items.len()), (vec!["3".to_owned()], 3));
+        for (first, second) in [(true, false), (false, true)] {
+            assert_eq!(missing(&listing(&["1"], first).joined_by(listing(&["1"], second))), [""; 0]);
         }
     }
 

@@ -15,8 +15,14 @@ use crate::{
         installation::{InstallationError, LONGEST_MARGIN, ProviderState, control, teardown},
     },
     model::{
-        clock::EpochMs, error_kind::ErrorKind, ids::InstallationId, installation::InstallationStatus, log_entry::Actor,
-        provider::ProviderSlug, secret::Secret, teardown::Teardown,
+        clock::EpochMs,
+        error_kind::ErrorKind,
+        ids::InstallationId,
+        installation::{Installation, InstallationStatus},
+        log_entry::Actor,
+        provider::ProviderSlug,
+        secret::Secret,
+        teardown::Teardown,
     },
     providers::{Connector, Registry},
     store::StoreError,
@@ -154,15 +160,20 @@ impl Directory {
         self.locate(id).token(Some(rejected)).await
     }
 
-    /// Acts on what the provider said about the grant.
-    pub async fn judge_grant(
+    /// Acts on what the provider said about the grant, if the installation is still as it was `seen` before the provider
+    /// was asked: it may have been connected anew since, and the verdict is not about that grant. Answers whether it was.
+    pub(super) async fn judge_grant(
         &self,
-        id: &InstallationId,
+        seen: &Installation,
         verdict: GrantVerdict,
-    ) -> Result<(), AskError<InstallationError>> {
-        self.edit(id, Actor::system(), move |record, edit| {
-            control::judge(record, verdict, edit);
-            Ok(())
+    ) -> Result<bool, AskError<InstallationError>> {
+        let seen_at = seen.updated_at;
+        self.edit(&seen.id, Actor::system(), move |record, edit| {
+            let is_as_seen = record.installation.updated_at == seen_at;
+            if is_as_seen {
+                control::judge(record, verdict, edit);
+            }
+            Ok(is_as_seen)
         })
         .await
     }

@@ -241,6 +241,8 @@ pub struct ResourcePage {
     pub items: Vec<VisibleResource>,
     /// What to ask for the next page with; `None` at the end.
     pub next_cursor: Option<String>,
+    /// How many there are on all pages together, by the count of a provider that counts.
+    pub total: Option<usize>,
 }
 
 /// A file in a repository.
@@ -412,7 +414,8 @@ pub trait Connector: Send + Sync + 'static {
     /// Turns what came back into a proved grant. Nothing the browser says is believed without the provider's word.
     async fn complete(&self, callback: &Callback<'_>) -> Result<Completion, ConnectorError>;
 
-    /// Whether its tokens are kept in rows; otherwise they are minted on demand and only cached.
+    /// Whether its tokens are kept in rows; otherwise they are minted on demand and only cached, and every grant has an id of
+    /// its own.
     fn keeps_tokens(&self) -> bool {
         true
     }

@@ -90,7 +90,7 @@ fn index_of(number: u64) -> usize {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ledger {
-    /// Webhooks whose last byte arrived.
+    /// Webhooks that have begun to arrive.
     pub received: u64,
     /// Refused with an error code.
     pub refused: u64,
@@ -100,13 +100,13 @@ pub struct Ledger {
     pub stored: u64,
     /// Stored ones by outcome word.
     pub outcomes: BTreeMap<&'static str, u64>,
-    /// Received and not yet at their end.
+    /// Received and not yet at their end: the difference, not a count of its own. One that was lost on its way stays here.
     pub in_progress: u64,
 }
 
 impl Ledger {
-    /// Whether every webhook is in exactly one place: nothing ended that was not received, nothing was stored without
-    /// an outcome. When nothing is in progress, received = refused + duplicates + stored.
+    /// Whether no webhook is in two places: nothing ended that was not received or ended before, nothing was stored
+    /// without an outcome. That none was lost is seen only when nothing is under way any more and `in_progress` is 0 too.
     pub fn adds_up(&self) -> bool {
         self.received == self.refused + self.duplicates + self.stored + self.in_progress
             && self.stored == self.outcomes.values().sum::<u64>()

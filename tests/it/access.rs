@@ -188,6 +188,40 @@ on_both! {
         stage.finish().await;
     }
 
+    async fn a_resource_that_one_listing_left_out_stays_linked(backend) {
+        let stage = Stage::set(backend, Options::default()).await;
+        let ids = invent_repositories(&stage, 1, 4);
+        let github = stage.connect("org", "github", 1).await;
+        let body = Some(json!({"providerResourceId": ids[1]}));
+        stage.ask("org", "POST", &format!("/connections/{github}/resources"), body).await;
+        let validate = format!("/connections/{github}/validate");
+        stage.ask("org", "POST", &validate, None).await;
+        let answer = |members: Value| Fault::With { members: members.as_object().expect("an object").clone() };
+        let linked = || resource_ids(&stage, &github);
+
+        // Whole by its own count, and contradicted by the next one.
+        let nothing = answer(json!({"total_count": 0, "repositories": []}));
+        stage.world.github.fail(FaultRule::once(REPOSITORIES, nothing));
+        assert_eq!(stage.ask("org", "POST", &validate, None).await, json!({"added": 0, "removed": 0, "total": 4}));
+        assert_eq!(linked().await, [ids[1].to_string()]);
+        // Fewer than GitHub says there are.
+        stage.world.github.fail(FaultRule::always(REPOSITORIES, answer(json!({"repositories": []}))));
+        assert_eq!(stage.ask("org", "POST", &validate, None).await, json!({"added": 0, "removed": 0, "total": 0}));
+        stage.world.github.heal();
+        // An answer that is no list.
+        let members = vec!["repositories".to_owned(), "total_count".to_owned()];
+        stage.world.github.fail(FaultRule::always(REPOSITORIES, Fault::Without { members }));
+        let refused = stage.refused("org", "POST", &validate, None).await;
+        assert_eq!(refused, (502, "provider_unavailable".into()));
+        stage.world.github.heal();
+        assert_eq!(linked().await, [ids[1].to_string()]);
+
+        stage.world.github.with(|site| site.repositories(1)[1].granted = false);
+        assert_eq!(stage.ask("org", "POST", &validate, None).await["removed"], 1);
+        assert_eq!(linked().await, [""; 0]);
+        stage.finish().await;
+    }
+
     async fn the_timer_looks_by_itself(backend) {
         let stage = Stage::set(backend, Options::default().with("SIGNALBOX_RESOURCES__RELIST_S", "0.2")).await;
         let ids = invent_repositories(&stage, 1, 2);

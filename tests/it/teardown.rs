@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use signalbox::sim::{
-    browser::Browser,
-    sink::Sink,
-    world::{self, Fault, FaultRule, Simulators, Visit},
+use signalbox::{
+    model::clock::{Clock as _, SystemClock},
+    sim::{
+        self, Facts,
+        browser::Browser,
+        sink::{Behaviour, Sink},
+        world::{self, Fault, FaultRule, Simulators, Visit},
+    },
 };
 
 use crate::support::{App, Backend, Options, on_both};
@@ -190,6 +194,44 @@ on_both! {
         assert_eq!((&receipt["reason"], &receipt["steps"][2]["status"]), (&json!("provider_revoked"), &json!("skipped")));
         assert_eq!(stage.world.linear.calls(REVOKE_CALL).len(), 0);
         assert_eq!(stage.get(&format!("/integrations/{integration}")).await["status"], "revoked");
+        stage.app.finish_without(&stage.world.issued()).await;
+    }
+
+    async fn an_end_told_late_is_that_of_the_grant_before(backend) {
+        let stage = Stage::set(backend).await;
+        let before = SystemClock.now();
+        let (id, _) = stage.connect().await;
+        let linear = sim::find("linear").expect("simulated");
+        let tell = async |seed, at| {
+            let facts = Facts { at, ..stage.world.linear.facts(1, seed) };
+            let request = linear.event("linear:oauth-app.revoked", &facts, linear.secret.as_bytes()).expect("known");
+            let answer = stage.app.outsider().post_webhook("linear", &request).await.expect("an answer");
+            assert_eq!((answer.status, &answer.json()["outcome"]), (200, &json!("control")), "{}", answer.json());
+            stage.get(&format!("/connections/{id}")).await["status"].clone()
+        };
+        assert_eq!(tell(1, before).await, "active");
+        assert_eq!(tell(2, SystemClock.now()).await, "revoked");
+        stage.receipt(&id).await;
+        stage.app.finish_without(&stage.world.issued()).await;
+    }
+
+    async fn a_backfill_that_was_cancelled_by_a_teardown_is_not_asked_for_any_more(backend) {
+        let stage = Stage::set(backend).await;
+        stage.backfill.behave("/backfill/trigger", Behaviour::status_only(503));
+        let (id, _) = stage.connect().await;
+        stage.backfill.wait_for(1, SOON).await.expect("told");
+        stage.delete(&id).await;
+        stage.receipt(&id).await;
+        stage.backfill.behave("/backfill/trigger", Behaviour::ok());
+        // Longer than the first two pauses between tries together.
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        let calls = stage.backfill.received();
+        let cancel = calls.iter().position(|call| call.path == "/backfill/trigger/cancel").expect("cancelled");
+        let after: Vec<_> = calls[cancel + 1..].iter().map(|call| &call.path).collect();
+        assert!(after.is_empty(), "{after:?}");
+        let runs = stage.get(&format!("/connections/{id}/backfill-runs")).await;
+        let runs = runs["items"].as_array().expect("runs");
+        assert!(!runs.is_empty() && runs.iter().all(|run| run["status"] == "cancelled"), "{runs:?}");
         stage.app.finish_without(&stage.world.issued()).await;
     }
 

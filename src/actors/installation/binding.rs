@@ -39,6 +39,9 @@ pub struct ProvedGrant {
     pub connected_by: String,
     /// What the log calls it.
     pub action: &'static str,
+    /// Whether the provider calls one grant of an account as it calls the next, so that what it tells late of the former
+    /// one comes to this row.
+    pub shares_id: bool,
 }
 
 impl ProvedGrant {
@@ -49,6 +52,13 @@ impl ProvedGrant {
         } else {
             (self.status, None)
         }
+    }
+
+    /// The control event that is not older news than the grant: that which happened from now on. Where every grant has an
+    /// id of its own there is no older news, and what an event is dated with may be old (GitHub: when the installation
+    /// was last updated, also in the event of its end).
+    pub fn control_at(&self, now: EpochMs) -> Option<EpochMs> {
+        self.shares_id.then_some(now)
     }
 }
 
@@ -65,14 +75,12 @@ pub fn reconnect(
         return Err(InstallationError::AlreadyBound);
     }
     let before = record.installation.status;
-    let was_revoked = before == InstallationStatus::Revoked;
-    if was_revoked {
-        // The provider may tell late of the ending that is over now.
-        record.installation.control_at = record.installation.control_at.max(Some(edit.now));
-        if let Some(running) = &mut record.teardown {
-            teardown::supersede(running, edit.now);
-        }
+    if before == InstallationStatus::Revoked
+        && let Some(running) = &mut record.teardown
+    {
+        teardown::supersede(running, edit.now);
     }
+    record.installation.control_at = record.installation.control_at.max(grant.control_at(edit.now));
     let (status, reason) = grant.state();
     take_over_facts(&mut record.installation, &grant, edit.now);
     control::settle(record, status, reason);

@@ -1,10 +1,14 @@
 //! One renewal of a kept token: claim, ask, write.
 //!
 //! **Invariants**: the provider is asked only under the row's claim; what came is written with the claim's fence, again
-//! and again for as long as it holds, because nobody else has it; an answer that got lost is asked after before it is
-//! taken for anything.
+//! and again for minutes, because nobody else has it, and longer than the claim holds, because the fence holds on; an
+//! answer that got lost is asked after before it is taken for anything; a refusal is no verdict about a row that has a
+//! newer token.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     SupervisorDeps,
@@ -28,14 +32,12 @@ use crate::{
 const CLAIM: Duration = Duration::from_secs(30);
 /// How long the provider gets, within the claim; the rest is for writing.
 const PROVIDER_TIME: Duration = Duration::from_secs(22);
-/// The pauses between tries to write a token that only this process has.
-const WRITE_PAUSES: [Duration; 5] = [
-    Duration::from_millis(50),
-    Duration::from_millis(200),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-];
+/// How long a token that only this process has is tried to be written: a database that fails over or restarts is back
+/// by then. Shorter than a supervisor lives that nobody asks.
+const WRITE_TIME: Duration = Duration::from_mins(5);
+/// The first pause between two tries to write it; doubled up to the longest.
+const FIRST_WRITE_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_WRITE_PAUSE: Duration = Duration::from_secs(2);
 
 /// A renewal about to be made.
 pub(super) struct Renewal<'a> {
@@ -111,6 +113,8 @@ impl Renewal<'_> {
                 // Also after a lost answer: the next try begins with the same refresh token, claim or no claim.
                 self.release(row).await;
                 Ok(match verdict_of(&error) {
+                    // A refresh token is refused, too, because another node has used it.
+                    Some(GrantVerdict::Dead) if self.is_overtaken(row).await? => Renewed::Overtaken,
                     Some(verdict) => Renewed::Refused(verdict),
                     None => Renewed::Unavailable { error, is_dead: said.is_dead },
                 })
@@ -138,6 +142,12 @@ impl Renewal<'_> {
         Said { outcome: self.connector.renew_token(&self.grant, Some(held)).await, is_dead }
     }
 
+    /// Whether the row has another token by now, or is gone.
+    async fn is_overtaken(&self, row: &SealedToken) -> Result<bool, StoreError> {
+        let present = self.deps.store.find_token(&row.installation).await?;
+        Ok(present.is_none_or(|present| present.generation != row.generation))
+    }
+
     async fn release(&self, row: &SealedToken) {
         if let Err(error) = self.deps.store.release_token_refresh(&row.installation, &self.deps.node).await {
             tracing::warn!(installation.id = %row.installation, %error, "a claim on a token lapses by itself");
@@ -148,7 +158,8 @@ impl Renewal<'_> {
     async fn write(&self, row: &SealedToken, fresh: &FreshToken) -> Result<Renewed, TokenError> {
         let now = self.deps.clock.now();
         let sealed = self.seal(row, fresh, now)?;
-        let mut pauses = WRITE_PAUSES.into_iter();
+        let began = Instant::now();
+        let mut pause = FIRST_WRITE_PAUSE;
         loop {
             match self.deps.store.save_refreshed_token(&sealed, &self.deps.node).await {
                 Ok(true) => {
@@ -160,11 +171,14 @@ impl Renewal<'_> {
                     return Ok(Renewed::Written(Found { token, issued_at: now, sealed: Some(sealed.access) }));
                 }
                 Ok(false) => return self.written_before(row, &sealed, fresh).await,
-                Err(error @ StoreError::Unavailable(_)) => match pauses.next() {
-                    Some(pause) => tokio::time::sleep(pause).await,
-                    None => return Err(error.into()),
-                },
-                Err(error) => return Err(error.into()),
+                Err(StoreError::Unavailable(_)) if began.elapsed() < WRITE_TIME => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_WRITE_PAUSE);
+                }
+                Err(error) => {
+                    tracing::error!(installation.id = %row.installation, %error, "a renewed token cannot be written");
+                    return Err(error.into());
+                }
             }
         }
     }

@@ -27,7 +27,7 @@ pub const DISCONNECTED: &str = "disconnected";
 /// The reason of a teardown that the provider began: there is nothing left to revoke.
 pub const PROVIDER_REVOKED: &str = "provider_revoked";
 /// Why steps of a teardown were skipped that a new connection ended.
-const RECONNECTED: &str = "reconnected";
+pub(super) const RECONNECTED: &str = "reconnected";
 
 /// The pauses after the tries of a step that others have to help with: two minutes in all, then it is given up.
 const PAUSES: [Duration; 6] = [

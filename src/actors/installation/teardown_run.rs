@@ -1,15 +1,16 @@
 //! The runner of a teardown: takes its lease, does the next step, writes how it ended, and goes on until nothing is due.
 //!
 //! **Invariants**: a step is worked on under the row's lease and settled in one transaction, together with what it does
-//! to our own rows; a step that was done and not written is done again, which every step bears; what others say is
-//! written as one of our codes. **Must not know** how a provider ends a grant.
+//! to our own rows; a step that was done and not written is done again, which every step bears; only the grant of an
+//! installation that is revoked is ended, never that of one connected again meanwhile; what others say is written as one
+//! of our codes. **Must not know** how a provider ends a grant.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{
     InstallationHandle, SupervisorDeps,
     renewal::{Renewal, Renewed, open_held},
-    teardown::{Tried, next_step, settle, without_help},
+    teardown::{RECONNECTED, Tried, next_step, settle, without_help},
 };
 use crate::{
     actors::{
@@ -18,6 +19,7 @@ use crate::{
     },
     model::{
         ids::InstallationId,
+        installation::InstallationStatus,
         log_entry::Actor,
         teardown::{Teardown, TeardownStep},
         token::SealedToken,
@@ -35,6 +37,8 @@ const STEP_TIME: Duration = Duration::from_secs(10);
 
 /// A code of the receipt: it could not be asked.
 const PROVIDER_UNAVAILABLE: &str = "provider_unavailable";
+/// Another one: the token that a renewal brings is the one to revoke.
+const TOKEN_BEING_RENEWED: &str = "token_being_renewed";
 
 /// A turn of the runner.
 pub(super) struct TeardownRun {
@@ -138,11 +142,16 @@ impl TeardownRun {
         }
     }
 
-    async fn end_grant(&self) -> Result<Tried, TokenError> {
+    pub(super) async fn end_grant(&self) -> Result<Tried, TokenError> {
         let store = &self.deps.store;
+        // The token first: if the installation is revoked after that, it is not the token of a new connection.
+        let row = store.find_token(&self.id).await?;
         let Some(installation) = store.find_installation(&self.id).await? else {
             return Ok(Tried::Skipped("not_found"));
         };
+        if installation.status != InstallationStatus::Revoked {
+            return Ok(Tried::Skipped(RECONNECTED));
+        }
         let Ok(connector) = find_connector(&self.deps.registry, installation.provider) else {
             return Ok(Tried::Skipped("not_configured"));
         };
@@ -151,10 +160,9 @@ impl TeardownRun {
         if !connector.keeps_tokens() {
             return Ok(of_end(&connector.end_grant(&grant, None).await));
         }
-        let Some(row) = store.find_token(&self.id).await? else { return Ok(Tried::Skipped("no_token")) };
+        let Some(row) = row else { return Ok(Tried::Skipped("no_token")) };
         if row.claim.as_ref().is_some_and(|claim| now < claim.until) {
-            // The token that a renewal brings is the one to revoke.
-            return Ok(Tried::Failed("token_being_renewed"));
+            return Ok(Tried::Failed(TOKEN_BEING_RENEWED));
         }
         let Ok(held) = open_held(&self.deps, &row) else {
             return Ok(Tried::Impossible("sealed_record_unreadable"));
@@ -185,6 +193,13 @@ impl TeardownRun {
             Renewed::Written(_) | Renewed::Overtaken => {}
         }
         let Some(row) = self.deps.store.find_token(&self.id).await? else { return Ok(Tried::Skipped("no_token")) };
+        if row.claim.is_some() {
+            return Ok(Tried::Failed(TOKEN_BEING_RENEWED));
+        }
+        let installation = self.deps.store.find_installation(&self.id).await?;
+        if installation.is_none_or(|installation| installation.status != InstallationStatus::Revoked) {
+            return Ok(Tried::Skipped(RECONNECTED));
+        }
         let held: HeldToken = open_held(&self.deps, &row)?;
         Ok(of_end(&connector.end_grant(&grant, Some(&held)).await))
     }

@@ -332,6 +332,73 @@ fn a_deleted_resource_ends_its_integrations_as_deleted() {
     assert!(deliver(&[record], Some("1"), "r").is_empty());
 }
 
+/// What GitHub says when repositories come into the grant's reach or leave it: about the installation first.
+fn reach_changed(change: ControlChange) -> [ControlChange; 2] {
+    [ControlChange::InstallationConfirmed { account_login: None, metadata: Map::new() }, change]
+}
+
+#[test]
+fn a_resource_that_leaves_the_grants_reach_is_removed_however_lately_it_changed_itself() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    state::subscribe(&mut record, &subscription("ws", "r"), &world.edit()).expect("subscribed");
+    let id = ProviderResourceId::new("r");
+    let renamed = |name: &str| ControlChange::ResourceChanged {
+        id: id.clone(),
+        name: Some(name.into()),
+        slug: None,
+        attrs: Map::new(),
+    };
+    control::apply(&mut record, &[renamed("acme/new")], Some(EpochMs(50)), &world.edit());
+    let lost = ControlChange::ResourcesRemoved { ids: vec![id.clone()], reason: "access_lost" };
+    control::apply(&mut record, &reach_changed(lost), Some(EpochMs(80)), &world.edit());
+    let lost = (record.resources[0].status, record.integrations[0].status);
+    assert_eq!(lost, (ResourceStatus::Removed, IntegrationStatus::Removed));
+
+    // Linked again: its own changes are compared with each other, not with the grant's.
+    state::subscribe(&mut record, &subscription("ws", "r"), &world.edit()).expect("subscribed");
+    control::apply(&mut record, &[renamed("acme/old")], Some(EpochMs(40)), &world.edit());
+    assert_eq!(record.resources[0].name.as_deref(), Some("acme/new"));
+    control::apply(&mut record, &[renamed("acme/newer")], Some(EpochMs(60)), &world.edit());
+    assert_eq!(record.resources[0].name.as_deref(), Some("acme/newer"));
+
+    let lost = ControlChange::ResourcesRemoved { ids: vec![id.clone()], reason: "access_lost" };
+    control::apply(&mut record, &[renamed("acme/newest")], Some(EpochMs(200)), &world.edit());
+    control::apply(&mut record, &reach_changed(lost), Some(EpochMs(90)), &world.edit());
+    assert_eq!(record.resources[0].status, ResourceStatus::Removed, "the repository's clock does not count");
+}
+
+#[test]
+fn what_comes_late_about_the_grants_reach_does_not_undo_what_was_said_since() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    let ids = vec![ProviderResourceId::new("r")];
+    let added = reach_changed(ControlChange::ResourcesAdded { ids: ids.clone() });
+    let lost = reach_changed(ControlChange::ResourcesRemoved { ids, reason: "access_lost" });
+    let subscribe = |record: &mut InstallationRecord| {
+        state::subscribe(record, &subscription("ws", "r"), &world.edit()).expect("subscribed");
+    };
+    let tell = |record: &mut InstallationRecord, changes: &[ControlChange], at: i64| {
+        control::apply(record, changes, Some(EpochMs(at)), &world.edit());
+        record.resources[0].status
+    };
+    subscribe(&mut record);
+    assert_eq!(tell(&mut record, &lost, 20), ResourceStatus::Removed);
+    assert_eq!(tell(&mut record, &added, 10), ResourceStatus::Removed, "an addition links nothing");
+    assert_eq!(tell(&mut record, &added, 40), ResourceStatus::Removed);
+    subscribe(&mut record);
+    assert_eq!(tell(&mut record, &lost, 30), ResourceStatus::Active, "it was added again since");
+    // Both in one saving of the selection, in any order.
+    assert_eq!(tell(&mut record, &added, 50), ResourceStatus::Active);
+    assert_eq!(tell(&mut record, &lost, 50), ResourceStatus::Removed);
+
+    // Where a removal says nothing else (Linear), it is remembered all the same.
+    subscribe(&mut record);
+    assert_eq!(tell(&mut record, &lost[1..], 70), ResourceStatus::Removed);
+    subscribe(&mut record);
+    assert_eq!(tell(&mut record, &lost[1..], 60), ResourceStatus::Active);
+}
+
 /// Settles every step that is left, as the node that has the lease.
 fn finish_teardown(record: &mut InstallationRecord, world: &World) {
     while let Some(step) = record.teardown.as_ref().and_then(teardown::next_step) {
@@ -558,6 +625,7 @@ fn grant(org: &str) -> ProvedGrant {
         token: None,
         connected_by: "user_7".into(),
         action: "installation.reconnected",
+        shares_id: true,
     }
 }
 
@@ -574,7 +642,7 @@ fn a_fresh_grant_gives_a_row_of_the_same_org_its_facts_and_its_state() {
         assert_eq!(row.alternate_external_id, Some(ExternalId::new("icfg_2")));
         assert_eq!((row.account_login.as_deref(), row.connected_by.as_str()), (Some("harborworks"), "user_7"));
         assert!(!row.metadata.contains_key("accessLost"));
-        assert_eq!(row.control_at, (status == InstallationStatus::Revoked).then_some(EpochMs(2_000)));
+        assert_eq!(row.control_at, Some(EpochMs(2_000)));
         let entry = record.log.last().expect("an entry");
         assert_eq!((entry.from_state.as_deref(), entry.to_state.as_deref()), (Some(status.as_str()), Some("active")));
     }
@@ -618,4 +686,19 @@ fn a_revoked_row_that_lives_again_ends_its_teardown_and_ignores_late_news_of_its
     assert_eq!(record.installation.status, InstallationStatus::Active, "the provider told of the former end");
     control::apply(&mut record, &[ControlChange::InstallationRevoked], Some(EpochMs(2_001)), &world.edit());
     assert_eq!(record.installation.status, InstallationStatus::Revoked);
+}
+
+#[test]
+fn an_end_told_late_is_that_of_the_grant_before_unless_every_grant_has_an_id_of_its_own() {
+    let world = World::new();
+    for status in [InstallationStatus::Active, InstallationStatus::NeedsReauth, InstallationStatus::Revoked] {
+        for shares_id in [true, false] {
+            let mut record = world.record("org_a", "1");
+            record.installation.status = status;
+            reconnect(&mut record, ProvedGrant { shares_id, ..grant("org_a") }, &world.edit()).expect("its own");
+            control::apply(&mut record, &[ControlChange::InstallationRevoked], Some(EpochMs(1_999)), &world.edit());
+            let expected = if shares_id { InstallationStatus::Active } else { InstallationStatus::Revoked };
+            assert_eq!(record.installation.status, expected, "{status}, shares its id: {shares_id}");
+        }
+    }
 }

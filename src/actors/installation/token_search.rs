@@ -138,6 +138,8 @@ impl Search {
                 self.note(ProviderState::Answers);
                 Ok(Ok(found))
             }
+            // Lapsed by our clock and not by the database's: whoever has the claim may still be about to write.
+            Renewed::Overtaken if suspect => Ok(Err(Turn::Wait(Box::new(row)))),
             Renewed::Overtaken => Ok(Err(Turn::Again)),
             Renewed::Refused(verdict) => self.judge(installation, verdict).await.map(|()| Err(Turn::Again)),
             Renewed::Unavailable { error, is_dead } => {

@@ -29,9 +29,16 @@ const REFUSED_FROM_BYTES: u64 = 100 << 20;
 
 #[derive(Debug, Deserialize)]
 struct RepositoryList {
-    total_count: Option<usize>,
-    #[serde(default)]
+    total_count: usize,
     repositories: Vec<Repository>,
+}
+
+/// One page of them.
+struct RepositoryPage {
+    repositories: Vec<Repository>,
+    has_next: bool,
+    /// How many there are on all pages.
+    total: usize,
 }
 
 #[derive(Debug, Deserialize)]
@@ -93,10 +100,11 @@ impl Api {
                 text.parse().ok().filter(|page| *page > 0).ok_or(ConnectorError::Refused("invalid_parameter"))?
             }
         };
-        let (items, has_next) = self.repository_page(grant, access, page).await?;
+        let RepositoryPage { repositories, has_next, total } = self.repository_page(grant, access, page).await?;
         Ok(ResourcePage {
-            items: items.into_iter().map(Repository::into_visible).collect(),
+            items: repositories.into_iter().map(Repository::into_visible).collect(),
             next_cursor: has_next.then(|| (page + 1).to_string()),
+            total: Some(total),
         })
     }
 
@@ -105,7 +113,7 @@ impl Api {
         grant: &Grant,
         access: &Secret,
         page: usize,
-    ) -> Result<(Vec<Repository>, bool), ConnectorError> {
+    ) -> Result<RepositoryPage, ConnectorError> {
         let mut url = self.base.at("/installation/repositories");
         url.set_query(Some(&format!("per_page={PAGE_SIZE}&page={page}")));
         let reply = self.get(url, Speaker::Holder(access, grant.now)).await?;
@@ -114,9 +122,9 @@ impl Api {
         }
         let list: RepositoryList = reply.json("the installation's repositories")?;
         let seen = (page - 1) * PAGE_SIZE + list.repositories.len();
-        let is_counted_further = list.repositories.len() == PAGE_SIZE && list.total_count.is_some_and(|all| seen < all);
+        let is_counted_further = list.repositories.len() == PAGE_SIZE && seen < list.total_count;
         let has_next = next_page_parameter(&reply, "page").is_some() || is_counted_further;
-        Ok((list.repositories, has_next))
+        Ok(RepositoryPage { repositories: list.repositories, has_next, total: list.total_count })
     }
 
     /// A file of a repository.
@@ -212,8 +220,8 @@ impl Api {
         }
         // Some installations of GitHub answer by id only through the list.
         for page in 1..=MAX_PAGES {
-            let (listed, has_next) = self.repository_page(grant, access, page).await?;
-            let found = listed.into_iter().find(|listed| listed.id.0 == repository.as_str());
+            let RepositoryPage { repositories, has_next, .. } = self.repository_page(grant, access, page).await?;
+            let found = repositories.into_iter().find(|listed| listed.id.0 == repository.as_str());
             if let Some(full_name) = found.and_then(|found| found.full_name) {
                 return Ok(full_name);
             }

@@ -171,7 +171,8 @@ impl LinearConnector {
         let mut seen = HashSet::new();
         let items = teams.nodes.into_iter().filter(|team| seen.insert(team.id.clone())).map(visible).collect();
         let next = teams.page_info.filter(|page| page.has_next_page).and_then(|page| page.end_cursor);
-        Ok(ResourcePage { items, next_cursor: cursor.after(next.filter(|next| !next.is_empty())) })
+        let next_cursor = cursor.after(next.filter(|next| !next.is_empty()));
+        Ok(ResourcePage { items, next_cursor, total: None })
     }
 }
 

@@ -96,7 +96,7 @@ impl SentryConnector {
         let page: Vec<Project> = reply.json("a list of projects")?;
         let mut seen = HashSet::new();
         let items = page.into_iter().filter_map(visible).filter(|project| seen.insert(project.id.clone())).collect();
-        Ok(ResourcePage { items, next_cursor: cursor.after(next) })
+        Ok(ResourcePage { items, next_cursor: cursor.after(next), total: None })
     }
 }
 

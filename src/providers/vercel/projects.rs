@@ -72,7 +72,7 @@ impl VercelConnector {
         let mut seen = HashSet::new();
         let items = page.projects.into_iter().filter(|project| seen.insert(project.id.clone())).map(visible).collect();
         let next = page.pagination.and_then(|pagination| id_of(&pagination.next?));
-        Ok(ResourcePage { items, next_cursor: cursor.after(next) })
+        Ok(ResourcePage { items, next_cursor: cursor.after(next), total: None })
     }
 }
 

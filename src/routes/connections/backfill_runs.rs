@@ -69,12 +69,17 @@ pub async fn save(Writer(caller): Writer, id: web::Path<String>, body: ApiBody, 
             (own.ok_or_else(|| Problem::new(&codes::NOT_FOUND))?, StatusCode::OK)
         }
     };
+    let from = known.status;
     let run = apply(known, report, now)?;
     if installation.status == InstallationStatus::Revoked && !run.status.is_final() {
         let problem = Problem::new(&codes::INSTALLATION_NOT_ACTIVE);
         return Err(problem.member("connectionStatus", installation.status.as_str()));
     }
-    gateway.store.save_backfill_run(&run).await?;
+    if !gateway.store.save_backfill_run(&run).await? {
+        // It ended while this report was on its way.
+        let present = gateway.store.find_backfill_run(&run.id).await?;
+        return Err(cannot_go(present.map_or(from, |present| present.status), run.status));
+    }
     Ok(HttpResponse::build(status).json(run_json(&run)))
 }
 
@@ -120,8 +125,7 @@ fn apply(mut run: BackfillRun, report: Report, now: EpochMs) -> Result<BackfillR
     let to = report.status.unwrap_or(run.status);
     let goes_on = to == run.status || (!run.status.is_final() && to != BackfillStatus::Pending);
     if !goes_on {
-        let problem = Problem::new(&codes::INVALID_BACKFILL_TRANSITION);
-        return Err(problem.member("from", run.status.as_str()).member("to", to.as_str()));
+        return Err(cannot_go(run.status, to));
     }
     run.status = to;
     run.depth_days = report.depth_days.or(run.depth_days);
@@ -134,6 +138,10 @@ fn apply(mut run: BackfillRun, report: Report, now: EpochMs) -> Result<BackfillR
     run.finished_at = report.finished_at.or(run.finished_at).or(to.is_final().then_some(now));
     run.updated_at = now;
     Ok(run)
+}
+
+fn cannot_go(from: BackfillStatus, to: BackfillStatus) -> Problem {
+    Problem::new(&codes::INVALID_BACKFILL_TRANSITION).member("from", from.as_str()).member("to", to.as_str())
 }
 
 fn run_json(run: &BackfillRun) -> Value {

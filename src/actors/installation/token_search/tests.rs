@@ -1,4 +1,5 @@
-//! Supervisors that search for tokens: a real store in a file, a real vault, a provider that plays a script.
+//! Supervisors that search for tokens, and others who use what they found: a real store in a file, a real vault, a
+//! provider that plays a script.
 
 use std::{
     collections::VecDeque,
@@ -10,21 +11,35 @@ use std::{
 
 use actix::Arbiter;
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
+use sqlx::{Connection as _, Executor as _, SqliteConnection};
+use tokio::sync::{Semaphore, mpsc};
 use url::Url;
 
 use super::*;
 use crate::{
-    actors::{installation::tests::Acme, tokens::refresh_token_place},
+    actors::{
+        directory::{Directory, DirectoryDeps},
+        dispatcher::{DispatcherDeps, DispatcherHandle},
+        installation::{
+            binding::{ProvedGrant, reconnect},
+            teardown::{self, Tried},
+            teardown_run::TeardownRun,
+            tests::Acme,
+        },
+        provider_calls::ProviderCallError,
+        tokens::refresh_token_place,
+    },
     cache::RouteCache,
+    config::DeliveryConfig,
     model::{
         clock::{Clock, Ids, ManualClock},
         ids::OrgId,
         log_entry::LogEntry,
         provider::{ExternalId, ProviderSlug},
         secret::Secret,
-        token::RefreshClaim,
+        token::{RefreshClaim, TokenEdit},
     },
     providers::{
         Registry,
@@ -33,8 +48,8 @@ use crate::{
             ResourcePage,
         },
     },
-    store::{self, NoObserver, OpenOptions, SharedStore},
-    telemetry::metrics::Metrics,
+    store::{self, InstallationRecord, NoObserver, OpenOptions, SharedStore},
+    telemetry::{metrics::Metrics, traces::Traces},
     vault::Vault,
 };
 
@@ -57,6 +72,7 @@ struct Scripted {
     probe: Mutex<Result<(), ConnectorError>>,
     renewals: AtomicUsize,
     probes: AtomicUsize,
+    ends: AtomicUsize,
     /// Calls wait here, so that a test decides when they are answered.
     gate: Semaphore,
 }
@@ -106,6 +122,7 @@ impl Connector for Scripted {
         lock(&self.probe).clone().map(|()| Account::default())
     }
     async fn end_grant(&self, _: &Grant, _: Option<&HeldToken>) -> Result<Ended, ConnectorError> {
+        self.ends.fetch_add(1, Ordering::SeqCst);
         Ok(Ended::Revoked)
     }
     async fn list_resources(&self, _: &Grant, _: &Secret, _: Option<&str>) -> Result<ResourcePage, ConnectorError> {
@@ -126,16 +143,23 @@ struct Rig {
     clock: ManualClock,
     id: InstallationId,
     arbiter: Arbiter,
+    url: String,
     _file: tempfile::TempDir,
 }
 
 impl Rig {
     async fn build() -> Self {
+        Self::build_with_patience(Duration::from_secs(30)).await
+    }
+
+    /// With a store that waits so long for its lock.
+    async fn build_with_patience(acquire_timeout: Duration) -> Self {
         let file = tempfile::tempdir().expect("a directory");
+        let url = format!("sqlite://{}", file.path().join("test.db").display());
         let options = OpenOptions {
-            url: format!("sqlite://{}", file.path().join("test.db").display()),
+            url: url.clone(),
             max_connections: 4,
-            acquire_timeout: Duration::from_secs(30),
+            acquire_timeout,
             providers: vec![ACME],
             node: "node-1".into(),
             serving: true,
@@ -149,6 +173,7 @@ impl Rig {
             probe: Mutex::new(Ok(())),
             renewals: AtomicUsize::new(0),
             probes: AtomicUsize::new(0),
+            ends: AtomicUsize::new(0),
             gate: Semaphore::new(1),
         });
         let registry = Registry::new(vec![Arc::new(Acme)], Vec::new()).expect("a registry");
@@ -168,13 +193,13 @@ impl Rig {
             crash_after: None,
         };
         let id = deps.ids.installation();
-        let rig = Self { deps, provider, clock, id, arbiter: Arbiter::new(), _file: file };
+        let rig = Self { deps, provider, clock, id, arbiter: Arbiter::new(), url, _file: file };
         rig.connect().await;
         rig
     }
 
     async fn connect(&self) {
-        let (id, vault) = (&self.id, &self.deps.vault);
+        let id = &self.id;
         let installation = Installation {
             id: id.clone(),
             provider: ACME,
@@ -192,19 +217,7 @@ impl Rig {
             created_at: START,
             updated_at: START,
         };
-        let token = SealedToken {
-            installation: id.clone(),
-            access: vault.seal(access_token_place(id), b"access-0").expect("sealed"),
-            refresh: Some(vault.seal(refresh_token_place(id), b"refresh-0").expect("sealed")),
-            token_type: Some("bearer".into()),
-            scope: Some("read".into()),
-            expires_at: Some(START.plus(HOUR)),
-            refresh_expires_at: None,
-            generation: 1,
-            claim: None,
-            created_at: START,
-            updated_at: START,
-        };
+        let token = self.token("access-0");
         let entry = LogEntry {
             id: self.deps.ids.log(),
             org: None,
@@ -218,6 +231,95 @@ impl Rig {
             at: START,
         };
         self.deps.store.insert_connection(&installation, Some(&token), &entry).await.expect("inserted");
+    }
+
+    /// A token that lives for an hour from now.
+    fn token(&self, access: &str) -> SealedToken {
+        let (id, vault, now) = (&self.id, &self.deps.vault, self.clock.now());
+        SealedToken {
+            installation: id.clone(),
+            access: vault.seal(access_token_place(id), access.as_bytes()).expect("sealed"),
+            refresh: Some(vault.seal(refresh_token_place(id), b"refresh-0").expect("sealed")),
+            token_type: Some("bearer".into()),
+            scope: Some("read".into()),
+            expires_at: Some(now.plus(HOUR)),
+            refresh_expires_at: None,
+            generation: 1,
+            claim: None,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
+    /// Connects it again, a moment later.
+    async fn reconnect(&self) {
+        self.reconnect_through(&self.supervisor()).await;
+    }
+
+    async fn reconnect_through(&self, supervisor: &InstallationHandle) {
+        self.clock.advance(Duration::from_millis(1));
+        let grant = ProvedGrant {
+            org: OrgId::from_raw("org"),
+            alternate_external_id: None,
+            account: Account { login: Some("harborworks".into()), ..Account::default() },
+            status: InstallationStatus::Active,
+            token: Some(self.token("access-again")),
+            connected_by: "user".into(),
+            action: "installation.reconnected",
+            shares_id: true,
+        };
+        let decide = self.deps.decision(Actor::system(), |record, edit| reconnect(record, grant, edit));
+        supervisor.edit(decide).await.expect("reconnected");
+    }
+
+    /// What calls of a provider go through.
+    fn directory(&self) -> Directory {
+        let deps = self.deps.clone();
+        let dispatcher = DispatcherHandle::start(DispatcherDeps {
+            store: deps.store.clone(),
+            vault: deps.vault.clone(),
+            metrics: deps.metrics.clone(),
+            traces: Traces::default(),
+            clock: deps.clock.clone(),
+            ids: deps.ids.clone(),
+            config: DeliveryConfig {
+                url: None,
+                secret: None,
+                timeout: Duration::from_secs(1),
+                retry_schedule: Vec::new(),
+                allow_private_networks: true,
+                max_in_flight: 1,
+                max_in_flight_per_destination: 1,
+                circuit_failures: 1,
+                circuit_probe: HOUR,
+                disable_after: HOUR,
+            },
+            node: deps.node.clone(),
+            remembers_destinations: true,
+        });
+        Directory::start(DirectoryDeps {
+            store: deps.store,
+            routes: deps.routes,
+            registry: deps.registry,
+            dispatcher: dispatcher.expect("started"),
+            fallback_destination: None,
+            config_files: Vec::new(),
+            clock: deps.clock,
+            ids: deps.ids,
+            vault: deps.vault,
+            metrics: deps.metrics,
+            node: deps.node,
+            backfill: None,
+            crash_after: None,
+            linked: mpsc::unbounded_channel().0,
+        })
+    }
+
+    /// Until somebody is about to ask the provider for another token.
+    async fn until_claimed(&self) {
+        while self.row().await.claim.is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     fn supervisor_on(&self, node: &str) -> InstallationHandle {
@@ -374,4 +476,124 @@ async fn a_claim_of_a_node_that_died_lapses_and_its_token_is_suspect() {
     // By its own end it would live on; whether it was replaced, nobody has written.
     let token = rig.supervisor().token(None).await.expect("a token");
     assert_eq!((text(&token), rig.provider.probes.load(Ordering::SeqCst)), ("access-1", 1));
+}
+
+#[actix::test]
+async fn a_token_that_the_provider_gave_is_written_when_the_database_is_back_after_seconds() {
+    let rig = Rig::build_with_patience(Duration::from_millis(100)).await;
+    rig.clock.advance(HOUR);
+    rig.provider.gate.forget_permits(1);
+    let supervisor = rig.supervisor();
+    let asking = actix::spawn(async move { supervisor.token(None).await });
+    rig.until_claimed().await;
+    // Somebody else has the write lock: no commit is possible.
+    let mut obstacle = SqliteConnection::connect(&rig.url).await.expect("the file is there");
+    obstacle.execute("BEGIN IMMEDIATE").await.expect("locked");
+    rig.provider.gate.add_permits(1);
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    obstacle.execute("ROLLBACK").await.expect("unlocked");
+    let token = asking.await.expect("no panic").expect("a token");
+    assert_eq!((text(&token), rig.renewals()), ("access-1", 1));
+    assert_eq!((rig.row().await.generation, rig.row().await.claim), (2, None));
+}
+
+#[actix::test]
+async fn a_refusal_is_no_verdict_about_a_token_that_is_another_one_by_now() {
+    let rig = Rig::build().await;
+    rig.clock.advance(HOUR);
+    rig.provider.gate.forget_permits(1);
+    rig.provider.play([Play::Fail(ConnectorError::Rejected)]);
+    let supervisor = rig.supervisor();
+    let asking = actix::spawn(async move { supervisor.token(None).await });
+    rig.until_claimed().await;
+    // A node that thinks the claim over has used the refresh token, and writes what it got.
+    let others = rig.token("access-of-another-node");
+    let put = Box::new(|record: &mut InstallationRecord| {
+        record.token = TokenEdit::Put(Box::new(others));
+        true
+    });
+    rig.deps.store.change_installation(&rig.id, put).await.expect("written");
+    rig.provider.gate.add_permits(1);
+    let token = asking.await.expect("no panic").expect("a token");
+    assert_eq!((text(&token), rig.status().await), ("access-of-another-node", InstallationStatus::Active));
+}
+
+// Calls of the provider for other purposes.
+
+#[actix::test]
+async fn a_verdict_about_a_grant_that_was_replaced_meanwhile_changes_nothing() {
+    for (error, verdict) in [
+        (ConnectorError::Gone, InstallationStatus::Revoked),
+        (ConnectorError::Suspended, InstallationStatus::Suspended),
+        (ConnectorError::Rejected, InstallationStatus::NeedsReauth),
+    ] {
+        let rig = Arc::new(Rig::build().await);
+        let directory = rig.directory();
+        let fail = |reconnects: bool| {
+            let (rig, error) = (rig.clone(), error.clone());
+            move |_: Arc<dyn Connector>, _: Grant, _: AccessToken| {
+                let (rig, error) = (rig.clone(), error.clone());
+                let calling = async move {
+                    if reconnects {
+                        rig.reconnect().await;
+                    }
+                    Err::<(), _>(error)
+                };
+                calling.boxed()
+            }
+        };
+        let refused = directory.ask_provider(&rig.id, fail(true)).await;
+        assert!(
+            matches!(refused, Err(AskError::Reply(ProviderCallError::ProviderUnavailable(_)))),
+            "{error:?}: {refused:?}"
+        );
+        assert_eq!(rig.status().await, InstallationStatus::Active, "{error:?}");
+        assert!(directory.ask_provider(&rig.id, fail(false)).await.is_err());
+        assert_eq!(rig.status().await, verdict, "{error:?} about the grant that is there");
+    }
+}
+
+#[actix::test]
+async fn the_second_try_of_a_call_is_made_with_the_grant_and_the_token_that_are_there_by_then() {
+    let rig = Arc::new(Rig::build().await);
+    let directory = rig.directory();
+    let asked = directory.ask_provider(&rig.id, |_, grant, token| {
+        let rig = rig.clone();
+        let calling = async move {
+            if text(&token) == "access-0" {
+                rig.reconnect().await;
+                return Err(ConnectorError::Unauthorized);
+            }
+            Ok((text(&token).to_owned(), grant.account_login))
+        };
+        calling.boxed()
+    });
+    assert_eq!(asked.await.expect("answered"), ("access-again".to_owned(), Some("harborworks".to_owned())));
+    assert_eq!(rig.renewals(), 0, "the new grant brought a token");
+}
+
+// Teardowns.
+
+#[actix::test]
+async fn a_teardown_that_overlaps_a_new_connection_does_not_end_the_new_grant() {
+    let rig = Rig::build().await;
+    rig.clock.advance(HOUR);
+    rig.provider.gate.forget_permits(1);
+    let supervisor = rig.supervisor();
+    let begin =
+        rig.deps.decision(Actor::system(), |record, edit| Ok(teardown::begin(record, teardown::DISCONNECTED, edit)));
+    supervisor.edit(begin).await.expect("begun");
+    // Its token has ended: the step that revokes it has to renew it first, and waits for the provider.
+    rig.until_claimed().await;
+    rig.reconnect_through(&supervisor).await;
+    rig.provider.gate.add_permits(1);
+    while supervisor.snapshot().await.expect("a snapshot").tearing_down {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!((rig.renewals(), rig.provider.ends.load(Ordering::SeqCst)), (1, 0));
+    assert_eq!(text(&supervisor.token(None).await.expect("a token")), "access-again");
+
+    let run = TeardownRun { deps: rig.deps.clone(), id: rig.id.clone(), supervisor };
+    assert_eq!(run.end_grant().await.expect("tried"), Tried::Skipped("reconnected"));
+    assert_eq!(rig.provider.ends.load(Ordering::SeqCst), 0);
 }

@@ -48,8 +48,25 @@ pub struct Repeats {
     pub runs: usize,
     /// Small.
     pub quick: bool,
-    /// Seconds of the longest phases, if not the scenario's own.
+    /// Seconds of the longest phase, if not the scenario's own.
     pub seconds: Option<f64>,
+}
+
+/// The command that runs a scenario like this again, wherever there are a server and a binary.
+pub fn command_of(name: &str, options: &Options, repeats: &Repeats) -> String {
+    format!(
+        "signalbox-loadtest run {name} --runs {}{}{}{}",
+        repeats.runs,
+        repeats.seconds.map(|seconds| format!(" --seconds {seconds}")).unwrap_or_default(),
+        if repeats.quick { " --quick" } else { "" },
+        words_of(options)
+    )
+}
+
+/// The options that are the same for every command; no URL, which has a password, and no path.
+pub fn words_of(options: &Options) -> String {
+    let settings = options.settings.iter().map(|(name, value)| format!(" --set '{name}={value}'"));
+    options.postgres.iter().map(|_| " --postgres URL".to_owned()).chain(settings).collect()
 }
 
 /// Runs one scenario as often as asked for.
@@ -122,11 +139,7 @@ pub async fn run_all(options: &Options, repeats: &Repeats, only: &[String], resu
                 continue;
             }
             let options = Options { postgres: postgres.clone(), ..options.clone() };
-            let command = format!(
-                "signalbox-loadtest run {name} --runs {runs}{}{}",
-                if postgres.is_some() { " --postgres URL" } else { "" },
-                if repeats.quick { " --quick" } else { "" }
-            );
+            let command = command_of(name, &options, &Repeats { runs, ..repeats.clone() });
             let report = match run_scenario(&scenario, &options, runs, command).await {
                 Ok(report) => report,
                 Err(error) => {
@@ -205,6 +218,24 @@ mod tests {
         files.sort();
         named.sort();
         assert_eq!(files, named);
+    }
+
+    #[test]
+    fn the_command_that_is_written_down_has_all_that_changes_figures_and_no_url() {
+        let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let options = Options {
+            postgres: Some("postgres://user:password@host/db".to_owned()),
+            settings: vec![set("SIGNALBOX_A__B", "c d"), set("SIGNALBOX_E__F", "1")],
+            ..Options::default()
+        };
+        let repeats = Repeats { runs: 5, quick: true, seconds: Some(2.5) };
+        assert_eq!(
+            command_of("steady", &options, &repeats),
+            "signalbox-loadtest run steady --runs 5 --seconds 2.5 --quick --postgres URL \
+             --set 'SIGNALBOX_A__B=c d' --set 'SIGNALBOX_E__F=1'"
+        );
+        let repeats = Repeats { runs: 1, quick: false, seconds: None };
+        assert_eq!(command_of("idle", &Options::default(), &repeats), "signalbox-loadtest run idle --runs 1");
     }
 
     #[test]

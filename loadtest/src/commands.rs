@@ -71,7 +71,7 @@ struct RunArgs {
     /// Runs; figures are medians
     #[arg(long, default_value_t = 1)]
     runs: usize,
-    /// Seconds of the longest phases, instead of the scenario's own
+    /// Seconds of the longest phase, instead of the scenario's own; the others are as much shorter or longer
     #[arg(long)]
     seconds: Option<f64>,
     /// Small: to see that it works, not to learn a figure
@@ -154,7 +154,7 @@ struct CampaignArgs {
     /// Small: minutes instead of hours
     #[arg(long)]
     quick: bool,
-    /// Seconds of the longest phases, instead of the scenarios' own
+    /// Seconds of each scenario's longest phase, instead of its own; the others are as much shorter or longer
     #[arg(long)]
     seconds: Option<f64>,
     /// Only these scenarios
@@ -226,15 +226,10 @@ async fn run(args: &RunArgs) -> anyhow::Result<bool> {
     if args.quick {
         scenario.make_quick();
     }
-    let command = format!(
-        "signalbox-loadtest run {} --runs {}{}{}{}",
-        scenario.name,
-        args.runs,
-        if args.common.postgres.is_some() { " --postgres URL" } else { "" },
-        args.seconds.map(|seconds| format!(" --seconds {seconds}")).unwrap_or_default(),
-        if args.quick { " --quick" } else { "" }
-    );
-    let report = campaign::run_scenario(&scenario, &args.common.options()?, args.runs, command).await?;
+    let options = args.common.options()?;
+    let repeats = Repeats { runs: args.runs, quick: args.quick, seconds: args.seconds };
+    let command = campaign::command_of(&scenario.name, &options, &repeats);
+    let report = campaign::run_scenario(&scenario, &options, args.runs, command).await?;
     print!("{}", report.to_text());
     if let Some(results) = &args.results {
         let folder = campaign::folder(results);
@@ -302,6 +297,7 @@ async fn adhoc(args: &AdhocArgs) -> anyhow::Result<bool> {
         connections: args.connections,
     });
     let scenario = single(events, tenants(args.workspaces, destination), posting, floors)?;
+    let options = args.common.options()?;
     let command = format!(
         "signalbox-loadtest adhoc --connections {} --body {} --seconds {} --workspaces {}{}{}{}",
         args.connections,
@@ -310,9 +306,9 @@ async fn adhoc(args: &AdhocArgs) -> anyhow::Result<bool> {
         args.workspaces,
         args.rate.map(|rate| format!(" --rate {rate}")).unwrap_or_default(),
         if args.ack_only { " --ack-only" } else { "" },
-        if args.common.postgres.is_some() { " --postgres URL" } else { "" },
+        campaign::words_of(&options),
     );
-    let report = campaign::run_scenario(&scenario, &args.common.options()?, args.runs, command).await?;
+    let report = campaign::run_scenario(&scenario, &options, args.runs, command).await?;
     if let (Some(path), Some(run)) = (&args.svg, report.runs.last()) {
         write(path, &plot::draw("ad hoc", run))?;
     }

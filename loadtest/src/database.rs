@@ -150,12 +150,20 @@ impl Database {
         Ok(postmaster)
     }
 
-    /// Rows of a table.
+    /// Rows of a table, of which there may be a condition.
     pub async fn count(&self, table: &str) -> anyhow::Result<u64> {
         let mut link = self.open().await?;
         let count = link.number(&format!("SELECT count(*) FROM {table}")).await?;
         link.close().await?;
         Ok(count.unsigned_abs())
+    }
+
+    /// Rows of deliveries of these orgs.
+    pub async fn count_deliveries_of(&self, orgs: &[&str]) -> anyhow::Result<u64> {
+        if orgs.is_empty() {
+            return Ok(0);
+        }
+        self.count(&format!("gw_deliveries WHERE org_id IN ('{}')", orgs.join("', '"))).await
     }
 
     /// Fills the store to `goal` delivered events, copies of the newest that there is.
@@ -520,6 +528,20 @@ mod tests {
             assert_eq!(url_of(server, "mine").expect("a URL"), expected);
         }
         assert!(url_of("nowhere", "mine").is_err());
+    }
+
+    #[tokio::test]
+    async fn deliveries_are_counted_of_the_orgs_asked_for() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let database = Database::create(directory.path(), None).await.expect("a database");
+        std::fs::write(directory.path().join("load.db"), b"").expect("a file");
+        let mut link = database.open().await.expect("opened");
+        link.run("CREATE TABLE gw_deliveries (org_id TEXT)").await.expect("a table");
+        link.run("INSERT INTO gw_deliveries VALUES ('down'), ('down'), ('good'), ('hanging')").await.expect("rows");
+        link.close().await.expect("closed");
+        for (orgs, expected) in [(vec!["down", "hanging"], 3), (vec!["good"], 1), (vec![], 0)] {
+            assert_eq!(database.count_deliveries_of(&orgs).await.expect("counted"), expected, "{orgs:?}");
+        }
     }
 
     #[tokio::test]

@@ -111,6 +111,11 @@ impl Ledger {
         self.books.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Deliveries of acknowledged events for whose arrival nobody waits: what must be in the database instead.
+    pub fn due_in_rows(&self) -> u64 {
+        self.books().iter().filter(|book| !book.is_delivered()).map(|book| book.due()).sum()
+    }
+
     /// Remembers which event a digest is.
     pub fn record_digest(&self, digest: [u8; 64], stream: u16, number: u64) {
         self.digests.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, (stream, number));
@@ -321,6 +326,20 @@ mod tests {
             arrive(&ledger, &book, 0, 0, name);
         }
         assert_eq!((book.acked(), book.delivered(), book.repeated(), book.renamed(), book.lost()), (1, 1, 2, 1, 0));
+    }
+
+    #[test]
+    fn what_is_not_expected_to_arrive_is_due_in_rows() {
+        let ledger = Ledger::new();
+        for (workspaces, is_delivered) in [(1, true), (2, false), (50, false)] {
+            let book = ledger.open(workspaces, is_delivered).expect("a book");
+            for number in 0..3 {
+                book.record_sent(number, Instant::now());
+            }
+            ledger.record_acked(&book, 0);
+            ledger.record_acked(&book, 2);
+        }
+        assert_eq!(ledger.due_in_rows(), 2 * 2 + 2 * 50);
     }
 
     #[test]

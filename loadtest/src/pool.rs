@@ -173,7 +173,7 @@ impl Pool {
         let template = self.templates.get(*self.mix.get(number as usize % self.mix.len())?)?;
         buffer.clear();
         buffer.extend_from_slice(&template.bytes);
-        let resource = self.zipf.draw(number);
+        let resource = self.zipf.draw(self.stream, number);
         let (installation, resource) = (self.base + resource / self.resources, self.base + resource);
         write_digits(buffer, &template.installations, installation);
         write_digits(buffer, &template.resources, resource);
@@ -381,7 +381,7 @@ mod tests {
         for number in 0..200 {
             let mut request = Vec::new();
             pool.write(number, &mut request);
-            let drawn = Zipf::new(120, 1.0).draw(number);
+            let drawn = Zipf::new(120, 1.0).draw(3, number);
             let facts = tenant_ids::facts(&sim::github::PROVIDER, 1_000_000 + drawn / 3, 1_000_000 + drawn, 0);
             for id in [&facts.external_id, &facts.resource_id] {
                 assert!(!places_of(&request, id.as_bytes()).is_empty(), "{number}: {id}");

@@ -145,6 +145,9 @@ impl Report<'_> {
             let of = name.as_str();
             if let Some(rate) = get(of, "acks_per_s") {
                 writeln!(text, "{of}")?;
+                if let Some(took) = get(of, "start_ms") {
+                    writeln!(text, "  start       served {took:.0} ms after it")?;
+                }
                 if let Some(count) = get(of, "acks") {
                     write!(text, "  acks        {count:.0} = {rate:.0}/s")?;
                 } else {
@@ -188,11 +191,12 @@ impl Report<'_> {
         let run = |name: &str| get("run", name).unwrap_or(0.0);
         writeln!(
             text,
-            "\nledger        {} acknowledged; lost {}, repeated {}, not in the database {}",
+            "\nledger        {} acknowledged; lost {}, repeated {}, not in the database {} and {} of their deliveries",
             run("acked_events"),
             run("lost"),
             run("repeated"),
-            run("missing_rows")
+            run("missing_rows"),
+            run("missing_deliveries")
         )?;
         writeln!(
             text,

@@ -340,11 +340,17 @@ impl Run<'_> {
             (sum(Book::acked), sum(Book::lost), sum(Book::repeated), sum(Book::renamed));
         let sizes = self.stage.database.sizes().await?;
         let missing = acked.saturating_sub(sizes.count as u64);
+        // A slow destination's too: the last of them arrive long after anybody would wait for them.
+        let unserved = self.scenario.tenants.iter().filter(|tenants| tenants.destination != Destination::Good);
+        let unserved: Vec<&str> = unserved.map(|tenants| tenants.name.as_str()).collect();
+        let in_rows = self.stage.database.count_deliveries_of(&unserved).await?;
+        let missing_deliveries = self.stage.ledger.due_in_rows().saturating_sub(in_rows);
         for (figure, value) in [
             ("acked_events", acked as f64),
             ("lost", lost as f64),
             ("repeated", repeated as f64),
             ("missing_rows", missing as f64),
+            ("missing_deliveries", missing_deliveries as f64),
             ("stored_events", sizes.count),
             ("database_mb", sizes.all / MIB),
             ("disk_ratio", sizes.events / sizes.payloads.max(1.0)),
@@ -361,6 +367,10 @@ impl Run<'_> {
         }
         if missing > 0 {
             self.faults.push(format!("LOST: {missing} acknowledged events are not in the database"));
+        }
+        if missing_deliveries > 0 {
+            let text = "deliveries of acknowledged events are not in the database";
+            self.faults.push(format!("LOST: {missing_deliveries} {text}"));
         }
         if renamed > 0 {
             self.faults.push(format!("{renamed} repeated deliveries came under another webhook-id"));

@@ -11,6 +11,9 @@ use serde::Deserialize;
 
 use crate::{floor::FloorKind, goal::Goal};
 
+/// A phase that is made shorter is never shorter than this: the sampler looks once a second.
+const LEAST_SECONDS: f64 = 1.0;
+
 /// A whole scenario.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -344,11 +347,11 @@ impl Scenario {
         self.tenants.iter().enumerate().find(|(_, tenants)| tenants.name == name)
     }
 
-    /// Gives the longest phases this length.
+    /// Gives the longest phase this length and scales the others by the same factor: what is compared stays comparable.
     pub fn set_seconds(&mut self, seconds: f64) {
         let longest = self.phases.iter().map(|phase| phase.seconds).fold(0.0, f64::max);
-        for phase in self.phases.iter_mut().filter(|phase| phase.seconds >= longest) {
-            phase.seconds = seconds;
+        for phase in self.phases.iter_mut().filter(|phase| phase.seconds > 0.0) {
+            phase.seconds = (phase.seconds * seconds / longest).max(LEAST_SECONDS);
         }
     }
 
@@ -404,6 +407,18 @@ mod tests {
         for mut scenario in all() {
             scenario.make_quick();
             scenario.validate().expect(&scenario.name);
+        }
+    }
+
+    #[test]
+    fn all_phases_get_shorter_or_longer_by_one_factor_and_none_shorter_than_a_second() {
+        let text = "name = \"x\"\nproves = \"y\"\n[[tenants]]\nname = \"a\"\n".to_owned();
+        let phases = [40, 20, 1, 0].map(|seconds| format!("[[phase]]\nname = \"p{seconds}\"\nseconds = {seconds}\n"));
+        let scenario = Scenario::parse(&(text + &phases.concat())).expect("a scenario");
+        for (seconds, expected) in [(10.0, [10.0, 5.0, 1.0, 0.0]), (80.0, [80.0, 40.0, 2.0, 0.0])] {
+            let mut scaled = scenario.clone();
+            scaled.set_seconds(seconds);
+            assert_eq!(scaled.phases.iter().map(|phase| phase.seconds).collect::<Vec<_>>(), expected);
         }
     }
 

@@ -78,7 +78,7 @@ impl Promises {
             let unflushed = match number % 3 {
                 0 => Unflushed::Gone,
                 1 => Unflushed::Torn { seed: dice.between(0, u64::MAX - 1) },
-                _ if dice.between(0, 1) == 0 => Unflushed::Torn { seed: dice.between(0, u64::MAX - 1) },
+                _ if dice.between(0, 2) == 0 => Unflushed::Torn { seed: dice.between(0, u64::MAX - 1) },
                 _ => Unflushed::There,
             };
             Cut { at: self.moment(dice, number), flushes: Flushes::Kept, unflushed }

@@ -301,6 +301,10 @@ impl Database {
     /// Done copying this many rows of each table.
     pub async fn end(&mut self, seeding: Seeding, count: u64) -> anyhow::Result<()> {
         self.copied = seeding.end(count).await?;
+        if self.kind == DatabaseKind::Sqlite {
+            // Else the gateway's first commit waits for gigabytes that it did not write.
+            std::fs::File::open(&self.file)?.sync_all()?;
+        }
         Ok(())
     }
 

@@ -142,6 +142,51 @@ macro_rules! impl_operations {
 /// Implements [`super::Store`] for a backend.
 macro_rules! impl_store {
     ($store:ident, $word:literal) => {
+        impl $store {
+            async fn readdress_pile(
+                &self,
+                pile: &readdress::Pile,
+                org: Option<&OrgId>,
+                fallback: Option<&DestinationId>,
+                now: EpochMs,
+            ) -> StoreResult<u64> {
+                let mut readdressed = 0;
+                for _pass in 0..readdress::PASSES {
+                    let (mut changed, mut steps) = (0, 0);
+                    let mut from = Some(readdress::Place::first());
+                    while let Some(place) = from {
+                        let (astray, next) = self
+                            .home
+                            .in_time(async {
+                                let mut conn = self.reading().await?;
+                                let mut db = Session { conn: &mut conn, known: &self.known };
+                                readdress::look(&mut db, pile, org, fallback, &place).await
+                            })
+                            .await?;
+                        for portion in astray.chunks(readdress::PORTION) {
+                            changed += self
+                                .home
+                                .in_time(async {
+                                    let mut transaction = self.writing().await?;
+                                    let mut db = Session { conn: &mut transaction, known: &self.known };
+                                    let changed = readdress::change(&mut db, portion, fallback, now).await?;
+                                    transaction.commit().await?;
+                                    Ok(changed)
+                                })
+                                .await?;
+                        }
+                        steps += 1;
+                        from = next;
+                    }
+                    readdressed += changed;
+                    if changed == 0 || steps == 1 {
+                        break;
+                    }
+                }
+                Ok(readdressed)
+            }
+        }
+
         impl_operations! { Store for $store {
             fn backend(&self) -> &'static str {
                 $word
@@ -288,33 +333,14 @@ macro_rules! impl_store {
                 fallback: Option<&DestinationId>,
                 now: EpochMs,
             ) -> StoreResult<u64> {
+                let mut readdressed = self.readdress_pile(&readdress::Pile::Held, org, fallback, now).await?;
                 let piles = self.home.in_time(async {
                     let mut conn = self.reading().await?;
-                    readdress::list_piles(&mut Session { conn: &mut conn, known: &self.known }, org).await
+                    readdress::list_pending_piles(&mut Session { conn: &mut conn, known: &self.known }, org).await
                 })
                 .await?;
-                let mut readdressed = 0;
                 for pile in &piles {
-                    let mut from = Some(readdress::Place::first());
-                    while let Some(place) = from {
-                        let (astray, next) = self.home.in_time(async {
-                            let mut conn = self.reading().await?;
-                            let mut db = Session { conn: &mut conn, known: &self.known };
-                            readdress::look(&mut db, pile, org, fallback, &place).await
-                        })
-                        .await?;
-                        for portion in astray.chunks(readdress::PORTION) {
-                            readdressed += self.home.in_time(async {
-                                let mut transaction = self.writing().await?;
-                                let mut db = Session { conn: &mut transaction, known: &self.known };
-                                let changed = readdress::change(&mut db, portion, fallback, now).await?;
-                                transaction.commit().await?;
-                                Ok(changed)
-                            })
-                            .await?;
-                        }
-                        from = next;
-                    }
+                    readdressed += self.readdress_pile(pile, org, fallback, now).await?;
                 }
                 Ok(readdressed)
             }

@@ -1,6 +1,8 @@
 //! Control events: what providers say about installations and resources, applied to the rows. Any order, any number
 //! of times: a change older than what is known, or already made, does nothing.
 
+use serde_json::Value;
+
 use super::{
     state::{Edit, facts_of, merge, remove_resource, set_integration_status},
     teardown,
@@ -8,8 +10,12 @@ use super::{
 use crate::{
     actors::tokens::GrantVerdict,
     model::{
-        clock::EpochMs, ids::ResourceId, installation::InstallationStatus, integration::IntegrationStatus,
-        provider::ProviderResourceId, resource::ResourceStatus,
+        clock::EpochMs,
+        ids::ResourceId,
+        installation::InstallationStatus,
+        integration::IntegrationStatus,
+        provider::ProviderResourceId,
+        resource::{Resource, ResourceStatus},
     },
     providers::ControlChange,
     store::InstallationRecord,
@@ -17,6 +23,8 @@ use crate::{
 
 /// In an installation's metadata: its person lost access while it was suspended, or before.
 const ACCESS_LOST: &str = "accessLost";
+/// In a resource's attributes: when the provider last said whether the grant reaches it, epoch milliseconds.
+const REACH_AT: &str = "reachAt";
 /// In an installation's metadata: the provider's id of the person who connected it.
 const PROVIDER_USER: &str = "providerUserId";
 
@@ -36,20 +44,18 @@ fn is_stale(at: Option<EpochMs>, known: Option<EpochMs>) -> bool {
 
 fn apply_one(record: &mut InstallationRecord, change: &ControlChange, at: Option<EpochMs>, edit: &Edit<'_>) {
     match change {
-        // What leaves the grant's reach is told at the grant's time. The resource's own is another clock (at GitHub,
+        // What leaves the grant's reach is told at the grant's time. A resource's `control_at` is another clock (at GitHub,
         // when the repository was last updated), and says nothing about it.
         ControlChange::ResourcesRemoved { ids, reason: reason @ "access_lost" } => {
-            if is_stale(at, record.installation.control_at) {
-                return;
-            }
-            for id in fresh_resources(record, ids, None) {
+            let is_newest = |r: &Resource| !is_stale(at, reach_at(r));
+            for id in active_resources(record, ids, is_newest) {
                 remove_resource(record, &id, reason, IntegrationStatus::Removed, edit);
             }
-            record.installation.control_at = record.installation.control_at.max(at);
+            note_reach(record, ids, at);
         }
         ControlChange::ResourcesRemoved { ids, reason } => {
             let status = if *reason == "deleted" { IntegrationStatus::Deleted } else { IntegrationStatus::Removed };
-            for id in fresh_resources(record, ids, at) {
+            for id in active_resources(record, ids, |r| !is_stale(at, r.control_at)) {
                 remove_resource(record, &id, reason, status, edit);
                 note_time(record, &id, at);
             }
@@ -60,9 +66,10 @@ fn apply_one(record: &mut InstallationRecord, change: &ControlChange, at: Option
                 entry.reason = Some("granted".into());
                 record.log.push(entry);
             }
+            note_reach(record, ids, at);
         }
         ControlChange::ResourceChanged { id, name, slug, attrs } => {
-            for resource_id in fresh_resources(record, std::slice::from_ref(id), at) {
+            for resource_id in active_resources(record, std::slice::from_ref(id), |r| !is_stale(at, r.control_at)) {
                 note_time(record, &resource_id, at);
                 change_resource(
                     record,
@@ -89,15 +96,34 @@ fn apply_one(record: &mut InstallationRecord, change: &ControlChange, at: Option
     }
 }
 
-/// The active resources among `ids` about which nothing newer than `at` is known; all of them if it is `None`.
-fn fresh_resources(record: &InstallationRecord, ids: &[ProviderResourceId], at: Option<EpochMs>) -> Vec<ResourceId> {
+/// The active resources among `ids` for which the change is no old news.
+fn active_resources(
+    record: &InstallationRecord,
+    ids: &[ProviderResourceId],
+    is_news: impl Fn(&Resource) -> bool,
+) -> Vec<ResourceId> {
     record
         .resources
         .iter()
         .filter(|r| ids.contains(&r.provider_resource_id))
-        .filter(|r| r.status == ResourceStatus::Active && !is_stale(at, r.control_at))
+        .filter(|r| r.status == ResourceStatus::Active && is_news(r))
         .map(|r| r.id.clone())
         .collect()
+}
+
+/// When the provider last said whether the grant reaches the resource.
+fn reach_at(resource: &Resource) -> Option<EpochMs> {
+    resource.attrs.get(REACH_AT).and_then(Value::as_i64).map(EpochMs)
+}
+
+/// Notes that it said so of these, linked or not any more.
+fn note_reach(record: &mut InstallationRecord, ids: &[ProviderResourceId], at: Option<EpochMs>) {
+    let Some(at) = at else { return };
+    for resource in record.resources.iter_mut().filter(|r| ids.contains(&r.provider_resource_id)) {
+        if !is_stale(Some(at), reach_at(resource)) {
+            resource.attrs.insert(REACH_AT.to_owned(), at.0.into());
+        }
+    }
 }
 
 fn note_time(record: &mut InstallationRecord, id: &ResourceId, at: Option<EpochMs>) {
@@ -110,7 +136,7 @@ fn note_time(record: &mut InstallationRecord, id: &ResourceId, at: Option<EpochM
 fn change_resource(
     record: &mut InstallationRecord,
     id: &ResourceId,
-    change: impl FnOnce(&mut crate::model::resource::Resource),
+    change: impl FnOnce(&mut Resource),
     edit: &Edit<'_>,
 ) {
     let Some(position) = record.resources.iter().position(|r| r.id == *id) else { return };

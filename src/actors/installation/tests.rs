@@ -392,6 +392,12 @@ fn what_comes_late_about_the_grants_reach_does_not_undo_what_was_said_since() {
     assert_eq!(tell(&mut record, &added, 50), ResourceStatus::Active);
     assert_eq!(tell(&mut record, &lost, 50), ResourceStatus::Removed);
 
+    // What was said of another resource, or of the whole grant, is no later word on this one.
+    let other = ControlChange::ResourcesRemoved { ids: vec![ProviderResourceId::new("other")], reason: "access_lost" };
+    subscribe(&mut record);
+    assert_eq!(tell(&mut record, &reach_changed(other), 90), ResourceStatus::Active);
+    assert_eq!(tell(&mut record, &lost, 60), ResourceStatus::Removed);
+
     // Where a removal says nothing else (Linear), it is remembered all the same.
     subscribe(&mut record);
     assert_eq!(tell(&mut record, &lost[1..], 70), ResourceStatus::Removed);

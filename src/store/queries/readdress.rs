@@ -17,6 +17,9 @@ use crate::{
 const STEP_ROWS: i64 = 10_000;
 /// Rows changed in one transaction.
 pub(crate) const PORTION: usize = 500;
+/// How often a pile of several steps is looked through, at the most, until nothing is found: what is released or retried
+/// meanwhile may move to where was looked already.
+pub(crate) const PASSES: u32 = 3;
 
 /// The beginning of the destination that serves a delivery's integration: its own, its workspace's, its org's, else what
 /// follows, and a closing bracket.
@@ -55,8 +58,9 @@ impl Place {
     }
 }
 
-/// The piles that hold deliveries of an org; without one, those that hold deliveries without a destination.
-pub(crate) async fn list_piles(db: &mut Session<'_>, org: Option<&OrgId>) -> StoreResult<Vec<Pile>> {
+/// The piles of what is pending that hold deliveries of an org; without one, of those without a destination. What is held
+/// may become pending meanwhile, and is looked at before these are listed.
+pub(crate) async fn list_pending_piles(db: &mut Session<'_>, org: Option<&OrgId>) -> StoreResult<Vec<Pile>> {
     // Steps through the index from one destination to the next. What belongs to another org is left out; what belongs to
     // nobody (deleted, or the configured fallback) is not.
     const ADDRESSED: &str = "WITH RECURSIVE waiting (destination_id) AS ( \
@@ -68,7 +72,7 @@ pub(crate) async fn list_piles(db: &mut Session<'_>, org: Option<&OrgId>) -> Sto
          FROM waiting WHERE waiting.destination_id IS NOT NULL) \
          SELECT destination_id FROM waiting WHERE destination_id IS NOT NULL AND NOT EXISTS \
          (SELECT 1 FROM gw_destinations x WHERE x.id = waiting.destination_id AND x.org_id <> $1)";
-    let mut piles = vec![Pile::Held, Pile::Pending(None)];
+    let mut piles = vec![Pile::Pending(None)];
     if let Some(org) = org {
         for row in query(ADDRESSED).bind(&*text(org.as_str())).fetch_all(&mut *db.conn).await? {
             piles.push(Pile::Pending(Some(Fields::new(&row).get()?)));

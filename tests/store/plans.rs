@@ -88,7 +88,7 @@ async fn results_are_written_by_the_deliveries_ids_whatever_the_planner_thinks_o
         let mut connection = postgres_connection(&store.url).await;
         // As the writer has it.
         let settings = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
-                        SET plan_cache_mode = force_generic_plan";
+                        SET cpu_index_tuple_cost = 1; SET plan_cache_mode = force_generic_plan";
         sqlx::raw_sql(settings).execute(&mut connection).await.expect("settings");
         let (_, sql) = hot_statements("postgres")
             .into_iter()

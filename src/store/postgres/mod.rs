@@ -181,12 +181,13 @@ impl PostgresStore {
             .connect_with(connect.clone())
             .await?;
         // The writer's statements only ever look up keys: with nothing else allowed, their plans are right whatever the
-        // statistics say, and can be kept.
+        // statistics say, and can be kept. Reading an index from end to end is still allowed, and of a table without statistics
+        // it looks as cheap as a few dozen keys: the price of an index's entries decides against it.
         let committing = pool_options(options, COMMITTERS)
             .after_connect(move |connection, _| {
                 Box::pin(async move {
-                    let only_by_index = "SET enable_seqscan = off; SET enable_hashjoin = off; \
-                                         SET enable_mergejoin = off; SET plan_cache_mode = force_generic_plan";
+                    let only_by_index = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
+                                         SET cpu_index_tuple_cost = 1; SET plan_cache_mode = force_generic_plan";
                     timeouts.apply(connection, only_by_index).await
                 })
             })

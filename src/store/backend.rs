@@ -96,6 +96,36 @@ impl<F> Drop for AtHome<'_, F> {
     }
 }
 
+/// Asks on a connection for reading, within the time of an operation.
+macro_rules! on_reader {
+    ($store:expr, |$db:ident| $question:expr) => {
+        $store
+            .home
+            .in_time(async {
+                let mut conn = $store.reading().await?;
+                let $db = &mut Session { conn: &mut conn, known: &$store.known };
+                $question
+            })
+            .await
+    };
+}
+
+/// Changes rows in one transaction, within the time of an operation.
+macro_rules! in_transaction {
+    ($store:expr, |$db:ident| $change:expr) => {
+        $store
+            .home
+            .in_time(async {
+                let mut transaction = $store.writing().await?;
+                let $db = &mut Session { conn: &mut transaction, known: &$store.known };
+                let answer = $change?;
+                transaction.commit().await?;
+                Ok(answer)
+            })
+            .await
+    };
+}
+
 /// Implements one of the store's traits for a backend: what is written out between the first braces, and
 /// `operation(arguments) -> answer = query`, where a *read* has a connection, a *snapshot* sees one moment across several
 /// statements, and a *write* is a transaction.
@@ -110,11 +140,7 @@ macro_rules! impl_operations {
             $($own)*
 
             $(async fn $read(&self, $($read_arg: $read_type),*) -> StoreResult<$read_answer> {
-                self.home.in_time(async {
-                    let mut conn = self.reading().await?;
-                    $read_query(&mut Session { conn: &mut conn, known: &self.known }, $($read_arg),*).await
-                })
-                .await
+                on_reader!(self, |db| $read_query(db, $($read_arg),*).await)
             })*
 
             $(async fn $look(&self, $($look_arg: $look_type),*) -> StoreResult<$look_answer> {
@@ -126,14 +152,7 @@ macro_rules! impl_operations {
             })*
 
             $(async fn $write(&self, $($write_arg: $write_type),*) -> StoreResult<$write_answer> {
-                self.home.in_time(async {
-                    let mut transaction = self.writing().await?;
-                    let mut db = Session { conn: &mut transaction, known: &self.known };
-                    let answer = $write_query(&mut db, $($write_arg),*).await?;
-                    transaction.commit().await?;
-                    Ok(answer)
-                })
-                .await
+                in_transaction!(self, |db| $write_query(db, $($write_arg),*).await)
             })*
         }
     };
@@ -155,25 +174,10 @@ macro_rules! impl_store {
                     let (mut changed, mut steps) = (0, 0);
                     let mut from = Some(readdress::Place::first());
                     while let Some(place) = from {
-                        let (astray, next) = self
-                            .home
-                            .in_time(async {
-                                let mut conn = self.reading().await?;
-                                let mut db = Session { conn: &mut conn, known: &self.known };
-                                readdress::look(&mut db, pile, org, fallback, &place).await
-                            })
-                            .await?;
+                        let (astray, next) =
+                            on_reader!(self, |db| readdress::look(db, pile, org, fallback, &place).await)?;
                         for portion in astray.chunks(readdress::PORTION) {
-                            changed += self
-                                .home
-                                .in_time(async {
-                                    let mut transaction = self.writing().await?;
-                                    let mut db = Session { conn: &mut transaction, known: &self.known };
-                                    let changed = readdress::change(&mut db, portion, fallback, now).await?;
-                                    transaction.commit().await?;
-                                    Ok(changed)
-                                })
-                                .await?;
+                            changed += in_transaction!(self, |db| readdress::change(db, portion, fallback, now).await)?;
                         }
                         steps += 1;
                         from = next;
@@ -184,6 +188,23 @@ macro_rules! impl_store {
                     }
                 }
                 Ok(readdressed)
+            }
+
+            /// Gives up all leases of an owner; of another node only while it is gone.
+            async fn release_all(&self, owner: &str, is_other: bool, now: EpochMs) -> StoreResult<u64> {
+                let mut released = 0;
+                loop {
+                    let portion = in_transaction!(self, |db| {
+                        if is_other && !is_still_gone(db, owner).await? {
+                            return Ok(0);
+                        }
+                        leases::release_some(db, owner, now).await
+                    })?;
+                    released += portion;
+                    if portion < u64::from(leases::PORTION) {
+                        return Ok(released);
+                    }
+                }
             }
         }
 
@@ -205,12 +226,7 @@ macro_rules! impl_store {
             }
 
             async fn count_pending_migrations(&self) -> StoreResult<u32> {
-                self.home.in_time(async {
-                    let mut conn = self.reading().await?;
-                    let mut db = Session { conn: &mut conn, known: &self.known };
-                    migrations::count_pending(&mut db, &MIGRATOR).await
-                })
-                .await
+                on_reader!(self, |db| migrations::count_pending(db, &MIGRATOR).await)
             }
 
             async fn check_durability(&self) -> StoreResult<()> {
@@ -243,14 +259,7 @@ macro_rules! impl_store {
             }
 
             async fn claim_deliveries(&self, request: &ClaimRequest) -> StoreResult<Claimed> {
-                let leased = self.home.in_time(async {
-                    let mut transaction = self.writing().await?;
-                    let mut db = Session { conn: &mut transaction, known: &self.known };
-                    let leased = claims::lease(&mut db, request).await?;
-                    transaction.commit().await?;
-                    Ok(leased)
-                })
-                .await?;
+                let leased = in_transaction!(self, |db| claims::lease(db, request).await)?;
                 if leased.ids.is_empty() {
                     return Ok(super::Claimed { deliveries: Vec::new(), is_all: true });
                 }
@@ -281,48 +290,16 @@ macro_rules! impl_store {
                 only: Option<&[DeliveryId]>,
                 now: EpochMs,
             ) -> StoreResult<u64> {
-                let mut released = 0;
-                loop {
-                    let portion = self.home.in_time(async {
-                        let mut transaction = self.writing().await?;
-                        let mut db = Session { conn: &mut transaction, known: &self.known };
-                        let portion = leases::release(&mut db, owner, only, now).await?;
-                        transaction.commit().await?;
-                        Ok(portion)
-                    })
-                    .await?;
-                    released += portion;
-                    if only.is_some() || portion < u64::from(leases::PORTION) {
-                        return Ok(released);
-                    }
+                match only {
+                    Some(ids) => in_transaction!(self, |db| leases::release_these(db, owner, ids, now).await),
+                    None => self.release_all(owner, false, now).await,
                 }
             }
 
             async fn release_leases_of_the_gone(&self, owner: &str, now: EpochMs) -> StoreResult<u64> {
-                let gone = self.home.in_time(async {
-                    let mut conn = self.reading().await?;
-                    list_gone(&mut Session { conn: &mut conn, known: &self.known }, owner).await
-                })
-                .await?;
                 let mut released = 0;
-                for gone in &gone {
-                    loop {
-                        let portion = self.home.in_time(async {
-                            let mut transaction = self.writing().await?;
-                            let mut db = Session { conn: &mut transaction, known: &self.known };
-                            if !is_still_gone(&mut db, gone).await? {
-                                return Ok(0);
-                            }
-                            let portion = leases::release(&mut db, gone, None, now).await?;
-                            transaction.commit().await?;
-                            Ok(portion)
-                        })
-                        .await?;
-                        released += portion;
-                        if portion < u64::from(leases::PORTION) {
-                            break;
-                        }
-                    }
+                for gone in on_reader!(self, |db| list_gone(db, owner).await)? {
+                    released += self.release_all(&gone, true, now).await?;
                 }
                 Ok(released)
             }
@@ -334,11 +311,7 @@ macro_rules! impl_store {
                 now: EpochMs,
             ) -> StoreResult<u64> {
                 let mut readdressed = self.readdress_pile(&readdress::Pile::Held, org, fallback, now).await?;
-                let piles = self.home.in_time(async {
-                    let mut conn = self.reading().await?;
-                    readdress::list_pending_piles(&mut Session { conn: &mut conn, known: &self.known }, org).await
-                })
-                .await?;
+                let piles = on_reader!(self, |db| readdress::list_pending_piles(db, org).await)?;
                 for pile in &piles {
                     readdressed += self.readdress_pile(pile, org, fallback, now).await?;
                 }

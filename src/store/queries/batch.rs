@@ -101,8 +101,8 @@ macro_rules! seen_elsewhere {
 pub(in super::super) const FIND_REPLAY: &str = concat!("SELECT ", seen_elsewhere!("$1", "$2", "$3"));
 
 static FIND_REPLAYS: RowStatement = RowStatement::new(
-    "SELECT v.column1, v.column2, v.column3 FROM",
-    3,
+    "SELECT v.column4 FROM",
+    4,
     concat!("AND ", seen_elsewhere!("v.column1", "v.column2", "v.column3")),
 );
 
@@ -116,24 +116,24 @@ async fn find_replays(conn: &mut Conn, events: &[&PreparedEvent]) -> Result<Hash
             Some((index, event.new.body_digest.as_ref()?, provider, text(delivery_id)))
         })
         .collect();
-    let mut stored: HashSet<(Vec<u8>, String, String)> = HashSet::new();
-    let finding = FIND_REPLAYS.queries(&with_digests, |row, (_, digest, provider, delivery_id)| {
-        row.bind(digest.as_slice()).bind(*provider).bind(&**delivery_id);
+    let mut replays = HashSet::new();
+    let finding = FIND_REPLAYS.queries(&with_digests, |row, (index, digest, provider, delivery_id)| {
+        row.bind(digest.as_slice())
+            .bind(*provider)
+            .bind(&**delivery_id)
+            .bind(i64::try_from(*index).unwrap_or(i64::MAX));
     });
     for finding in finding {
         for row in finding?.fetch_all(&mut *conn).await? {
-            stored.insert((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
+            replays.extend(usize::try_from(row.try_get::<i64, _>(0)?));
         }
     }
-    let mut replays = HashSet::new();
     // Delivery ids of each body in this batch.
     let mut seen: HashMap<(&str, &[u8; 16]), HashSet<&str>> = HashMap::new();
     for (index, digest, provider, delivery_id) in &with_digests {
         let seen = seen.entry((provider, digest)).or_default();
-        let is_stored =
-            !stored.is_empty() && stored.contains(&(digest.to_vec(), (*provider).to_owned(), delivery_id.to_string()));
         // Of a duplicate this says nothing, and nothing is asked: it is not inserted.
-        if is_stored || seen.iter().any(|id| *id != &**delivery_id) {
+        if seen.iter().any(|id| *id != &**delivery_id) {
             replays.insert(*index);
         }
         seen.insert(delivery_id);

@@ -54,16 +54,9 @@ pub(super) const READ_EVENTS: &str = concat!(
     in_list!("$1")
 );
 
-/// Steps from one destination to the next through the index, so that it costs one look per destination and not one per
-/// delivery.
-pub(super) const DUE_DESTINATIONS: &str = "WITH RECURSIVE waiting (destination_id) AS ( \
-     SELECT (SELECT d.destination_id FROM gw_deliveries d WHERE d.status = 'pending' AND d.destination_id > $2 \
-         ORDER BY d.destination_id LIMIT 1) \
-     UNION ALL \
-     SELECT (SELECT d.destination_id FROM gw_deliveries d WHERE d.status = 'pending' \
-         AND d.destination_id > waiting.destination_id ORDER BY d.destination_id LIMIT 1) \
-     FROM waiting WHERE waiting.destination_id IS NOT NULL), \
-     earliest AS (SELECT destination_id, \
+pub(super) const DUE_DESTINATIONS: &str = concat!(
+    with_waiting_after!("$2"),
+    ", earliest AS (SELECT destination_id, \
          (SELECT d.due_at FROM gw_deliveries d WHERE d.status = 'pending' \
              AND d.destination_id = waiting.destination_id AND d.is_retry = false ORDER BY d.due_at LIMIT 1) AS first_try, \
          (SELECT d.due_at FROM gw_deliveries d WHERE d.status = 'pending' \
@@ -71,7 +64,8 @@ pub(super) const DUE_DESTINATIONS: &str = "WITH RECURSIVE waiting (destination_i
          FROM waiting WHERE destination_id IS NOT NULL) \
      SELECT destination_id, \
          CASE WHEN retry IS NULL OR first_try <= retry THEN first_try ELSE retry END \
-     FROM earliest WHERE first_try <= $1 OR retry <= $1 LIMIT $3";
+     FROM earliest WHERE first_try <= $1 OR retry <= $1 LIMIT $3"
+);
 
 pub(crate) async fn list_due_destinations(
     db: &mut Session<'_>,

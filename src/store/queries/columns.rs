@@ -49,3 +49,20 @@ macro_rules! destination_columns {
          x.previous_until, x.disabled_reason, x.failing_since, x.created_at, x.updated_at"
     };
 }
+
+/// The beginning of a statement that steps from one destination with something pending to the next, through the index: it
+/// costs one look per destination, and not one per delivery.
+macro_rules! with_waiting_after {
+    ($after:literal) => {
+        concat!(
+            "WITH RECURSIVE waiting (destination_id) AS ( \
+             SELECT (SELECT d.destination_id FROM gw_deliveries d WHERE d.status = 'pending' AND d.destination_id > ",
+            $after,
+            " ORDER BY d.destination_id LIMIT 1) \
+             UNION ALL \
+             SELECT (SELECT d.destination_id FROM gw_deliveries d WHERE d.status = 'pending' \
+                 AND d.destination_id > waiting.destination_id ORDER BY d.destination_id LIMIT 1) \
+             FROM waiting WHERE waiting.destination_id IS NOT NULL)"
+        )
+    };
+}

@@ -20,11 +20,19 @@ pub(super) const LIST_LEASED: &str = concat!(
     skip_locked!()
 );
 
-/// Gives up these leases, or as many of the owner's as one portion has. Fewer than that: there were no more.
-pub(crate) async fn release(
+/// Gives up as many of an owner's leases as one portion has. Fewer than that: there were no more.
+pub(crate) async fn release_some(db: &mut Session<'_>, owner: &str, now: EpochMs) -> StoreResult<u64> {
+    let leased = query(LIST_LEASED).bind(&*text(owner)).bind(i64::from(PORTION));
+    let rows = leased.fetch_all(&mut *db.conn).await?;
+    let ids = rows.iter().map(|row| Ok(DeliveryId::from_raw(Fields::new(row).get::<&str>()?)));
+    release_these(db, owner, &ids.collect::<StoreResult<Vec<_>>>()?, now).await
+}
+
+/// Gives up the owner's leases on these deliveries.
+pub(crate) async fn release_these(
     db: &mut Session<'_>,
     owner: &str,
-    only: Option<&[DeliveryId]>,
+    ids: &[DeliveryId],
     now: EpochMs,
 ) -> StoreResult<u64> {
     // `created_at` may lie after now when the clock was set back.
@@ -33,15 +41,8 @@ pub(crate) async fn release(
          WHERE lease_owner = $1 AND status = 'pending' AND id",
         in_list!("$3")
     );
-    let owner = text(owner);
-    let ids = if let Some(only) = only {
-        list(only.iter().map(DeliveryId::as_str))
-    } else {
-        let rows = query(LIST_LEASED).bind(&*owner).bind(i64::from(PORTION)).fetch_all(&mut *db.conn).await?;
-        let ids = rows.iter().map(|row| Fields::new(row).get::<String>()).collect::<StoreResult<Vec<_>>>()?;
-        list(ids.iter().map(String::as_str))
-    };
-    Ok(query(RELEASE).bind(&*owner).bind(now.0).bind(ids).execute(&mut *db.conn).await?.rows_affected())
+    let releasing = query(RELEASE).bind(&*text(owner)).bind(now.0).bind(list(ids.iter().map(DeliveryId::as_str)));
+    Ok(releasing.execute(&mut *db.conn).await?.rows_affected())
 }
 
 /// Leases are left alone: they end when they end, wherever their owner's clock stands.

@@ -61,17 +61,12 @@ impl Place {
 /// The piles of what is pending that hold deliveries of an org; without one, of those without a destination. What is held
 /// may become pending meanwhile, and is looked at before these are listed.
 pub(crate) async fn list_pending_piles(db: &mut Session<'_>, org: Option<&OrgId>) -> StoreResult<Vec<Pile>> {
-    // Steps through the index from one destination to the next. What belongs to another org is left out; what belongs to
-    // nobody (deleted, or the configured fallback) is not.
-    const ADDRESSED: &str = "WITH RECURSIVE waiting (destination_id) AS ( \
-         SELECT (SELECT d.destination_id FROM gw_deliveries d WHERE d.status = 'pending' AND d.destination_id > '' \
-             ORDER BY d.destination_id LIMIT 1) \
-         UNION ALL \
-         SELECT (SELECT d.destination_id FROM gw_deliveries d WHERE d.status = 'pending' \
-             AND d.destination_id > waiting.destination_id ORDER BY d.destination_id LIMIT 1) \
-         FROM waiting WHERE waiting.destination_id IS NOT NULL) \
-         SELECT destination_id FROM waiting WHERE destination_id IS NOT NULL AND NOT EXISTS \
-         (SELECT 1 FROM gw_destinations x WHERE x.id = waiting.destination_id AND x.org_id <> $1)";
+    // What belongs to another org is left out; what belongs to nobody (deleted, or the configured fallback) is not.
+    const ADDRESSED: &str = concat!(
+        with_waiting_after!("''"),
+        " SELECT destination_id FROM waiting WHERE destination_id IS NOT NULL AND NOT EXISTS \
+         (SELECT 1 FROM gw_destinations x WHERE x.id = waiting.destination_id AND x.org_id <> $1)"
+    );
     let mut piles = vec![Pile::Pending(None)];
     if let Some(org) = org {
         for row in query(ADDRESSED).bind(&*text(org.as_str())).fetch_all(&mut *db.conn).await? {

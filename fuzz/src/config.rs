@@ -45,6 +45,10 @@ pub fn run(data: &[u8]) {
     let is_only_value = data.windows(CANARY.len()).filter(|window| *window == CANARY.as_bytes()).count() == 1
         && environment.iter().any(|(name, value)| value.contains(CANARY) && !name.contains(CANARY));
     assert!(!is_only_value || !told.contains(CANARY), "a mistake repeats a value: {told}");
+    // Serving asks the same question again, at the same price: every eighth time is often enough.
+    if !data.len().is_multiple_of(8) {
+        return;
+    }
     match Config::load(Some(&path), environment, specs) {
         Ok(_) => assert!(examined.mistakes.is_empty(), "served from in spite of mistakes"),
         Err(error) => {

@@ -150,10 +150,10 @@ impl Database {
         Ok(postmaster)
     }
 
-    /// Rows of a table, of which there may be a condition.
-    pub async fn count(&self, table: &str) -> anyhow::Result<u64> {
+    /// How many rows there are of what stands behind `FROM`: a table, and a condition if there is one.
+    pub async fn count(&self, from: &str) -> anyhow::Result<u64> {
         let mut link = self.open().await?;
-        let count = link.number(&format!("SELECT count(*) FROM {table}")).await?;
+        let count = link.number(&format!("SELECT count(*) FROM {from}")).await?;
         link.close().await?;
         Ok(count.unsigned_abs())
     }

@@ -169,7 +169,7 @@ impl Binder {
                 Some(row) if row.org != grant.org => break,
                 Some(row) if word == Word::Operators => return Ok((row, Bound::Unchanged)),
                 Some(row) => self.reuse(&row.id, grant, word).await,
-                None => match self.find_ended(grant).await? {
+                None => match self.find_ended(grant, Some(&grant.org)).await? {
                     Some(row) => self.reuse(&row.id, grant, word).await,
                     None => self.insert(grant, word).await,
                 },
@@ -187,8 +187,13 @@ impl Binder {
         self.store.find_live_installation(grant.provider, &grant.external_id).await.map_err(store_error)
     }
 
-    async fn find_ended(&self, grant: &BindGrant) -> Result<Option<Installation>, AskError<InstallationError>> {
-        let found = self.store.find_ended_installation(grant.provider, &grant.external_id, &grant.org).await;
+    /// The newest row of a grant of the same account that has ended, of one org or of any.
+    async fn find_ended(
+        &self,
+        grant: &BindGrant,
+        org: Option<&OrgId>,
+    ) -> Result<Option<Installation>, AskError<InstallationError>> {
+        let found = self.store.find_ended_installation(grant.provider, &grant.external_id, org).await;
         found.map_err(store_error)
     }
 
@@ -216,6 +221,8 @@ impl Binder {
         let action = word.action_on_insert();
         let proved = self.proved(&id, grant, action)?;
         let (status, reason) = proved.state();
+        // Of the first grant of an account that we know there is no older news, however old it says that it is.
+        let is_first = self.find_ended(grant, None).await?.is_none();
         let installation = Installation {
             id,
             provider: grant.provider,
@@ -228,7 +235,7 @@ impl Binder {
             status_reason: reason.map(str::to_owned),
             metadata: grant.account.metadata.clone(),
             provider_account_info: Some(grant.account.info.clone()).filter(|info| *info != Value::Null),
-            control_at: proved.control_at(now),
+            control_at: proved.control_at(now).filter(|_| !is_first),
             last_event_at: None,
             created_at: now,
             updated_at: now,

@@ -304,7 +304,9 @@ impl Directory {
         actor: Actor,
     ) -> Result<Subscribed, AskError<InstallationError>> {
         let done = self.edit(id, actor, move |record, edit| state::subscribe(record, &request, edit)).await?;
-        self.announce_link(id);
+        if done.created + done.reactivated > 0 {
+            self.announce_link(id);
+        }
         let resources = done.integrations.iter().map(|(_, row)| (row.id.clone(), row.provider_resource_id.clone()));
         self.detect_configs(id, resources.collect());
         Ok(done)

@@ -1,5 +1,6 @@
 //! The janitor: what time and other nodes bring about. Ticks for retention, abandoned leases, deliveries without a
-//! destination, idle supervisors, last-seen times, tokens near their end and teardowns that are due; and the listener for changes made elsewhere.
+//! destination, idle supervisors, last-seen times, tokens near their end, connections that wait to be confirmed and
+//! teardowns that are due; and the listener for changes made elsewhere.
 //!
 //! **Invariants**: a tick that fails is logged and tried again at its next turn; two ticks of a kind never overlap; all
 //! of it may be late without harm.
@@ -44,6 +45,7 @@ const READDRESS_EVERY: Duration = Duration::from_secs(30);
 const RELIST_DELAY: Duration = Duration::from_mins(10);
 const TEARDOWNS_EVERY: Duration = Duration::from_secs(2);
 const RENEWALS_EVERY: Duration = Duration::from_secs(15);
+const CONFIRMATIONS_EVERY: Duration = Duration::from_secs(15);
 /// How long what was counted for charts is known to this node only, and lost with it.
 const ACTIVITY_EVERY: Duration = Duration::from_secs(10);
 /// How long the last counts may take to the store: they are worth no delay to what is.
@@ -154,6 +156,12 @@ impl Actor for Janitor {
         });
         self.every(ctx, TEARDOWNS_EVERY, "teardowns", |deps| async move { deps.directory.resume_teardowns().await });
         self.every(ctx, RENEWALS_EVERY, "tokens", |deps| async move { deps.directory.renew_expiring_tokens().await });
+        self.every(
+            ctx,
+            CONFIRMATIONS_EVERY,
+            "confirmations",
+            |deps| async move { deps.directory.confirm_pending().await },
+        );
         self.every(
             ctx,
             ACTIVITY_EVERY,

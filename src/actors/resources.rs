@@ -29,7 +29,7 @@ use crate::{
         resource::{Resource, ResourceStatus},
     },
     providers::{
-        ControlChange,
+        ControlChange, RemovalReason,
         connector::{Account, ResourcePage, VisibleResource},
     },
     store::{InstallationRecord, StoreError},
@@ -251,7 +251,10 @@ fn not_linked(record: &InstallationRecord, links: &[LinkResource]) -> HashSet<Pr
 fn fill_in(links: &mut [LinkResource], found: &HashMap<ProviderResourceId, VisibleResource>) {
     for link in links {
         let Some(item) = found.get(&link.provider_resource_id) else { continue };
-        link.name.get_or_insert_with(|| shown_name(item));
+        // A repository's short name, as the picker shows it, names it less well than what it is called in full.
+        if link.name.as_ref().is_none_or(|name| *name == item.name) {
+            link.name = Some(shown_name(item));
+        }
         if link.slug.is_none() {
             link.slug.clone_from(&item.slug);
         }
@@ -324,7 +327,7 @@ fn renew_resources(
         .collect();
     let ids: Vec<_> = linked.intersection(gone).cloned().collect();
     if !ids.is_empty() {
-        changes.push(ControlChange::ResourcesRemoved { ids, reason: "access_lost" });
+        changes.push(ControlChange::ResourcesRemoved { ids, reason: RemovalReason::AccessLost });
     }
     control::apply(record, &changes, None, edit);
 }

@@ -12,7 +12,7 @@ use crate::{
     actors::{
         AskError,
         directory::Directory,
-        installation::{InstallationError, LONGEST_MARGIN, ProviderState, control, teardown},
+        installation::{InstallationError, LONGEST_MARGIN, ProviderState, confirmation, control, teardown},
     },
     model::{
         clock::EpochMs,
@@ -25,7 +25,7 @@ use crate::{
         teardown::Teardown,
     },
     providers::{Connector, Registry},
-    store::StoreError,
+    store::{PageRequest, StoreError},
     vault::SealedAt,
 };
 
@@ -37,6 +37,9 @@ const TEARDOWNS_AT_ONCE: u32 = 64;
 const RENEWALS_A_TURN: u32 = 256;
 /// How many of them are asked for at once.
 const RENEWALS_AT_ONCE: usize = 4;
+/// Pending installations read at once, and how many of them are confirmed at the same time.
+const PENDING_PAGE: u32 = 100;
+const CONFIRMATIONS_AT_ONCE: usize = 4;
 
 /// Where the access token of an installation is sealed.
 pub fn access_token_place(id: &InstallationId) -> SealedAt<'_> {
@@ -195,6 +198,30 @@ impl Directory {
             self.locate(&id).resume_teardown();
         }
         Ok(())
+    }
+
+    /// Has every pending installation confirmed that has not been refused, and reads what could not be read of it when it
+    /// was connected.
+    pub async fn confirm_pending(&self) -> Result<(), StoreError> {
+        let mut cursor: Option<String> = None;
+        loop {
+            let request = PageRequest { limit: PENDING_PAGE, cursor: cursor.as_deref() };
+            let pending = Some(InstallationStatus::Pending);
+            let page = self.store().list_installations(None, None, pending, request).await?;
+            let awaited = page.items.into_iter().filter(confirmation::is_awaited);
+            futures_util::stream::iter(awaited)
+                .for_each_concurrent(CONFIRMATIONS_AT_ONCE, |installation| async move {
+                    // Whatever asks the provider has it confirmed first.
+                    if let Err(error) = self.look_again(&installation.id, Actor::system()).await {
+                        tracing::debug!(installation.id = %installation.id, %error, "an installation is pending still");
+                    }
+                })
+                .await;
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     /// Renews the tokens that are about to end, so that nobody waits for it who needs one.

@@ -102,7 +102,7 @@ async fn prepare_store(store: &SharedStore, config: &Config, vault: &Vault) -> a
 /// Refuses to start on secrets that cannot be opened, as after the key file got lost: a fresh key would make every
 /// destination fail, one delivery at a time.
 async fn check_vault(vault: &Vault, store: &SharedStore) -> anyhow::Result<()> {
-    match rotation::check_store(vault, &**store).await {
+    match rotation::check_store(Some(vault), &**store).await {
         Ok(()) => Ok(()),
         Err(rotation::RotationError::Store(error)) => Err(error).context("the sealed values"),
         Err(rotation::RotationError::Vault(error)) => Err(error).context(

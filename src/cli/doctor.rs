@@ -8,7 +8,8 @@ use crate::{
     app::registry_of,
     config::{Config, process_environment},
     doctor::{
-        DatabaseFile, Finding, Report, Verdict, check_connecting, check_database_file, check_settings, check_store,
+        DatabaseFile, Finding, Report, Verdict, check_connecting, check_database_file, check_sealed, check_settings,
+        check_store,
     },
 };
 
@@ -33,6 +34,7 @@ pub(super) async fn run(path: Option<&Path>) -> anyhow::Result<ExitCode> {
             match super::open_store(config).await {
                 Ok(store) => {
                     check_store(store.as_ref(), config.database.migrate, &mut report).await;
+                    check_sealed(config, store.as_ref(), &mut report).await;
                     store.close().await;
                 }
                 Err(error) => report.mistake("database", format!("{error:#}")),

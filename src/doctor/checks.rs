@@ -15,27 +15,31 @@ use crate::{
     model::secret::Secret,
     providers::Registry,
     store::Store,
-    vault::Vault,
+    vault::{
+        Vault, VaultError,
+        rotation::{self, RotationError},
+    },
 };
 
 /// A webhook secret shorter than this can be guessed from one signed webhook, bytes.
 const WEBHOOK_SECRET_MIN_BYTES: usize = 16;
 
-pub(super) fn check_vault(config: &Config, report: &mut Report) {
-    let vault = if config.vault.keys.is_empty() {
-        match Vault::open_key_file(&config.vault.key_file) {
-            Ok(None) => {
-                let path = config.vault.key_file.display();
-                return report.note("vault", format!("the first start will make a key in {path}"));
-            }
-            Ok(Some(vault)) => Ok(vault),
-            Err(error) => Err(error),
-        }
+/// The vault that the next start will have; `None` if it will make a key first.
+fn read_vault(config: &Config) -> Result<Option<Vault>, VaultError> {
+    if config.vault.keys.is_empty() {
+        Vault::open_key_file(&config.vault.key_file)
     } else {
-        Vault::new(config.vault.keys.iter().map(|key| (key.id.clone(), key.key.clone())).collect())
-    };
-    match vault.and_then(|vault| vault.self_test().map(|()| vault)) {
-        Ok(vault) => {
+        Vault::new(config.vault.keys.iter().map(|key| (key.id.clone(), key.key.clone())).collect()).map(Some)
+    }
+}
+
+pub(super) fn check_vault(config: &Config, report: &mut Report) {
+    match read_vault(config).and_then(|vault| vault.map(|vault| vault.self_test().map(|()| vault)).transpose()) {
+        Ok(None) => {
+            let path = config.vault.key_file.display();
+            report.note("vault", format!("the first start will make a key in {path}"));
+        }
+        Ok(Some(vault)) => {
             let ids: Vec<&str> = vault.key_ids().collect();
             report.fine("vault", format!("seals and opens; keys, newest first: {}", ids.join(", ")));
         }
@@ -89,6 +93,20 @@ pub async fn check_store(store: &dyn Store, migrates: bool, report: &mut Report)
     match store.check_durability().await {
         Ok(()) => report.fine("durability", "what is acknowledged survives a crash and loss of power"),
         Err(error) => report.mistake("durability", error),
+    }
+}
+
+/// Whether the vault's keys open what the store has: a start refuses to serve otherwise. Reads every sealed value.
+pub async fn check_sealed(config: &Config, store: &dyn Store, report: &mut Report) {
+    // A vault that cannot be read is a mistake already; tables that are not there yet hold nothing.
+    let (Ok(vault), Ok(0)) = (read_vault(config), store.count_pending_migrations().await) else { return };
+    match rotation::check_store(vault.as_ref(), store).await {
+        Ok(()) => {}
+        Err(RotationError::Vault(error)) => report.mistake(
+            "vault",
+            format!("the database has secrets that its keys do not open: {error}; put the key that sealed them back"),
+        ),
+        Err(RotationError::Store(error)) => report.mistake("database", error),
     }
 }
 

@@ -10,7 +10,7 @@ use std::fmt::Display;
 use serde::Serialize;
 use url::Url;
 
-pub use self::checks::{DatabaseFile, check_connecting, check_database_file, check_store};
+pub use self::checks::{DatabaseFile, check_connecting, check_database_file, check_sealed, check_store};
 use crate::{
     config::{Config, Mistake},
     providers::Registry,

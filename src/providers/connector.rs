@@ -431,6 +431,16 @@ pub trait Connector: Send + Sync + 'static {
     /// Reads the account with a token; the cheapest call that tells whether the token is alive.
     async fn read_account(&self, grant: &Grant, access: &Secret) -> Result<Account, ConnectorError>;
 
+    /// Tells a provider that wants to hear of it that a `pending` installation has arrived. Asked more than once it does
+    /// no harm.
+    ///
+    /// # Errors
+    /// [`ConnectorError::Refused`] if the provider does not take it, which is said in `status_reason`; an outage is to be
+    /// outlasted; verdicts on the grant as for any call.
+    async fn confirm_arrival(&self, _grant: &Grant, _access: &Secret) -> Result<(), ConnectorError> {
+        Err(ConnectorError::NotSupported)
+    }
+
     /// Ends the grant at the provider. Asked more than once it answers [`Ended::AlreadyGone`].
     async fn end_grant(&self, grant: &Grant, held: Option<&HeldToken>) -> Result<Ended, ConnectorError>;
 

@@ -17,8 +17,8 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::{
-    Category, ControlChange, Digest, EventSpec, ExtractError, Inbound, Provider, ResourceFacts, ResourceSelector,
-    SeedAccount, SignatureScheme,
+    Category, ControlChange, Digest, EventSpec, ExtractError, Inbound, Provider, RemovalReason, ResourceFacts,
+    ResourceSelector, SeedAccount, SignatureScheme,
     catalogue::find_key,
     delivery_id::header_text,
     facts::{self, facts},
@@ -324,13 +324,29 @@ fn select_resources(event: &str, payload: &Payload<'_>) -> ResourceSelector {
 const MEMBERS_OF_REPOSITORY: [&str; 7] =
     ["action", "changes", "repository", "organization", "enterprise", "installation", "sender"];
 
+/// The members of events about a grant. Those of every other event that names an installation have one more: its subject.
+const MEMBERS_OF_INSTALLATION: [&str; 10] = [
+    "action",
+    "installation",
+    "repositories",
+    "repositories_added",
+    "repositories_removed",
+    "repository_selection",
+    "requester",
+    "organization",
+    "enterprise",
+    "sender",
+];
+
 /// Whether a control event's body is of that event. The event's name comes in a header that the signature does not
 /// cover: without this check the body of any deleted thing, sent again under the name `installation`, would end the
-/// grant. Only events about the grant itself carry the full installation, or an account beside it; all others name it
-/// by its id alone.
+/// grant. Only events about the grant itself carry the full installation, or an account beside it, or nothing else but
+/// the grant; all others name it by its id alone, beside their subject.
 fn is_what_it_claims(event: &str, payload: &Payload<'_>, body: &[u8]) -> bool {
     match event {
-        "installation" | "installation_repositories" => payload.installation.member("account").is_present(),
+        "installation" | "installation_repositories" => {
+            payload.installation.member("account").is_present() || Json::body_has_only(body, &MEMBERS_OF_INSTALLATION)
+        }
         "installation_target" => payload.account.is_present(),
         "repository" => Json::body_has_only(body, &MEMBERS_OF_REPOSITORY),
         _ => true,
@@ -368,7 +384,7 @@ fn with_resources(
         changes.push(ControlChange::ResourcesAdded { ids: added });
     }
     if !removed.is_empty() {
-        changes.push(ControlChange::ResourcesRemoved { ids: removed, reason: "access_lost" });
+        changes.push(ControlChange::ResourcesRemoved { ids: removed, reason: RemovalReason::AccessLost });
     }
     changes
 }
@@ -410,9 +426,11 @@ fn repository_changes(action: &str, payload: &Payload<'_>) -> Vec<ControlChange>
     let Some(id) = id.id().map(ProviderResourceId::new) else { return Vec::new() };
     let (mut is_private, mut is_archived) = (private.boolean(), archived.boolean());
     match action {
-        "deleted" => return vec![ControlChange::ResourcesRemoved { ids: vec![id], reason: "deleted" }],
+        "deleted" => return vec![ControlChange::ResourcesRemoved { ids: vec![id], reason: RemovalReason::Deleted }],
         // It left its owner, and with it the grant through which it was linked.
-        "transferred" => return vec![ControlChange::ResourcesRemoved { ids: vec![id], reason: "transferred" }],
+        "transferred" => {
+            return vec![ControlChange::ResourcesRemoved { ids: vec![id], reason: RemovalReason::Transferred }];
+        }
         "archived" => is_archived = Some(true),
         "unarchived" => is_archived = Some(false),
         "privatized" => is_private = Some(true),

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::{
-    Category, ControlChange, Digest, EventSpec, ExtractError, Inbound, Provider, ResourceFacts, ResourceSelector,
-    SeedAccount, SignatureScheme,
+    Category, ControlChange, Digest, EventSpec, ExtractError, Inbound, Provider, RemovalReason, ResourceFacts,
+    ResourceSelector, SeedAccount, SignatureScheme,
     catalogue::find_key,
     delivery_id::{content_id, header_text},
     facts::{self, facts},
@@ -312,7 +312,7 @@ fn control_changes(kind: &str, action: Option<&str>, hook: &Hook<'_>) -> Vec<Con
                 changes.push(ControlChange::ResourcesAdded { ids: added });
             }
             if !removed.is_empty() {
-                changes.push(ControlChange::ResourcesRemoved { ids: removed, reason: "access_lost" });
+                changes.push(ControlChange::ResourcesRemoved { ids: removed, reason: RemovalReason::AccessLost });
             }
             changes
         }

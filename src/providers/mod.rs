@@ -291,8 +291,8 @@ pub enum ControlChange {
     ResourcesRemoved {
         /// Which.
         ids: Vec<ProviderResourceId>,
-        /// `access_lost`, `deleted` or `transferred`.
-        reason: &'static str,
+        /// Why.
+        reason: RemovalReason,
     },
     /// Resources came into reach: linkable, and noted in the log; nothing is linked by itself.
     ResourcesAdded {
@@ -310,6 +310,28 @@ pub enum ControlChange {
         /// Facts to merge into its attrs and into the `source_config` of its integrations.
         attrs: Map<String, Value>,
     },
+}
+
+/// Why resources left routing, in the provider's words about them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RemovalReason {
+    /// The grant no longer reaches them.
+    AccessLost,
+    /// They are no more.
+    Deleted,
+    /// They belong to another account now.
+    Transferred,
+}
+
+impl RemovalReason {
+    /// The word in the log and in `status_reason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AccessLost => "access_lost",
+            Self::Deleted => "deleted",
+            Self::Transferred => "transferred",
+        }
+    }
 }
 
 /// Why a verified webhook could not be understood.

@@ -21,7 +21,7 @@ use url::Url;
 
 use super::{
     connector::{Callback, ConnectorError, FreshToken, Leg},
-    http::{Call, HttpClient},
+    http::{Call, HttpClient, Reply},
 };
 use crate::model::{clock::EpochMs, secret::Secret};
 
@@ -97,6 +97,12 @@ pub(super) fn check_callback(callback: &Callback<'_>) -> Result<(), ConnectorErr
 /// A parameter that is there and not empty.
 pub(super) fn filled<'a>(parameters: &'a BTreeMap<String, String>, name: &str) -> Option<&'a str> {
     parameters.get(name).map(String::as_str).filter(|value| !value.is_empty())
+}
+
+/// Whether a refusal is a verdict on the grant; for a token endpoint that is not the standard's in everything else.
+pub(super) fn rejects_grant(reply: &Reply) -> bool {
+    let told = reply.json::<BasicErrorResponse>("a refusal");
+    told.is_ok_and(|told| matches!(Failure::told(&told), Failure::GrantRejected))
 }
 
 type StandardClient = Client<
@@ -270,21 +276,26 @@ impl Failure {
         match error {
             RequestTokenError::Request(CallFailure(error)) => Self::Call(error),
             RequestTokenError::Parse(..) | RequestTokenError::Other(_) => Self::NotUnderstood,
-            RequestTokenError::ServerResponse(response) => match response.error() {
-                BasicErrorResponseType::InvalidGrant => Self::GrantRejected,
-                BasicErrorResponseType::InvalidClient => Self::Refused("invalid_client"),
-                BasicErrorResponseType::InvalidRequest => Self::Refused("invalid_request"),
-                BasicErrorResponseType::InvalidScope => Self::Refused("invalid_scope"),
-                BasicErrorResponseType::UnauthorizedClient => Self::Refused("unauthorized_client"),
-                BasicErrorResponseType::UnsupportedGrantType => Self::Refused("unsupported_grant_type"),
-                // GitHub has words of its own for what the standard calls invalid_grant and invalid_client.
-                BasicErrorResponseType::Extension(own) => match own.as_str() {
-                    "bad_verification_code" | "bad_refresh_token" => Self::GrantRejected,
-                    "incorrect_client_credentials" => Self::Refused("incorrect_client_credentials"),
-                    "redirect_uri_mismatch" => Self::Refused("redirect_uri_mismatch"),
-                    "unverified_user_email" => Self::Refused("unverified_user_email"),
-                    _ => Self::Refused("another error"),
-                },
+            RequestTokenError::ServerResponse(response) => Self::told(&response),
+        }
+    }
+
+    /// What an answer that carries `error` says.
+    fn told(response: &BasicErrorResponse) -> Self {
+        match response.error() {
+            BasicErrorResponseType::InvalidGrant => Self::GrantRejected,
+            BasicErrorResponseType::InvalidClient => Self::Refused("invalid_client"),
+            BasicErrorResponseType::InvalidRequest => Self::Refused("invalid_request"),
+            BasicErrorResponseType::InvalidScope => Self::Refused("invalid_scope"),
+            BasicErrorResponseType::UnauthorizedClient => Self::Refused("unauthorized_client"),
+            BasicErrorResponseType::UnsupportedGrantType => Self::Refused("unsupported_grant_type"),
+            // GitHub has words of its own for what the standard calls invalid_grant and invalid_client.
+            BasicErrorResponseType::Extension(own) => match own.as_str() {
+                "bad_verification_code" | "bad_refresh_token" => Self::GrantRejected,
+                "incorrect_client_credentials" => Self::Refused("incorrect_client_credentials"),
+                "redirect_uri_mismatch" => Self::Refused("redirect_uri_mismatch"),
+                "unverified_user_email" => Self::Refused("unverified_user_email"),
+                _ => Self::Refused("another error"),
             },
         }
     }

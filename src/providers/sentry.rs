@@ -227,9 +227,10 @@ fn select_projects(resource: &str, data: Json<'_>) -> ResourceSelector {
     }
 }
 
-/// The grant code of `installation.created` is deliberately not read: it is a secret, and metadata is not sealed. The
-/// resource's name comes in a header that the signature does not cover: without the first check the body of a deleted
-/// comment, sent again under the name `installation`, would end the grant.
+/// The grant code of `installation.created` is deliberately not read: it is a secret, and metadata is not sealed. One that
+/// was created pending confirms nothing: it is Sentry that waits to be told, and sends nothing before. The resource's
+/// name comes in a header that the signature does not cover: without the first check the body of a deleted comment, sent
+/// again under the name `installation`, would end the grant.
 fn control_changes(action: Option<&str>, data: Json<'_>) -> Vec<ControlChange> {
     if data.entries().iter().any(|(name, _)| name != "installation") {
         return Vec::new();
@@ -238,13 +239,17 @@ fn control_changes(action: Option<&str>, data: Json<'_>) -> Vec<ControlChange> {
         Some("created") => {
             let [organization, app, status] = data.member("installation").members(["organization", "app", "status"]);
             let [slug, id] = organization.members(["slug", "id"]);
+            let status = status.text();
+            if status.as_deref() == Some("pending") {
+                return Vec::new();
+            }
             vec![ControlChange::InstallationConfirmed {
                 account_login: slug.text(),
                 metadata: facts([
                     ("organizationSlug", facts::text(slug.text())),
                     ("organizationId", facts::text(id.id())),
                     ("appSlug", facts::text(app.member("slug").text())),
-                    ("status", facts::text(status.text())),
+                    ("status", facts::text(status)),
                 ]),
             }]
         }

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::{
-    Category, ControlChange, Digest, EventSpec, ExtractError, Inbound, Provider, ResourceFacts, ResourceSelector,
-    SeedAccount, SignatureScheme,
+    Category, ControlChange, Digest, EventSpec, ExtractError, Inbound, Provider, RemovalReason, ResourceFacts,
+    ResourceSelector, SeedAccount, SignatureScheme,
     catalogue::find_key,
     delivery_id::content_id,
     facts::{self, facts},
@@ -324,7 +324,7 @@ fn control_changes(modern: &str, hook: &Hook<'_>, project_id: Option<&str>) -> V
                 changes.push(ControlChange::ResourcesAdded { ids: added });
             }
             if !removed.is_empty() {
-                changes.push(ControlChange::ResourcesRemoved { ids: removed, reason: "access_lost" });
+                changes.push(ControlChange::ResourcesRemoved { ids: removed, reason: RemovalReason::AccessLost });
             }
             changes
         }
@@ -337,7 +337,7 @@ fn control_changes(modern: &str, hook: &Hook<'_>, project_id: Option<&str>) -> V
         }
         "project.created" if project_id.is_some() => vec![ControlChange::ResourcesAdded { ids: project_ids() }],
         "project.removed" if project_id.is_some() => {
-            vec![ControlChange::ResourcesRemoved { ids: project_ids(), reason: "deleted" }]
+            vec![ControlChange::ResourcesRemoved { ids: project_ids(), reason: RemovalReason::Deleted }]
         }
         "project.renamed" => {
             let name = [project.member("name"), name].into_iter().find_map(Json::text);

@@ -10,12 +10,7 @@ use actix_web::http::header::HeaderMap;
 use bytes::Bytes;
 use serde_json::{Value, value::RawValue};
 
-use super::{
-    auth::is_org_id,
-    error_codes as codes,
-    problem::Problem,
-    request_body::{as_id, as_text},
-};
+use super::{auth::is_org_id, error_codes as codes, problem::Problem, request_body::as_text};
 use crate::{
     actors::webhook_router::TrustedWebhook,
     model::{
@@ -52,7 +47,7 @@ pub fn read_trusted(
     let value = |name: &str| -> Option<Value> { serde_json::from_str(members.get(name)?.get()).ok() };
     let connection = value("connectionId").as_ref().and_then(as_text);
     let org = value("orgId").as_ref().and_then(as_text);
-    let delivery_id = value("deliveryId").as_ref().and_then(as_id);
+    let delivery_id = value("deliveryId").as_ref().and_then(as_text);
     let event_type = value("eventType").as_ref().and_then(as_text);
     let payload = members.get("payload").map(|raw| raw.get()).filter(|raw| raw.starts_with('{'));
     let received_at = value("receivedAt").as_ref().and_then(as_time);

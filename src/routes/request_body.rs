@@ -339,7 +339,7 @@ pub fn as_text(value: &Value) -> Option<String> {
 }
 
 /// A text or an integer, as text.
-pub fn as_id(value: &Value) -> Option<String> {
+fn as_id(value: &Value) -> Option<String> {
     match value {
         Value::Number(number) if number.is_u64() || number.is_i64() => Some(number.to_string()),
         _ => as_text(value),

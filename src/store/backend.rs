@@ -341,6 +341,7 @@ macro_rules! impl_store {
             }
             reads {
                 find_installation(id: &InstallationId) -> Option<Installation> = installations::find;
+                load_installation(id: &InstallationId) -> Option<InstallationRecord> = records::load;
                 find_live_installation(provider: ProviderSlug, external_id: &ExternalId) -> Option<Installation>
                     = installations::find_live;
                 find_installations_by_resource(provider: ProviderSlug, resource: &ProviderResourceId)
@@ -386,7 +387,6 @@ macro_rules! impl_store {
                     -> Page<LogEntry> = log::list;
             }
             snapshots {
-                load_installation(id: &InstallationId) -> Option<InstallationRecord> = records::load;
                 find_event_detail(id: &EventId) -> Option<EventDetail> = events::find_detail;
                 list_dead_of_installation(
                     installation: &InstallationId, since: Option<EpochMs>, until: Option<EpochMs>, limit: u32

@@ -64,12 +64,12 @@ pub trait ConnectionStore: Send + Sync + 'static {
         entry: &LogEntry,
     ) -> StoreResult<()>;
 
-    /// The org's newest revoked row with this external id: reconnecting revives it.
+    /// The newest revoked row with this external id, of one org (reconnecting revives it) or of any.
     async fn find_ended_installation(
         &self,
         provider: ProviderSlug,
         external_id: &ExternalId,
-        org: &OrgId,
+        org: Option<&OrgId>,
     ) -> StoreResult<Option<Installation>>;
 
     /// Keeps what the last look at the provider showed, and when.

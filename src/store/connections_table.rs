@@ -7,7 +7,7 @@ macro_rules! impl_connection_store {
     ($store:ident) => {
         impl_operations! { ConnectionStore for $store {}
             reads {
-                find_ended_installation(provider: ProviderSlug, external_id: &ExternalId, org: &OrgId)
+                find_ended_installation(provider: ProviderSlug, external_id: &ExternalId, org: Option<&OrgId>)
                     -> Option<Installation> = installations::find_ended;
                 find_visible_resources(installation: &InstallationId) -> Option<Vec<ProviderResourceId>>
                     = installations::find_visible;

@@ -1,5 +1,7 @@
 //! Connecting, through the front door: browsers with cookies, simulated providers, every way a flow can end.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 use signalbox::sim::{
     browser::{Browser, Page},
@@ -12,6 +14,10 @@ use crate::support::{App, Backend, Options, on_both};
 
 const CONSOLE: &str = "http://localhost:4107";
 const FOLLOW: &str = "SIGNALBOX_PROVIDERS__VERCEL__FOLLOW_NEXT";
+/// By which Sentry is told that an installation has arrived.
+const CONFIRM: &str = "PUT /api/0/sentry-app-installations/*/";
+/// The janitor looks every quarter minute.
+const SOON: Duration = Duration::from_mins(1);
 const COOKIE: &str = "signalbox_connect";
 
 /// A gateway among simulated providers, with an external console that is not there.
@@ -62,6 +68,23 @@ impl Stage {
 
     async fn connection(&self, org: &str, id: &str) -> Value {
         self.app.operator(org).ask("GET", &format!("/connections/{id}"), None).await.expect("a connection")
+    }
+
+    async fn call(&self, org: &str, method: &str, path: &str) -> Answer {
+        self.app.operator(org).call(method, path, None).await.expect("an answer")
+    }
+
+    /// The connection, once it is active without anybody's doing.
+    async fn until_active(&self, org: &str, id: &str) -> Value {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let connection = self.connection(org, id).await;
+            if connection["status"] == "active" {
+                return connection;
+            }
+            assert!(Instant::now() < deadline, "{connection:#}\n{}", self.app.log_text());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn connections(&self, org: &str) -> Vec<Value> {
@@ -452,6 +475,30 @@ on_both! {
         stage.finish(&[]).await;
     }
 
+    async fn an_install_that_sentry_cannot_be_told_of_is_confirmed_once_it_can_be_through_a_crash(backend) {
+        let mut stage = Stage::set(backend).await;
+        stage.world.sentry.fail(FaultRule::always(CONFIRM, Fault::status(500)));
+        let (page, status) = stage.connect("org_a", "sentry", Visit::default()).await;
+        assert_eq!((page.parameter("error"), &status["status"]), (None, &json!("completed")), "{}", page.url);
+        let id = status["connectionId"].as_str().expect("an id").to_owned();
+        assert_eq!(stage.connection("org_a", &id).await["status"], "pending");
+        for (method, path) in [("GET", "token"), ("POST", "validate")] {
+            let refused = stage.call("org_a", method, &format!("/connections/{id}/{path}")).await;
+            assert_eq!(code(&refused), (400, "installation_not_active".to_owned()), "{path}");
+            assert_eq!(refused.json()["connectionStatus"], "pending", "{path}");
+        }
+        stage.app.kill().await;
+        stage.world.sentry.heal();
+        stage.app.restart().await;
+        stage.world.gateway_is_at(&origin(&stage.app));
+        let connection = stage.until_active("org_a", &id).await;
+        assert_eq!(connection["statusReason"], "confirmed");
+        assert!(!stage.world.sentry.with(|sentry| sentry.is_pending(1)));
+        let token = stage.call("org_a", "GET", &format!("/connections/{id}/token")).await;
+        assert_eq!(token.status, 200, "{}", token.json());
+        stage.finish(&[]).await;
+    }
+
     async fn a_request_to_the_owner_waits_and_its_approval_binds_nothing(backend) {
         let stage = Stage::set(backend).await;
         let flow = stage.authorize("org_a", "github", None).await;
@@ -607,6 +654,52 @@ async fn the_providers_next_page_is_followed_only_if_it_is_the_providers_own() {
         assert_eq!(status["status"], "completed", "{status}");
         assert_eq!(ends_on(&page), format!("{CONSOLE}/vercel/connected"), "{elsewhere}");
     }
+    stage.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn a_confirmation_that_fails_once_is_repeated_while_the_person_waits() {
+    let stage = Stage::set(Backend::sqlite()).await;
+    for (account, fault) in [(1, Fault::status(500)), (2, Fault::Cut), (3, Fault::LoseAnswer), (4, Fault::Malformed)] {
+        stage.world.sentry.fail(FaultRule::once(CONFIRM, fault.clone()));
+        let (_, status) = stage.connect("org_a", "sentry", Visit::of_account(account)).await;
+        let id = status["connectionId"].as_str().expect("an id");
+        assert_eq!(stage.connection("org_a", id).await["status"], "active", "{fault:?}");
+        assert!(!stage.world.sentry.with(|sentry| sentry.is_pending(account)), "{fault:?}");
+    }
+    stage.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn a_sentry_that_does_not_answer_holds_nobody_up_and_is_told_later_by_itself() {
+    let stage = Stage::set(Backend::sqlite()).await;
+    stage.world.sentry.fail(FaultRule::always(CONFIRM, Fault::Hang));
+    let (_, status) = stage.connect("org_a", "sentry", Visit::default()).await;
+    let id = status["connectionId"].as_str().expect("an id");
+    assert_eq!(stage.connection("org_a", id).await["status"], "pending");
+    stage.world.sentry.heal();
+    stage.until_active("org_a", id).await;
+    assert!(!stage.world.sentry.with(|sentry| sentry.is_pending(1)));
+    stage.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn a_confirmation_that_sentry_refuses_is_said_so_and_tried_again_when_somebody_asks() {
+    let stage = Stage::set(Backend::sqlite()).await;
+    stage.world.sentry.fail(FaultRule::always(CONFIRM, Fault::status(403)));
+    let (_, status) = stage.connect("org_a", "sentry", Visit::default()).await;
+    let id = status["connectionId"].as_str().expect("an id");
+    let validate = format!("/connections/{id}/validate");
+    assert_eq!(code(&stage.call("org_a", "POST", &validate).await), (400, "installation_not_active".to_owned()));
+    let connection = stage.connection("org_a", id).await;
+    assert_eq!(
+        (&connection["status"], &connection["statusReason"]),
+        (&json!("pending"), &json!("confirmation_refused"))
+    );
+    stage.world.sentry.heal();
+    let validated = stage.call("org_a", "POST", &validate).await;
+    assert_eq!(validated.status, 200, "{}", validated.json());
+    assert_eq!(stage.connection("org_a", id).await["status"], "active");
     stage.finish(&[]).await;
 }
 

@@ -16,6 +16,12 @@ async fn linked(app: &App, org: &str, connection: &Connected) -> Vec<String> {
     resources.iter().filter_map(|resource| resource["providerResourceId"].as_str().map(str::to_owned)).collect()
 }
 
+/// What the connection is.
+async fn status(app: &App, connection: &Connected) -> Value {
+    let path = format!("/connections/{}", connection.connection);
+    app.operator("org").ask("GET", &path, None).await.expect("the connection")["status"].clone()
+}
+
 /// Posts a genuine event with these facts; the answer.
 async fn post(app: &App, to: &Connected, kind: &str, facts: &Facts) -> Value {
     let request = to.provider.event(kind, facts, to.provider.secret.as_bytes()).expect("a known kind");
@@ -78,7 +84,7 @@ on_both! {
             ("installation", json!({"action": "deleted", "projects_v2_item": {"id": 1}})),
             ("repository", json!({"action": "deleted", "starred_at": null, "repository": repository})),
             ("repository", json!({"action": "deleted", "repository_ruleset": {"id": 1}, "repository": repository})),
-            ("installation_repositories", json!({"action": "removed", "repositories_removed": [repository]})),
+            ("installation_repositories", json!({"action": "removed", "repositories_removed": [repository], "team": {"id": 1}})),
         ];
         for (number, (event, mut body)) in bodies.into_iter().enumerate() {
             body["installation"] = installation.clone();
@@ -91,6 +97,41 @@ on_both! {
         }
         let (_, answer) = app.post_event(&github, "github:push", 2).await;
         assert_eq!(answer.json()["outcome"], "routed", "the grant stands");
+        app.finish().await;
+    }
+
+    async fn an_event_about_nothing_but_the_grant_needs_no_more_than_its_id(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let provider = sim::find("github").expect("simulated");
+        let github = app.connect("org", provider, 1).await;
+        app.subscribe("org", "ws", &github, None).await;
+        let facts = github.facts(1, SystemClock.now());
+        let id = facts.external_id.parse::<u64>().expect("a number");
+        for (action, becomes) in [("suspend", "suspended"), ("unsuspend", "active"), ("deleted", "revoked")] {
+            let body = json!({"action": action, "installation": {"id": id}, "sender": {"id": 1}}).to_string();
+            let headers = vec![("x-github-event", "installation".to_owned()), ("x-github-delivery", action.to_owned())];
+            let short = provider.signing.sign(headers, body, provider.secret.as_bytes(), Encoding::Json);
+            let answer = app.outsider().post_webhook("github", &short).await.expect("an answer").json();
+            assert_eq!(answer["outcome"], "control", "{action}: {answer}");
+            assert_eq!(status(&app, &github).await, becomes, "{action}");
+        }
+        app.finish().await;
+    }
+
+    async fn of_the_first_grant_of_an_account_no_news_is_too_old(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let provider = sim::find("vercel").expect("simulated");
+        let vercel = app.connect("org", provider, 1).await;
+        let months_ago = SystemClock.now().minus(std::time::Duration::from_hours(90 * 24));
+        let removed = |delivery: &str| Facts { delivery_id: delivery.into(), ..vercel.facts(1, months_ago) };
+        let kind = "vercel:integration-configuration.removed";
+        assert_eq!(post(&app, &vercel, kind, &removed("first")).await["outcome"], "control");
+        assert_eq!(status(&app, &vercel).await, "revoked");
+
+        let again = app.connect("org", provider, 1).await;
+        assert_eq!(again.connection, vercel.connection);
+        assert_eq!(post(&app, &vercel, kind, &removed("second")).await["outcome"], "control");
+        assert_eq!(status(&app, &vercel).await, "active", "that was about the grant before");
         app.finish().await;
     }
 }

@@ -132,6 +132,10 @@ on_both! {
         app.terminate().await;
         let (key_file, aside) = (app.key_file(), app.key_file().with_extension("aside"));
         std::fs::rename(&key_file, &aside).expect("moved away");
+        let examined = app.cli(&["doctor"]);
+        let report = String::from_utf8_lossy(&examined.stdout);
+        assert!(!examined.status.success() && report.contains("MISTAKE  vault: "), "{report}");
+        assert!(!key_file.exists(), "the doctor makes nothing");
         let said = app.restart_refused().await;
         assert!(said.contains("vault.key_file") && said.contains("is not configured"), "{said}");
         std::fs::rename(&aside, &key_file).expect("moved back");

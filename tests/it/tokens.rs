@@ -186,6 +186,25 @@ on_both! {
         stage.app.finish_without(&stage.world.issued()).await;
     }
 
+    async fn sentrys_word_that_a_grant_is_invalid_is_a_verdict_and_no_other_refusal_is(backend) {
+        let stage = Stage::set(backend).await;
+        let id = stage.connect("sentry").await;
+        let refresh = "POST /api/0/sentry-app-installations/*/authorizations/";
+        let refusing = |told: &str| {
+            let body = json!({"error": told});
+            FaultRule::always(refresh, Fault::Status { status: 400, headers: Vec::new(), body })
+        };
+        stage.expire().await;
+        stage.world.sentry.fail(refusing("invalid_request"));
+        assert_eq!(error(&stage.token(&id).await), (502, "token_generation_failed".into()));
+        assert_eq!(stage.connection(&id).await["status"], "active");
+        stage.world.sentry.heal();
+        stage.world.sentry.fail(refusing("invalid_grant"));
+        assert_eq!(error(&stage.token(&id).await), (401, "token_expired".into()));
+        assert_eq!(stage.connection(&id).await["status"], "needs_reauth");
+        stage.app.finish_without(&stage.world.issued()).await;
+    }
+
     async fn an_outage_changes_no_state_and_a_token_that_lives_is_handed_out_through_it(backend) {
         let stage = Stage::set(backend).await;
         let id = stage.connect("linear").await;

@@ -89,6 +89,10 @@ on_both! {
         app.set(KEYS, &key("new"));
         let refused = app.restart_refused().await;
         assert!(refused.contains("the vault key old is not configured"), "{refused}");
+        let examined = app.cli(&["doctor"]);
+        let report = String::from_utf8_lossy(&examined.stdout);
+        assert!(!examined.status.success(), "{report}");
+        assert!(report.contains("MISTAKE  vault: ") && report.contains("the vault key old is not configured"), "{report}");
         app.set(KEYS, &format!("{},{}", key("new"), key("old")));
         app.restart().await;
 

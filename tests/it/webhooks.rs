@@ -228,6 +228,7 @@ on_both! {
             (body(&[("connectionId", Value::Null)]), 400, "missing_required_fields", Some("connectionId")),
             (body(&[("payload", json!([]))]), 400, "missing_required_fields", Some("payload")),
             (body(&[("receivedAt", json!("now"))]), 400, "missing_required_fields", Some("receivedAt")),
+            (body(&[("deliveryId", json!(7))]), 400, "missing_required_fields", Some("deliveryId")),
             (body(&[("eventType", json!(7))]), 400, "missing_required_fields", Some("eventType")),
             (body(&[("connectionId", json!("in_nowhere"))]), 404, "not_found", None),
             (body(&[("orgId", json!("another"))]), 403, "forbidden", None),

@@ -129,7 +129,7 @@ fn render_change(change: &ControlChange) -> Value {
         }
         ControlChange::InstallationMoved { to } => json!({ "change": "installationMoved", "to": to }),
         ControlChange::ResourcesRemoved { ids, reason } => {
-            json!({ "change": "resourcesRemoved", "ids": ids, "reason": reason })
+            json!({ "change": "resourcesRemoved", "ids": ids, "reason": reason.as_str() })
         }
         ControlChange::ResourcesAdded { ids } => json!({ "change": "resourcesAdded", "ids": ids }),
         ControlChange::ResourceChanged { id, name, slug, attrs } => {

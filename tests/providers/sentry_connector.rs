@@ -104,6 +104,14 @@ async fn a_confirmation_that_fails_leaves_what_sentry_says_of_the_install() {
         assert_eq!(connected.status, expected, "{:?}", provider.whats());
         assert_ne!(connected.account.login.as_deref(), Some("somebody-else"), "the browser's word is not taken");
     }
+    // What cannot be told now is told later, whatever can be read meanwhile.
+    for outage in [vec![status(503); 3], vec![Say::HangUp, status(500), status(502)], vec![too_many(9)]] {
+        let tries = outage.len();
+        let lines = outage.into_iter().map(|say| (CONFIRM, say)).chain([(TOKEN, answer(201, &pair()))]);
+        let provider = Scripted::saying(lines).await;
+        let connected = complete(&*connector("sentry", &provider), &CALLBACK).await.expect("connected");
+        assert_eq!((connected.status, provider.asked(CONFIRM).len()), (InstallationStatus::Pending, tries));
+    }
     let provider = Scripted::saying([(TOKEN, answer(201, &pair())), (CONFIRM, status(404))]).await;
     let gone = complete(&*connector("sentry", &provider), &CALLBACK).await;
     assert_eq!(gone.expect_err("uninstalled meanwhile"), ConnectorError::Gone);
@@ -190,7 +198,15 @@ async fn a_refused_refresh_ends_the_grant_only_if_the_access_token_is_dead_too()
         assert_eq!((provider.asked(TOKEN).len(), provider.only(READ).bearer()), (1, Some("at")));
     }
     let wait = Some(Duration::from_secs(9));
+    let (invalid, other) = (json!({"error": "invalid_grant"}), json!({"error": "invalid_client"}));
     for (say, expected) in [
+        (answer(400, &invalid), ConnectorError::Rejected),
+        (answer(401, &invalid), ConnectorError::Rejected),
+        (answer(403, &invalid), ConnectorError::Rejected),
+        (answer(404, &invalid), ConnectorError::Rejected),
+        (answer(500, &invalid), ConnectorError::unavailable("answered 500")),
+        (answer(400, &other), ConnectorError::Malformed("an answer of this status")),
+        (answer(400, &json!({"detail": "invalid_grant"})), ConnectorError::Malformed("an answer of this status")),
         (Say::HangUp, ConnectorError::AnswerLost),
         (Say::Answer(201, vec![], "{\"token\":\"at2\",\"refr".into()), ConnectorError::AnswerLost),
         (answer(201, &json!({"id": "9"})), ConnectorError::AnswerLost),
@@ -221,6 +237,38 @@ async fn reading_a_pending_install_confirms_it() {
     assert_eq!(sentry.read_account(&own_grant(), &secret("at")).await, Err(ConnectorError::Unauthorized));
     assert_eq!(sentry.read_account(&own_grant(), &secret("at")).await, Err(ConnectorError::Gone));
     assert_eq!(provider.asked(CONFIRM).len(), 1);
+}
+
+#[tokio::test]
+async fn a_pending_install_is_confirmed_later_unless_sentry_refuses() {
+    let refused = ConnectorError::Refused("confirmation_refused");
+    let wait = Some(Duration::from_secs(9));
+    let cases = [
+        (vec![(CONFIRM, answer(200, &installed("installed")))], Ok(())),
+        (vec![(CONFIRM, status(403)), (READ, answer(200, &installed("installed")))], Ok(())),
+        (vec![(CONFIRM, status(403)), (READ, status(403))], Ok(())),
+        (vec![(CONFIRM, status(403)), (READ, answer(200, &installed("pending")))], Err(refused.clone())),
+        (vec![(CONFIRM, status(400)), (READ, answer(200, &installed("pending")))], Err(refused)),
+        (vec![(CONFIRM, status(403)), (READ, status(503))], Err(ConnectorError::unavailable("answered 503"))),
+        (
+            vec![(CONFIRM, Say::Answer(200, vec![], "{".into())), (READ, answer(200, &installed("pending")))],
+            Err(ConnectorError::Malformed("an installation")),
+        ),
+        (vec![(CONFIRM, status(503))], Err(ConnectorError::unavailable("answered 503"))),
+        (vec![(CONFIRM, Say::HangUp)], Err(ConnectorError::unavailable("the connection broke"))),
+        (
+            vec![(CONFIRM, too_many(9))],
+            Err(ConnectorError::Unavailable { why: "rate limited".into(), retry_after: wait }),
+        ),
+        (vec![(CONFIRM, status(401))], Err(ConnectorError::Unauthorized)),
+        (vec![(CONFIRM, status(404))], Err(ConnectorError::Gone)),
+    ];
+    for (lines, expected) in cases {
+        let provider = Scripted::saying(lines).await;
+        let confirmed = connector("sentry", &provider).confirm_arrival(&own_grant(), &secret("at")).await;
+        assert_eq!(confirmed, expected, "{:?}", provider.whats());
+        assert_eq!(provider.only(CONFIRM).bearer(), Some("at"));
+    }
 }
 
 #[tokio::test]

@@ -165,6 +165,7 @@ async fn next_is_followed_only_to_the_providers_own_pages_and_only_if_wanted() {
     assert_eq!(follow(real, Some("true"), &|_| page.into()).await.as_deref(), Some(page));
     assert_eq!(follow(real, Some("false"), &|_| page.into()).await, None);
     assert!(follow(None, None, &|own| format!("{own}/done")).await.is_some(), "a simulator's own page");
+    assert_eq!(follow(None, None, &|_| page.into()).await.as_deref(), Some(page), "the real one's, from a simulator");
     for elsewhere in [
         "http://vercel.com/done",
         "https://vercel.com.example.com/",

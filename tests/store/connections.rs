@@ -42,10 +42,12 @@ store_suite! {
         let others = ended(&other_org).await;
         store.insert_installation_of("4711").await;
         let find = async |provider, org| store.find_ended_installation(provider, &external, org).await.expect("read");
-        assert_eq!(find(GITHUB, &org).await, Some(newest));
-        assert_eq!(find(GITHUB, &other_org).await, Some(others));
-        assert_eq!(find(LINEAR, &org).await, None);
-        assert_eq!(find(GITHUB, &OrgId::from_raw("org_3")).await, None);
+        assert_eq!(find(GITHUB, Some(&org)).await, Some(newest));
+        assert_eq!(find(GITHUB, Some(&other_org)).await, Some(others.clone()));
+        assert_eq!(find(GITHUB, None).await, Some(others), "the newest of all");
+        assert_eq!(find(LINEAR, Some(&org)).await, None);
+        assert_eq!(find(LINEAR, None).await, None);
+        assert_eq!(find(GITHUB, Some(&OrgId::from_raw("org_3"))).await, None);
     }
 
     async fn what_a_provider_showed_and_its_health_are_kept_and_survive_changes(store: TestStore) {

@@ -98,7 +98,8 @@ impl ConnectingHandle {
         };
         self.write_outcome(&flow, &end).await;
         let asked_for = flow.redirect_to.as_deref();
-        let destination = ending::destination(flow.provider, asked_for, &self.deps.console, &end, follow);
+        let ours = self.deps.public_url.base();
+        let destination = ending::destination(flow.provider, asked_for, &self.deps.console, ours, &end, follow);
         Arrived::Ended { end, destination }
     }
 

@@ -50,7 +50,8 @@ pub enum Destination {
     Page,
 }
 
-/// Whether a flow may end there: `inline`, the console's origin, or `http://localhost` with any port.
+/// Whether a flow may end there: `inline`, the console's origin (ours, where the console is the one that we serve), or
+/// `http://localhost` with any port.
 pub fn is_allowed(address: &str, console: Option<&Url>) -> bool {
     address == INLINE || parse_allowed(address, console).is_some()
 }
@@ -83,6 +84,7 @@ pub fn destination(
     provider: ProviderSlug,
     asked_for: Option<&str>,
     console: &ConsoleConfig,
+    ours: &Url,
     end: &FlowEnd,
     follow: Option<Url>,
 ) -> Destination {
@@ -92,14 +94,23 @@ pub fn destination(
     let base = match asked_for {
         Some(INLINE) => None,
         // What was allowed at the beginning is looked at again: the configuration may have changed since.
-        Some(address) => parse_allowed(address, console.url.as_ref()),
+        Some(address) => parse_allowed(address, Some(console_of(console, ours))),
         None => console.url.clone(),
     };
     let Some(base) = base else { return Destination::Page };
     let has_own_path = asked_for.is_some() && base.path() != "/";
+    if !has_own_path && base.origin() == ours.origin() {
+        // The page that a flow ends on is the one we have for that.
+        return Destination::Page;
+    }
     let mut url = if has_own_path { base } else { below(&base, &connected_path(provider, console)) };
     add_outcome(&mut url, end);
     Destination::Redirect(url)
+}
+
+/// The console: one elsewhere, or our own.
+pub fn console_of<'c>(console: &'c ConsoleConfig, ours: &'c Url) -> &'c Url {
+    console.url.as_ref().unwrap_or(ours)
 }
 
 fn connected_path(provider: ProviderSlug, console: &ConsoleConfig) -> String {
@@ -152,12 +163,16 @@ mod tests {
         }
     }
 
+    fn ours() -> Url {
+        "https://hooks.example.test".parse().expect("a URL")
+    }
+
     fn connected(reactivated: bool) -> FlowEnd {
         FlowEnd::Connected { installation: InstallationId::from_raw("in_1"), reactivated, setup_action: None }
     }
 
     fn ends_on(asked_for: Option<&str>, console: &ConsoleConfig, end: &FlowEnd) -> Option<String> {
-        match destination(GITHUB, asked_for, console, end, None) {
+        match destination(GITHUB, asked_for, console, &ours(), end, None) {
             Destination::Redirect(url) => Some(url.into()),
             Destination::Page => None,
         }
@@ -251,9 +266,23 @@ mod tests {
     }
 
     #[test]
+    fn the_console_that_we_serve_is_the_console_where_no_other_is_configured() {
+        let (own, other) = (console(None), console(Some("https://console.example.test")));
+        let page = Some("https://hooks.example.test/console/connections?x=1");
+        assert_eq!(
+            ends_on(page, &own, &connected(true)).as_deref(),
+            Some("https://hooks.example.test/console/connections?x=1&reactivated=true")
+        );
+        assert_eq!(ends_on(Some("https://hooks.example.test"), &own, &connected(false)), None, "on our page");
+        assert_eq!(ends_on(page, &other, &connected(false)), None, "the console is elsewhere");
+        assert!(is_allowed("https://hooks.example.test", Some(console_of(&own, &ours()))));
+        assert!(!is_allowed("https://hooks.example.test", Some(console_of(&other, &ours()))));
+    }
+
+    #[test]
     fn the_providers_next_page_wins_only_when_the_flow_went_well() {
         let next: Url = "https://vercel.com/done".parse().expect("a URL");
-        let end = |end| destination(GITHUB, Some("inline"), &console(None), &end, Some(next.clone()));
+        let end = |end| destination(GITHUB, Some("inline"), &console(None), &ours(), &end, Some(next.clone()));
         assert_eq!(end(connected(false)), Destination::Redirect(next.clone()));
         assert_eq!(end(FlowEnd::Failed { error: "x".into() }), Destination::Page);
     }

@@ -208,7 +208,7 @@ impl ConnectingHandle {
     pub async fn begin(&self, request: BeginFlow) -> Result<Begun, ConnectingError> {
         let (provider, connector) = self.connector(&request.provider)?;
         if let Some(address) = &request.redirect_to
-            && !ending::is_allowed(address, self.deps.console.url.as_ref())
+            && !ending::is_allowed(address, Some(ending::console_of(&self.deps.console, self.deps.public_url.base())))
         {
             return Err(ConnectingError::RedirectRefused);
         }

@@ -48,7 +48,7 @@ impl ProvedGrant {
     /// The state it puts an installation into, and why.
     pub fn state(&self) -> (InstallationStatus, Option<&'static str>) {
         if self.account.suspended {
-            (InstallationStatus::Suspended, Some("provider_suspended"))
+            (InstallationStatus::Suspended, Some(control::PROVIDER_SUSPENDED))
         } else {
             (self.status, None)
         }

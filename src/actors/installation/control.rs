@@ -17,12 +17,14 @@ use crate::{
         provider::ProviderResourceId,
         resource::{Resource, ResourceStatus},
     },
-    providers::ControlChange,
+    providers::{ControlChange, RemovalReason},
     store::InstallationRecord,
 };
 
 /// In an installation's metadata: its person lost access while it was suspended, or before.
 const ACCESS_LOST: &str = "accessLost";
+/// Why an installation, and what lives from it, is suspended.
+pub(super) const PROVIDER_SUSPENDED: &str = "provider_suspended";
 /// In a resource's attributes: when the provider last said whether the grant reaches it, epoch milliseconds.
 const REACH_AT: &str = "reachAt";
 /// In an installation's metadata: the provider's id of the person who connected it.
@@ -46,17 +48,18 @@ fn apply_one(record: &mut InstallationRecord, change: &ControlChange, at: Option
     match change {
         // What leaves the grant's reach is told at the grant's time. A resource's `control_at` is another clock (at GitHub,
         // when the repository was last updated), and says nothing about it.
-        ControlChange::ResourcesRemoved { ids, reason: reason @ "access_lost" } => {
+        ControlChange::ResourcesRemoved { ids, reason: reason @ RemovalReason::AccessLost } => {
             let is_newest = |r: &Resource| !is_stale(at, reach_at(r));
             for id in active_resources(record, ids, is_newest) {
-                remove_resource(record, &id, reason, IntegrationStatus::Removed, edit);
+                remove_resource(record, &id, reason.as_str(), IntegrationStatus::Removed, edit);
             }
             note_reach(record, ids, at);
         }
         ControlChange::ResourcesRemoved { ids, reason } => {
-            let status = if *reason == "deleted" { IntegrationStatus::Deleted } else { IntegrationStatus::Removed };
+            let status =
+                if *reason == RemovalReason::Deleted { IntegrationStatus::Deleted } else { IntegrationStatus::Removed };
             for id in active_resources(record, ids, |r| !is_stale(at, r.control_at)) {
-                remove_resource(record, &id, reason, status, edit);
+                remove_resource(record, &id, reason.as_str(), status, edit);
                 note_time(record, &id, at);
             }
         }
@@ -219,7 +222,7 @@ fn suspend(record: &mut InstallationRecord, edit: &Edit<'_>) {
     if record.installation.status == InstallationStatus::NeedsReauth {
         record.installation.metadata.insert(ACCESS_LOST.into(), true.into());
     }
-    set_status(record, InstallationStatus::Suspended, Some("provider_suspended"), edit);
+    set_status(record, InstallationStatus::Suspended, Some(PROVIDER_SUSPENDED), edit);
     move_integrations(record, IntegrationStatus::Active, IntegrationStatus::Suspended, edit);
 }
 
@@ -277,7 +280,8 @@ pub(super) fn move_integrations(
     edit: &Edit<'_>,
 ) {
     let affected: Vec<_> = record.integrations.iter().filter(|i| i.status == from).map(|i| i.id.clone()).collect();
+    let reason = (to == IntegrationStatus::Suspended).then_some(PROVIDER_SUSPENDED);
     for integration in affected {
-        set_integration_status(record, &integration, to, None, edit);
+        set_integration_status(record, &integration, to, reason, edit);
     }
 }

@@ -8,6 +8,7 @@
 
 mod actor;
 pub(crate) mod binding;
+pub(crate) mod confirmation;
 pub(crate) mod control;
 mod health;
 mod messages;

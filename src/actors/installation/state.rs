@@ -17,6 +17,7 @@ use crate::{
         installation::InstallationStatus,
         integration::{Integration, IntegrationStatus},
         log_entry::{Actor, LogEntry},
+        provider::ProviderResourceId,
         resource::{Resource, ResourceStatus},
         routes::{IntegrationRoute, ResourceRoute, RouteTable},
     },
@@ -306,7 +307,7 @@ pub fn end_integration(
     edit: &Edit<'_>,
 ) -> Result<Integration, InstallationError> {
     let position = record.integrations.iter().position(|i| i.id == *id).ok_or(InstallationError::NotFound)?;
-    set_integration_status(record, id, status, None, edit);
+    set_integration_status(record, id, status, Some(status.as_str()), edit);
     Ok(record.integrations[position].clone())
 }
 
@@ -322,6 +323,14 @@ pub(super) fn merge(into: &mut Map<String, Value>, facts: &Map<String, Value>) {
     for (name, value) in facts {
         into.insert(name.clone(), value.clone());
     }
+}
+
+/// The resources by what events of some providers name them with. What was linked without a slug is known by its name, as
+/// in the facts about it; a slug of another goes before.
+fn by_slug(resources: &[Resource]) -> HashMap<String, ProviderResourceId> {
+    let named = resources.iter().filter(|r| r.slug.is_none()).filter_map(|r| Some((r.name.clone()?, r)));
+    let slugged = resources.iter().filter_map(|r| Some((r.slug.clone()?, r)));
+    named.chain(slugged).map(|(slug, r)| (slug, r.provider_resource_id.clone())).collect()
 }
 
 /// The table that routers read of this record; `fallback` is the configured default destination.
@@ -350,11 +359,7 @@ pub fn route_table(record: &InstallationRecord, fallback: Option<&DestinationId>
         alternate_external_id: record.installation.alternate_external_id.clone(),
         org: org.clone(),
         status: record.installation.status,
-        slugs: record
-            .resources
-            .iter()
-            .filter_map(|r| r.slug.as_ref().map(|slug| (slug.clone(), r.provider_resource_id.clone())))
-            .collect(),
+        slugs: by_slug(&record.resources),
         resources: record
             .resources
             .iter()

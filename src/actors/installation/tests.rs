@@ -33,8 +33,8 @@ use crate::{
         webhook::Headers,
     },
     providers::{
-        Category, ControlChange, Digest, EventSpec, ExtractError, Inbound, Provider, ResourceFacts, SignatureScheme,
-        connector::Account,
+        Category, ControlChange, Digest, EventSpec, ExtractError, Inbound, Provider, RemovalReason, ResourceFacts,
+        SignatureScheme, connector::Account,
     },
     store::InstallationRecord,
 };
@@ -326,7 +326,8 @@ fn a_deleted_resource_ends_its_integrations_as_deleted() {
     let world = World::new();
     let mut record = world.record("org_a", "1");
     state::subscribe(&mut record, &subscription("ws", "r"), &world.edit()).expect("subscribed");
-    let deleted = ControlChange::ResourcesRemoved { ids: vec![ProviderResourceId::new("r")], reason: "deleted" };
+    let deleted =
+        ControlChange::ResourcesRemoved { ids: vec![ProviderResourceId::new("r")], reason: RemovalReason::Deleted };
     control::apply(&mut record, &[deleted], None, &world.edit());
     assert_eq!(record.integrations[0].status, IntegrationStatus::Deleted);
     assert!(deliver(&[record], Some("1"), "r").is_empty());
@@ -350,7 +351,7 @@ fn a_resource_that_leaves_the_grants_reach_is_removed_however_lately_it_changed_
         attrs: Map::new(),
     };
     control::apply(&mut record, &[renamed("acme/new")], Some(EpochMs(50)), &world.edit());
-    let lost = ControlChange::ResourcesRemoved { ids: vec![id.clone()], reason: "access_lost" };
+    let lost = ControlChange::ResourcesRemoved { ids: vec![id.clone()], reason: RemovalReason::AccessLost };
     control::apply(&mut record, &reach_changed(lost), Some(EpochMs(80)), &world.edit());
     let lost = (record.resources[0].status, record.integrations[0].status);
     assert_eq!(lost, (ResourceStatus::Removed, IntegrationStatus::Removed));
@@ -362,7 +363,7 @@ fn a_resource_that_leaves_the_grants_reach_is_removed_however_lately_it_changed_
     control::apply(&mut record, &[renamed("acme/newer")], Some(EpochMs(60)), &world.edit());
     assert_eq!(record.resources[0].name.as_deref(), Some("acme/newer"));
 
-    let lost = ControlChange::ResourcesRemoved { ids: vec![id.clone()], reason: "access_lost" };
+    let lost = ControlChange::ResourcesRemoved { ids: vec![id.clone()], reason: RemovalReason::AccessLost };
     control::apply(&mut record, &[renamed("acme/newest")], Some(EpochMs(200)), &world.edit());
     control::apply(&mut record, &reach_changed(lost), Some(EpochMs(90)), &world.edit());
     assert_eq!(record.resources[0].status, ResourceStatus::Removed, "the repository's clock does not count");
@@ -374,7 +375,7 @@ fn what_comes_late_about_the_grants_reach_does_not_undo_what_was_said_since() {
     let mut record = world.record("org_a", "1");
     let ids = vec![ProviderResourceId::new("r")];
     let added = reach_changed(ControlChange::ResourcesAdded { ids: ids.clone() });
-    let lost = reach_changed(ControlChange::ResourcesRemoved { ids, reason: "access_lost" });
+    let lost = reach_changed(ControlChange::ResourcesRemoved { ids, reason: RemovalReason::AccessLost });
     let subscribe = |record: &mut InstallationRecord| {
         state::subscribe(record, &subscription("ws", "r"), &world.edit()).expect("subscribed");
     };
@@ -393,7 +394,10 @@ fn what_comes_late_about_the_grants_reach_does_not_undo_what_was_said_since() {
     assert_eq!(tell(&mut record, &lost, 50), ResourceStatus::Removed);
 
     // What was said of another resource, or of the whole grant, is no later word on this one.
-    let other = ControlChange::ResourcesRemoved { ids: vec![ProviderResourceId::new("other")], reason: "access_lost" };
+    let other = ControlChange::ResourcesRemoved {
+        ids: vec![ProviderResourceId::new("other")],
+        reason: RemovalReason::AccessLost,
+    };
     subscribe(&mut record);
     assert_eq!(tell(&mut record, &reach_changed(other), 90), ResourceStatus::Active);
     assert_eq!(tell(&mut record, &lost, 60), ResourceStatus::Removed);

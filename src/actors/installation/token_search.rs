@@ -2,14 +2,18 @@
 //! one at a time.
 //!
 //! **Invariants**: across nodes only the holder of the row's claim asks the provider; what it writes is fenced by the
-//! generation it began from; a token that the provider gave is written before anybody gets it; silence, 5xx and 429
-//! change no state. **Must not know** how any provider gives tokens.
+//! generation it began from; a token that the provider gave is written before anybody gets it; a pending installation's
+//! token is used to have it confirmed before anybody gets it; silence, 5xx and 429 change no state. **Must not know** how
+//! any provider gives tokens.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    InstallationError, InstallationHandle, ProviderState, SupervisorDeps, control,
+    InstallationError, InstallationHandle, ProviderState, SupervisorDeps,
+    confirmation::{self, PENDING},
+    control,
     renewal::{Renewal, Renewed},
+    state::Edit,
     token_slot::{Found, Weighed, is_usable, weigh},
 };
 use crate::{
@@ -25,6 +29,7 @@ use crate::{
         token::SealedToken,
     },
     providers::{Connector, ConnectorError, connector::Grant},
+    store::InstallationRecord,
 };
 
 /// How long somebody waits for the token that another node is getting.
@@ -58,7 +63,7 @@ pub(super) struct Search {
 }
 
 /// One look at the rows ended with nothing to hand out.
-enum Turn {
+pub(super) enum Turn {
     /// Look again now: they have changed.
     Again,
     /// Look again after a pause: another node is about to change them.
@@ -78,13 +83,22 @@ impl Search {
         // Every turn but the waiting ones follows a change of the rows by somebody else.
         for _turn in 0..64 {
             let installation = self.usable_installation().await?;
-            let connector = find_connector(&self.deps.registry, installation.provider)?;
-            if !connector.keeps_tokens() {
+            let is_pending = installation.status == InstallationStatus::Pending;
+            let connector = match find_connector(&self.deps.registry, installation.provider) {
+                Err(_nobody_to_confirm_it) if is_pending => return Err(PENDING),
+                found => found?,
+            };
+            let looked = if is_pending {
+                self.look_at_pending(&installation, connector).await?
+            } else if connector.keeps_tokens() {
+                self.look(&installation, connector).await?
+            } else {
                 return self.mint(&installation, connector).await;
-            }
-            match self.look(&installation, connector).await? {
+            };
+            match looked {
                 Ok(found) => return Ok(found),
                 Err(Turn::Again) => {}
+                Err(Turn::Wait(_)) if is_pending && waited >= OTHERS_PATIENCE => return Err(PENDING),
                 Err(Turn::Wait(row)) if waited >= OTHERS_PATIENCE => {
                     // Nobody has said that it is dead; whoever replaces it has not come to an end.
                     return if is_usable(&row, self.rejected, self.now()) {
@@ -103,22 +117,22 @@ impl Search {
         Err(TokenError::ProviderUnavailable("the token keeps changing".into()))
     }
 
-    fn now(&self) -> EpochMs {
+    pub(super) fn now(&self) -> EpochMs {
         self.deps.clock.now()
     }
 
-    /// The installation, if it may have a token.
+    /// The installation, if it may have a token, or may once it is confirmed.
     async fn usable_installation(&self) -> Result<Installation, TokenError> {
         let installation = self.deps.store.find_installation(&self.id).await?.ok_or(TokenError::NotFound)?;
         match installation.status {
-            InstallationStatus::Active => Ok(installation),
+            InstallationStatus::Active | InstallationStatus::Pending => Ok(installation),
             InstallationStatus::NeedsReauth => Err(TokenError::Expired),
             status => Err(TokenError::NotActive(status)),
         }
     }
 
     /// One look at the token's row.
-    async fn look(
+    pub(super) async fn look(
         &mut self,
         installation: &Installation,
         connector: Arc<dyn Connector>,
@@ -209,32 +223,48 @@ impl Search {
 
     /// Acts on the provider's verdict about the grant; only if the installation is still as it was when the provider
     /// was asked, because a new connection may have come in between: `Ok` says that it did, and to look again.
-    async fn judge(&self, seen: &Installation, verdict: GrantVerdict) -> Result<(), TokenError> {
+    pub(super) async fn judge(&self, seen: &Installation, verdict: GrantVerdict) -> Result<(), TokenError> {
+        let is_as_seen = self
+            .edit_as_seen(seen, move |record, edit| match (record.installation.status, verdict) {
+                (InstallationStatus::Pending, GrantVerdict::Dead) => confirmation::give_up(record, edit),
+                _ => control::judge(record, verdict, edit),
+            })
+            .await?;
+        if !is_as_seen {
+            return Ok(());
+        }
+        Err(match verdict {
+            GrantVerdict::Dead | GrantVerdict::Gone => TokenError::Expired,
+            GrantVerdict::Suspended => TokenError::NotActive(InstallationStatus::Suspended),
+        })
+    }
+
+    /// Edits the installation if it is still as it was `seen`; answers whether it was.
+    pub(super) async fn edit_as_seen(
+        &self,
+        seen: &Installation,
+        edit_record: impl FnOnce(&mut InstallationRecord, &Edit<'_>) + Send + 'static,
+    ) -> Result<bool, TokenError> {
         let seen_at = seen.updated_at;
         let decide = self.deps.decision(Actor::system(), move |record, edit| {
             let is_as_seen = record.installation.updated_at == seen_at;
             if is_as_seen {
-                control::judge(record, verdict, edit);
+                edit_record(record, edit);
             }
             Ok(is_as_seen)
         });
-        match self.supervisor.edit(decide).await {
-            Ok(true) => Err(match verdict {
-                GrantVerdict::Dead | GrantVerdict::Gone => TokenError::Expired,
-                GrantVerdict::Suspended => TokenError::NotActive(InstallationStatus::Suspended),
-            }),
-            Ok(false) => Ok(()),
-            Err(AskError::Reply(InstallationError::NotFound)) => Err(TokenError::NotFound),
-            Err(AskError::Reply(InstallationError::Store(error))) => Err(error.into()),
-            Err(_) => Err(TokenError::Crashed),
-        }
+        self.supervisor.edit(decide).await.map_err(|error| match error {
+            AskError::Reply(InstallationError::NotFound) => TokenError::NotFound,
+            AskError::Reply(InstallationError::Store(error)) => error.into(),
+            _ => TokenError::Crashed,
+        })
     }
 
     fn count(&self, installation: &Installation, result: &'static str) {
         self.deps.metrics.token_renewed(installation.provider, result);
     }
 
-    fn note(&self, state: ProviderState) {
+    pub(super) fn note(&self, state: ProviderState) {
         self.supervisor.note_provider(state);
     }
 }

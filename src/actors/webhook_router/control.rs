@@ -13,13 +13,9 @@ use crate::{
     actors::{AskError, installation::InstallationError},
     delivery::plan::MatchedBy,
     model::{clock::EpochMs, ids::InstallationId, provider::ProviderSlug, routes::RouteTable},
-    providers::{ControlChange, Inbound},
+    providers::{ControlChange, Inbound, RemovalReason},
     store::StoreError,
 };
-
-/// Reasons for which a resource is removed.
-const DELETED: &str = "deleted";
-const TRANSFERRED: &str = "transferred";
 
 impl Pipeline {
     /// Step 5 for control events: state first, then routing. A redelivered control event changes nothing.
@@ -81,7 +77,7 @@ impl Pipeline {
         told_by: Option<&InstallationId>,
     ) -> Result<(), RouteError> {
         for change in &inbound.control {
-            let ControlChange::ResourcesRemoved { ids, reason: TRANSFERRED } = change else { continue };
+            let ControlChange::ResourcesRemoved { ids, reason: RemovalReason::Transferred } = change else { continue };
             for id in ids {
                 for owner in self.store.find_installations_by_resource(provider, id).await? {
                     if told_by != Some(&owner.id) {
@@ -95,11 +91,11 @@ impl Pipeline {
 }
 
 fn is_transfer(change: &ControlChange) -> bool {
-    matches!(change, ControlChange::ResourcesRemoved { reason: TRANSFERRED, .. })
+    matches!(change, ControlChange::ResourcesRemoved { reason: RemovalReason::Transferred, .. })
 }
 
 fn is_deletion(change: &ControlChange) -> bool {
-    matches!(change, ControlChange::ResourcesRemoved { reason: DELETED, .. })
+    matches!(change, ControlChange::ResourcesRemoved { reason: RemovalReason::Deleted, .. })
 }
 
 /// Whether an ending names another grant of the same account than the one we hold: the account was connected anew

@@ -26,7 +26,7 @@ use crate::{
             ProxyEndpoint, ResourcePage,
         },
         http::{Call, Reply},
-        oauth::{callback_code, filled},
+        oauth::{callback_code, filled, rejects_grant},
         proxy,
     },
 };
@@ -109,8 +109,9 @@ impl SentryConnector {
         Ok(Call::new("POST", self.installation_url(id, "authorizations/")?).json(&body))
     }
 
-    /// What follows from a refresh that the provider refused, or that cannot be asked for: the grant is dead only if the
-    /// access token is dead too. A wrong client secret of ours looks the same, and is no verdict on the grant.
+    /// What follows from a refresh that the provider refused without a word about the grant, or that cannot be asked for:
+    /// the grant is dead only if the access token is dead too. A wrong client secret of ours looks the same, and is no
+    /// verdict on the grant.
     async fn judge_refused_refresh(&self, grant: &Grant, access: &Secret) -> ConnectorError {
         match self.read_installation(&grant.external_id, access, grant.now).await {
             Ok(_) | Err(ConnectorError::NotAccessible) => {
@@ -123,7 +124,7 @@ impl SentryConnector {
     }
 
     async fn refresh(&self, grant: &Grant, refresh: &Secret) -> Result<FreshToken, ConnectorError> {
-        let refresh = refresh.expose_str().ok_or(ConnectorError::Rejected)?;
+        let refresh = refresh.expose_str().ok_or(ConnectorError::Unauthorized)?;
         let call = self.authorization_call(&grant.external_id, "refresh_token", ("refresh_token", refresh))?;
         let reply = answers::rotate(&self.http, call).await?;
         if reply.is_success() {
@@ -131,7 +132,8 @@ impl SentryConnector {
             return answer.into_fresh(grant.now).ok_or(ConnectorError::AnswerLost);
         }
         Err(match (reply.status, answers::refusal(&reply, RESET_HEADER, grant.now)) {
-            (401, _) => ConnectorError::Rejected,
+            (_, outage @ ConnectorError::Unavailable { .. }) => outage,
+            _ if rejects_grant(&reply) => ConnectorError::Rejected,
             (404, _) => ConnectorError::Gone,
             // The application is disabled, or is asked in a way it does not know: no verdict on this grant.
             (403, _) => ConnectorError::unavailable("the refresh was refused, though not the grant"),
@@ -167,7 +169,7 @@ impl Connector for SentryConnector {
         }
         let answer: TokenAnswer = reply.json("the answer to a code")?;
         let token = answer.into_fresh(callback.now).ok_or(ConnectorError::Malformed("an empty access token"))?;
-        let installed = self.confirm_installation(&external_id, &token.access, callback.now).await?;
+        let installed = self.confirm_in_time(&external_id, &token.access, callback.now).await?;
         let scopes = token.scope.clone();
         let account =
             self.describe(&external_id, &installed, scopes.as_deref(), token.expires_at, callback.now, &token.access);
@@ -187,27 +189,32 @@ impl Connector for SentryConnector {
         let held = held.ok_or(ConnectorError::Rejected)?;
         let refreshed = match &held.refresh {
             Some(refresh) => self.refresh(grant, refresh).await,
-            None => Err(ConnectorError::Rejected),
+            None => Err(ConnectorError::Unauthorized),
         };
         match refreshed {
-            Err(ConnectorError::Rejected) => Err(self.judge_refused_refresh(grant, &held.access).await),
+            Err(ConnectorError::Unauthorized) => Err(self.judge_refused_refresh(grant, &held.access).await),
             other => other,
         }
     }
 
     async fn read_account(&self, grant: &Grant, access: &Secret) -> Result<Account, ConnectorError> {
-        let installed = match self.read_installation(&grant.external_id, access, grant.now).await {
-            Ok(installed) if installed.is_pending() => {
-                self.confirm_installation(&grant.external_id, access, grant.now).await?
-            }
-            Ok(installed) => installed,
+        let read = match self.read_installation(&grant.external_id, access, grant.now).await {
             // The token may lack the scope to read it; confirming needs none, and is harmless.
-            Err(ConnectorError::NotAccessible) => {
-                self.confirm_installation(&grant.external_id, access, grant.now).await?
-            }
-            Err(error) => return Err(error),
+            Err(ConnectorError::NotAccessible) => None,
+            read => Some(read?),
+        };
+        let installed = match read {
+            Some(installed) if !installed.is_pending() => installed,
+            read => match self.confirm_installation(&grant.external_id, access, grant.now).await {
+                Err(error @ (ConnectorError::Gone | ConnectorError::Unauthorized)) => return Err(error),
+                confirmed => confirmed.ok().or(read).unwrap_or_default(),
+            },
         };
         Ok(self.describe(&grant.external_id, &installed, None, None, grant.now, access).await)
+    }
+
+    async fn confirm_arrival(&self, grant: &Grant, access: &Secret) -> Result<(), ConnectorError> {
+        self.confirm_installation(&grant.external_id, access, grant.now).await.map(drop)
     }
 
     /// # Errors

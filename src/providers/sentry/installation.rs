@@ -1,8 +1,11 @@
 //! A Sentry installation as Sentry tells of it: whether it is confirmed, and whose it is.
 //!
 //! **Invariants**: the organisation is the one Sentry names, never the callback's; what only describes the account is
-//! best effort; the token is only ever sent to the configured host or to a region of it. Protocol source: `providers.md`
+//! best effort; an outage leaves an installation pending, to be confirmed later, and a flow does not wait for its end; the
+//! token is only ever sent to the configured host or to a region of it. Protocol source: `providers.md`
 //! 4.3, 4.4. Quirk worth knowing: an organisation's slug can be changed at any time.
+
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -20,9 +23,18 @@ use crate::{
         api_url::ApiUrl,
         connector::{Account, Grant},
         facts::{self, facts},
-        http::Call,
+        http::{Call, Reply},
     },
 };
+
+/// How long a flow waits for Sentry to hear that the installation has arrived: a person waits with it, and whoever uses
+/// the connection tells Sentry again.
+const CONFIRM_TIME: Duration = Duration::from_secs(3);
+/// How often a flow tells it within that time, and the pause in between.
+const CONFIRM_TRIES: u32 = 3;
+const CONFIRM_PAUSE: Duration = Duration::from_millis(250);
+/// How long the organisation's name may take, which nobody needs in order to go on.
+const DESCRIBE_TIME: Duration = Duration::from_secs(3);
 
 /// What Sentry says of an installation; all of it may be missing.
 #[derive(Debug, Default, Deserialize)]
@@ -53,6 +65,11 @@ struct App {
 }
 
 impl Installed {
+    /// One of which is only known that Sentry has yet to hear of it.
+    fn pending() -> Self {
+        Self { status: Some("pending".into()), ..Self::default() }
+    }
+
     /// Whether Sentry says that the installation has yet to be confirmed.
     pub(super) fn is_pending(&self) -> bool {
         self.status.as_deref() == Some("pending")
@@ -80,49 +97,83 @@ impl SentryConnector {
         access: &Secret,
         now: EpochMs,
     ) -> Result<Installed, ConnectorError> {
-        self.ask_installation(Call::new("GET", self.installation_url(id, "")?).bearer(access), now).await
+        let call = Call::new("GET", self.installation_url(id, "")?).bearer(access);
+        understand(&answers::ask(&self.http, call).await?, now)
     }
 
-    async fn ask_installation(&self, call: Call, now: EpochMs) -> Result<Installed, ConnectorError> {
-        let reply = answers::ask(&self.http, call).await?;
-        match reply.status {
-            200..300 => reply.json("an installation"),
-            404 => Err(ConnectorError::Gone),
-            _ => Err(answers::refusal(&reply, RESET_HEADER, now)),
-        }
-    }
-
-    /// Tells Sentry that the installation has arrived, without which it may stay `pending` and send nothing. A token was
-    /// given, so the grant is proved: that Sentry cannot be told is fatal only if it says that there is no such
-    /// installation or token. Else the status is what can be read, or is not known.
+    /// Tells Sentry that the installation has arrived, without which it may stay `pending` and send nothing. Harmless
+    /// where it has been told before.
+    ///
+    /// # Errors
+    /// [`ConnectorError::Gone`], [`ConnectorError::Unauthorized`]: there is no such installation or token.
+    /// [`ConnectorError::Refused`]: Sentry does not take it, and the installation stays pending. After any other error it
+    /// is to be told again.
     pub(super) async fn confirm_installation(
         &self,
         id: &ExternalId,
         access: &Secret,
         now: EpochMs,
     ) -> Result<Installed, ConnectorError> {
-        let call = || -> Result<Call, ConnectorError> {
-            Ok(Call::new("PUT", self.installation_url(id, "")?).bearer(access).json(&json!({"status": "installed"})))
+        let call = Call::new("PUT", self.installation_url(id, "")?).bearer(access);
+        let reply = answers::ask(&self.http, call.json(&json!({"status": "installed"}))).await?;
+        let error = match understand(&reply, now) {
+            Ok(installed) if installed.is_pending() => ConnectorError::unavailable("it is pending as before"),
+            Err(ConnectorError::NotAccessible | ConnectorError::Malformed(_)) if (400..500).contains(&reply.status) => {
+                ConnectorError::Refused("confirmation_refused")
+            }
+            Err(error @ ConnectorError::Malformed(_)) => error,
+            told => return told,
         };
-        let mut answer = self.ask_installation(call()?, now).await;
-        if matches!(answer, Err(ConnectorError::Unavailable { .. } | ConnectorError::Unauthorized)) {
-            answer = self.ask_installation(call()?, now).await;
+        // It may be installed all the same, or nobody may tell with this token.
+        match (self.read_installation(id, access, now).await, error) {
+            (Ok(installed), _) if !installed.is_pending() => Ok(installed),
+            (Ok(_pending), error) => Err(error),
+            (Err(ConnectorError::NotAccessible), ConnectorError::Refused(_)) => Ok(Installed::default()),
+            (Err(error), _) => Err(error),
         }
-        match answer {
-            Ok(installed) => return Ok(installed),
-            Err(ConnectorError::Gone) => return Err(ConnectorError::Gone),
-            Err(error) => tracing::warn!(%error, "the installation could not be confirmed; it may stay pending"),
-        }
-        match self.read_installation(id, access, now).await {
-            Err(error @ (ConnectorError::Gone | ConnectorError::Unauthorized)) => Err(error),
-            read => Ok(read.unwrap_or_default()),
+    }
+
+    /// Confirms it while a person waits. A token was given, so the grant is proved: that Sentry cannot be told is fatal
+    /// only if it says that there is no such installation or token. Else the installation is pending, and will be
+    /// confirmed later: Sentry lets nobody install it a second time.
+    pub(super) async fn confirm_in_time(
+        &self,
+        id: &ExternalId,
+        access: &Secret,
+        now: EpochMs,
+    ) -> Result<Installed, ConnectorError> {
+        let confirming = async {
+            for _try in 1..CONFIRM_TRIES {
+                match self.confirm_installation(id, access, now).await {
+                    // A token that is this new may not be known everywhere yet.
+                    Err(
+                        ConnectorError::Unauthorized
+                        | ConnectorError::Malformed(_)
+                        | ConnectorError::Unavailable { retry_after: None, .. },
+                    ) => tokio::time::sleep(CONFIRM_PAUSE).await,
+                    told => return told,
+                }
+            }
+            self.confirm_installation(id, access, now).await
+        };
+        match tokio::time::timeout(CONFIRM_TIME, confirming).await {
+            Ok(Ok(installed)) => Ok(installed),
+            Ok(Err(error @ (ConnectorError::Gone | ConnectorError::Unauthorized))) => Err(error),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the installation is not confirmed yet");
+                Ok(Installed::pending())
+            }
+            Err(_elapsed) => {
+                tracing::warn!("the installation is not confirmed yet: no answer in time");
+                Ok(Installed::pending())
+            }
         }
     }
 
     /// The one organisation that a token belongs to.
     async fn read_organization(&self, access: &Secret, now: EpochMs) -> Result<Organization, ConnectorError> {
-        let reply = answers::ask(&self.http, Call::new("GET", self.api_url.at("/api/0/organizations/")).bearer(access));
-        let reply = reply.await?;
+        let call = Call::new("GET", self.api_url.at("/api/0/organizations/")).bearer(access).within(DESCRIBE_TIME);
+        let reply = answers::ask(&self.http, call).await?;
         if !reply.is_success() {
             return Err(answers::refusal(&reply, RESET_HEADER, now));
         }
@@ -188,6 +239,15 @@ impl SentryConnector {
     fn find_region(&self, region: &str) -> Option<ApiUrl> {
         let base = ApiUrl::parse(region)?;
         is_within(self.api_url.as_url(), base.as_url()).then_some(base)
+    }
+}
+
+/// An answer about an installation.
+fn understand(reply: &Reply, now: EpochMs) -> Result<Installed, ConnectorError> {
+    match reply.status {
+        200..300 => reply.json("an installation"),
+        404 => Err(ConnectorError::Gone),
+        _ => Err(answers::refusal(reply, RESET_HEADER, now)),
     }
 }
 

@@ -30,6 +30,8 @@ use crate::{
     },
 };
 
+/// Where the pages are that Vercel sends a browser to.
+const VERCEL: &str = "https://vercel.com";
 /// Why Vercel refuses every call of a configuration that its account has disabled.
 const DISABLED: &str = "integration_configuration_disabled";
 
@@ -233,10 +235,12 @@ impl VercelConnector {
         }
     }
 
-    /// The page Vercel wants the browser on next, if we follow and it is a page of Vercel's.
+    /// The page Vercel wants the browser on next, if we follow and it is a page of Vercel's, or of what stands in for it.
     fn page_to_follow(&self, callback: &Callback<'_>) -> Option<Url> {
         let next = filled(callback.parameters, "next").filter(|_| self.follows_next)?;
-        let next = Url::parse(next).ok().filter(|next| self.web_url.is_same_host(next));
+        let places = [ApiUrl::parse(VERCEL), Some(self.web_url.clone())];
+        let is_vercels = |next: &Url| places.iter().flatten().any(|place| place.is_same_host(next));
+        let next = Url::parse(next).ok().filter(is_vercels);
         if next.is_none() {
             tracing::warn!("a callback named a next page that is not the provider's; it is not followed");
         }

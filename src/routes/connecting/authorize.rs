@@ -3,15 +3,11 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 
-use super::super::{
-    auth::Writer,
-    gateway::Gateway,
-    problem::{Answer, Problem},
-    query::Query,
-    request_frame::note,
-    schemas,
+use super::{
+    super::{auth::Writer, gateway::Gateway, problem::Answer, query::Query, request_frame::note, schemas},
+    unknown_provider,
 };
-use crate::actors::connecting::{BeginFlow, ConnectingError};
+use crate::actors::connecting::BeginFlow;
 
 /// `GET /connections/{provider}/authorize`: begins to connect. Answers an address for one person's browser, and the state
 /// that names the flow.
@@ -32,7 +28,7 @@ pub async fn authorize(
 ) -> Answer {
     let org = caller.require_org()?.clone();
     let Some((known, _)) = gateway.registry.find_enabled(&provider) else {
-        return Err(Problem::from(ConnectingError::UnknownProvider).member("provider", shortened(&provider)));
+        return Err(unknown_provider(&provider));
     };
     note(&request, |notes| notes.provider = Some(known.slug().as_str()));
     let request = BeginFlow {
@@ -43,9 +39,4 @@ pub async fn authorize(
     };
     let begun = gateway.connecting.begin(request).await?;
     Ok(HttpResponse::Ok().json(json!({"url": begun.url, "state": begun.state.expose_str()})))
-}
-
-/// What is echoed of a name that nobody knows.
-fn shortened(name: &str) -> String {
-    name.chars().take(64).collect()
 }

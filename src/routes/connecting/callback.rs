@@ -43,13 +43,13 @@ pub async fn arrive(request: HttpRequest, provider: web::Path<String>, gateway: 
         parameters.entry(name).or_insert(value);
     }
     let arrival = Arrival {
-        provider: provider.into_inner(),
+        provider: provider.clone(),
         parameters,
         cookie: read_cookie(&request, &gateway),
         from: request.peer_addr().map(|peer| peer.ip().to_string()),
     };
     match gateway.connecting.callback(arrival).await {
-        Err(error) => refuse(&request, &gateway, error).await,
+        Err(error) => refuse(&request, &gateway, &provider, error).await,
         Ok(Arrived::SecondLeg(url)) => Ok(redirect(&url).finish()),
         Ok(Arrived::Ended { end, destination }) => {
             note(&request, |notes| notes.outcome = Some(status_word(&end)));

@@ -28,6 +28,6 @@ pub async fn launch(request: HttpRequest, path: web::Path<(String, String)>, gat
     let cookie = read_cookie(&request, &gateway);
     match gateway.connecting.launch(&provider, &state, cookie.as_deref()).await {
         Ok(launch) => Ok(redirect(&launch.location).cookie(make_cookie(&launch.cookie, &gateway)).finish()),
-        Err(error) => refuse(&request, &gateway, error).await,
+        Err(error) => refuse(&request, &gateway, &provider, error).await,
     }
 }

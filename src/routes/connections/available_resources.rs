@@ -28,7 +28,7 @@ const MAX_CURSOR_BYTES: usize = 1024;
 ///
 /// # Errors
 /// `not_found`, `invalid_parameter`, `no_token_found`, `installation_not_active`, `connecting_not_configured`,
-/// `connection_expired`, `provider_unavailable`.
+/// `connection_expired`, `resource_not_accessible` (the provider does not show the list), `provider_unavailable`.
 #[utoipa::path(
     get, path = "/connections/{id}/available-resources",
     params(("cursor" = Option<String>, Query, description = "`nextCursor` of the page before.")),

@@ -12,7 +12,7 @@ use super::{
 ///
 /// # Errors
 /// `not_found`, `no_token_found`, `installation_not_active`, `connecting_not_configured`, `connection_expired`,
-/// `provider_unavailable`.
+/// `resource_not_accessible` (the provider does not show the account or its list), `provider_unavailable`.
 #[utoipa::path(post, path = "/connections/{id}/validate", responses((status = 200, body = schemas::Look)))]
 pub async fn validate(Writer(caller): Writer, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
     let installation = find_visible(&gateway, &caller, &id).await?;

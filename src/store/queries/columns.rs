@@ -50,6 +50,25 @@ macro_rules! destination_columns {
     };
 }
 
+macro_rules! teardown_columns {
+    () => {
+        "t.installation_id, t.org_id, t.reason, t.status, t.steps, t.due_at, t.lease_owner, t.started_at, \
+         t.finished_at, t.updated_at"
+    };
+}
+
+/// How many columns such a list has.
+pub(super) const fn width(columns: &str) -> usize {
+    let (names, mut commas, mut at) = (columns.as_bytes(), 0, 0);
+    while at < names.len() {
+        if names[at] == b',' {
+            commas += 1;
+        }
+        at += 1;
+    }
+    commas + 1
+}
+
 /// The beginning of a statement that steps from one destination with something pending to the next, through the index: it
 /// costs one look per destination, and not one per delivery.
 macro_rules! with_waiting_after {

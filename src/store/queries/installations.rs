@@ -41,7 +41,8 @@ pub(super) const FIND_BY_RESOURCE: &str = concat!(
 pub(super) const FIND_ENDED: &str = concat!(
     "SELECT ",
     installation_columns!(),
-    " FROM gw_installations i WHERE i.provider = $1 AND i.external_id = $2 AND i.org_id = $3 AND i.status = 'revoked' \
+    " FROM gw_installations i WHERE i.provider = $1 AND i.external_id = $2 AND i.status = 'revoked' \
+     AND ($3 IS NULL OR i.org_id = $3) \
      ORDER BY i.id DESC LIMIT 1"
 );
 
@@ -120,9 +121,10 @@ pub(crate) async fn find_ended(
     db: &mut Session<'_>,
     provider: ProviderSlug,
     external_id: &ExternalId,
-    org: &OrgId,
+    org: Option<&OrgId>,
 ) -> StoreResult<Option<Installation>> {
-    let found = query(FIND_ENDED).bind(provider.as_str()).bind(&*text(external_id.as_str())).bind(&*text(org.as_str()));
+    let org = org.map(|org| text(org.as_str()).into_owned());
+    let found = query(FIND_ENDED).bind(provider.as_str()).bind(&*text(external_id.as_str())).bind(org);
     let row = found.fetch_optional(&mut *db.conn).await?;
     row.map(|row| Fields::new(&row).installation(db.known)).transpose()
 }

@@ -120,6 +120,20 @@ impl<'r> Fields<'r> {
         Self { row, next: 0, table: "", id: String::new() }
     }
 
+    /// Reads a table's columns from the `first` one on, unless the row has nothing of that table.
+    fn present<T>(
+        row: &'r Row,
+        first: usize,
+        read: impl FnOnce(&mut Self) -> StoreResult<T>,
+    ) -> StoreResult<Option<T>> {
+        let mut fields = Self { next: first, ..Self::new(row) };
+        if fields.get::<Option<&str>>()?.is_none() {
+            return Ok(None);
+        }
+        fields.next = first;
+        read(&mut fields).map(Some)
+    }
+
     /// Begins a table's columns: the next one is its id, named in errors.
     fn begin(&mut self, table: &'static str) -> StoreResult<String> {
         self.table = table;
@@ -180,9 +194,8 @@ pub(super) fn hot_statements() -> Vec<(&'static str, &'static str)> {
         ("find_live_installation", installations::FIND_BY_EXTERNAL_ID),
         ("find_live_installation by its alternate id", installations::FIND_BY_ALTERNATE_ID),
         ("find_installations_by_resource", installations::FIND_BY_RESOURCE),
-        ("load_installation: resources", records::RESOURCES),
-        ("load_installation: integrations", records::INTEGRATIONS),
-        ("load_installation: destinations", records::DESTINATIONS),
+        ("load_installation", records::LOAD),
+        ("change_installation: destinations", records::DESTINATIONS),
         ("the existing event of a duplicate", batch::FIND_DUPLICATE),
         ("whether a body was seen under another delivery id", batch::FIND_REPLAY),
         ("claim_deliveries: first tries", claims::PICK_FIRST_TRIES),
@@ -202,7 +215,7 @@ pub(super) fn hot_statements() -> Vec<(&'static str, &'static str)> {
         ("touch_session", sessions::TOUCH),
         ("revoke_key: its sessions", sessions::END_OF_KEY),
         ("delete_expired_sessions", sessions::DELETE_EXPIRED),
-        ("load_installation: teardown", teardowns::FIND),
+        ("find_teardown", teardowns::FIND),
         ("find_ended_installation", installations::FIND_ENDED),
         ("find_rhythm", events::FIND_RHYTHM),
         ("list_received", events::LIST_RECEIVED),

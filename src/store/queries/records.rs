@@ -1,48 +1,100 @@
 //! Installation records: an installation with its resources, integrations and destinations, loaded and changed as one.
 
-use super::{Builder, Fields, Session, installations, log, notify, query, teardowns, text, tokens};
+use std::collections::BTreeMap;
+
+use super::{Builder, Fields, Session, columns::width, installations, log, notify, query, teardowns, text, tokens};
 use crate::{
     model::{
-        destination::Destination, ids::InstallationId, installation::Installation, integration::Integration,
-        resource::Resource, token::TokenEdit,
+        destination::Destination, ids::InstallationId, integration::Integration, resource::Resource, token::TokenEdit,
     },
     store::{Change, ChangeFn, InstallationRecord, StoreResult},
 };
 
-pub(super) const RESOURCES: &str =
-    concat!("SELECT ", resource_columns!(), " FROM gw_resources r WHERE r.installation_id = $1 ORDER BY r.id");
+/// The destinations that an installation's integrations can deliver to.
+macro_rules! destinations_of_installation {
+    () => {
+        "gw_destinations x ON x.org_id = i.org_id AND (x.scope = 'org' \
+         OR (x.scope = 'workspace' AND x.scope_id IN \
+             (SELECT workspace_id FROM workspace_integrations WHERE installation_id = i.id)) \
+         OR (x.scope = 'integration' AND x.scope_id IN \
+             (SELECT id FROM workspace_integrations WHERE installation_id = i.id)))"
+    };
+}
 
-pub(super) const INTEGRATIONS: &str = concat!(
+macro_rules! record_columns {
+    () => {
+        concat!(
+            installation_columns!(),
+            ", ",
+            teardown_columns!(),
+            ", ",
+            destination_columns!(),
+            ", ",
+            resource_columns!(),
+            ", ",
+            integration_columns!()
+        )
+    };
+}
+
+/// Everything about an installation in one statement: it is asked for an installation that is met for the first time, and
+/// then the ways to the database and back are what it costs. Rows of two kinds: the installation with each of its
+/// destinations, and each of its resources with each of that resource's integrations. What a kind does not have is joined
+/// on nothing, so that all have the same columns.
+pub(super) const LOAD: &str = concat!(
     "SELECT ",
-    integration_columns!(),
-    " FROM workspace_integrations g WHERE g.installation_id = $1 ORDER BY g.id"
+    record_columns!(),
+    " FROM gw_installations i LEFT JOIN gw_teardowns t ON t.installation_id = i.id LEFT JOIN ",
+    destinations_of_installation!(),
+    " LEFT JOIN gw_resources r ON r.id = NULL LEFT JOIN workspace_integrations g ON g.id = NULL WHERE i.id = $1 \
+     UNION ALL SELECT ",
+    record_columns!(),
+    " FROM gw_resources r LEFT JOIN workspace_integrations g ON g.resource_id = r.id \
+     LEFT JOIN gw_installations i ON i.id = NULL LEFT JOIN gw_teardowns t ON t.installation_id = NULL \
+     LEFT JOIN gw_destinations x ON x.id = NULL WHERE r.installation_id = $1"
 );
 
 pub(super) const DESTINATIONS: &str = concat!(
     "SELECT ",
     destination_columns!(),
-    " FROM gw_destinations x WHERE x.org_id = $1 AND (x.scope = 'org' \
-     OR (x.scope = 'workspace' AND x.scope_id IN \
-         (SELECT workspace_id FROM workspace_integrations WHERE installation_id = $2)) \
-     OR (x.scope = 'integration' AND x.scope_id IN \
-         (SELECT id FROM workspace_integrations WHERE installation_id = $2))) ORDER BY x.id"
+    " FROM gw_installations i JOIN ",
+    destinations_of_installation!(),
+    " WHERE i.id = $1 ORDER BY x.id"
 );
+
+/// Where the columns of each table begin in a row of [`LOAD`].
+const TEARDOWN: usize = width(installation_columns!());
+const DESTINATION: usize = TEARDOWN + width(teardown_columns!());
+const RESOURCE: usize = DESTINATION + width(destination_columns!());
+const INTEGRATION: usize = RESOURCE + width(resource_columns!());
 
 const LOCK: &str = concat!("SELECT id FROM gw_installations WHERE id = $1", for_update!());
 
 pub(crate) async fn load(db: &mut Session<'_>, id: &InstallationId) -> StoreResult<Option<InstallationRecord>> {
-    let Some(installation) = installations::find(db, id).await? else { return Ok(None) };
-    let rows = query(RESOURCES).bind(id.as_str()).fetch_all(&mut *db.conn).await?;
-    let resources = rows.iter().map(|row| Fields::new(row).resource()).collect::<StoreResult<_>>()?;
-    let rows = query(INTEGRATIONS).bind(id.as_str()).fetch_all(&mut *db.conn).await?;
-    let integrations = rows.iter().map(|row| Fields::new(row).integration(db.known)).collect::<StoreResult<_>>()?;
-    let destinations = list_destinations(db, &installation).await?;
-    let teardown = teardowns::find(db, id).await?;
-    Ok(Some(InstallationRecord {
+    let (mut installation, mut teardown) = (None, None);
+    // By their ids, which is the order that a record has them in.
+    let (mut destinations, mut resources, mut integrations) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    for row in query(LOAD).bind(&*text(id.as_str())).fetch_all(&mut *db.conn).await? {
+        let known = db.known;
+        if installation.is_none() {
+            installation = Fields::present(&row, 0, |fields| fields.installation(known))?;
+            teardown = Fields::present(&row, TEARDOWN, Fields::teardown)?;
+        }
+        if let Some(destination) = Fields::present(&row, DESTINATION, Fields::destination)? {
+            destinations.insert(destination.id.clone(), destination);
+        }
+        if let Some(resource) = Fields::present(&row, RESOURCE, Fields::resource)? {
+            resources.insert(resource.id.clone(), resource);
+        }
+        if let Some(integration) = Fields::present(&row, INTEGRATION, |fields| fields.integration(known))? {
+            integrations.insert(integration.id.clone(), integration);
+        }
+    }
+    Ok(installation.map(|installation| InstallationRecord {
         installation,
-        resources,
-        integrations,
-        destinations,
+        resources: resources.into_values().collect(),
+        integrations: integrations.into_values().collect(),
+        destinations: destinations.into_values().collect(),
         teardown,
         token: TokenEdit::Keep,
         log: Vec::new(),
@@ -50,9 +102,8 @@ pub(crate) async fn load(db: &mut Session<'_>, id: &InstallationId) -> StoreResu
 }
 
 /// The destinations that an installation's integrations, as they are stored now, can deliver to.
-async fn list_destinations(db: &mut Session<'_>, of: &Installation) -> StoreResult<Vec<Destination>> {
-    let found = query(DESTINATIONS).bind(of.org.as_str()).bind(of.id.as_str());
-    let rows = found.fetch_all(&mut *db.conn).await?;
+async fn list_destinations(db: &mut Session<'_>, of: &InstallationId) -> StoreResult<Vec<Destination>> {
+    let rows = query(DESTINATIONS).bind(of.as_str()).fetch_all(&mut *db.conn).await?;
     rows.iter().map(|row| Fields::new(row).destination()).collect()
 }
 
@@ -81,7 +132,7 @@ pub(crate) async fn change(
     }
     if after.integrations.len() > before.integrations.len() {
         // A workspace that is new here may have had a destination all along.
-        after.destinations = list_destinations(db, &after.installation).await?;
+        after.destinations = list_destinations(db, id).await?;
     }
     if let Some(teardown) = after.teardown.as_ref().filter(|teardown| before.teardown.as_ref() != Some(*teardown)) {
         teardowns::save(db, teardown).await?;

@@ -14,6 +14,7 @@ use crate::{
         integration::{Integration, IntegrationStatus},
         provider::{ExternalId, ProviderDeliveryId, ProviderResourceId},
         resource::{Resource, ResourceStatus},
+        teardown::{Teardown, TeardownStatus},
     },
     store::known::KnownProviders,
 };
@@ -158,6 +159,21 @@ impl Fields<'_> {
             disabled_reason: self.get()?,
             failing_since: self.maybe_time()?,
             created_at: self.time()?,
+            updated_at: self.time()?,
+        })
+    }
+
+    pub(super) fn teardown(&mut self) -> StoreResult<Teardown> {
+        Ok(Teardown {
+            installation: InstallationId::from_raw(self.begin("gw_teardowns")?),
+            org: OrgId::from_raw(self.get::<&str>()?),
+            reason: self.get()?,
+            status: self.word("status", TeardownStatus::parse)?,
+            steps: self.json("steps")?,
+            due_at: self.time()?,
+            lease_owner: self.get()?,
+            started_at: self.time()?,
+            finished_at: self.maybe_time()?,
             updated_at: self.time()?,
         })
     }

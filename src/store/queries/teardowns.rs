@@ -1,59 +1,35 @@
 //! Teardowns. As with deliveries, `due_at` is when a lease ends while there is one.
 
-use super::{Builder, Fields, Row, Session, query, text};
+use super::{Builder, Fields, Session, query, text};
 use crate::{
     model::{
         clock::EpochMs,
-        ids::{InstallationId, OrgId},
-        teardown::{StepStatus, Teardown, TeardownStatus},
+        ids::InstallationId,
+        teardown::{StepStatus, Teardown},
     },
     store::StoreResult,
 };
 
-macro_rules! teardown_columns {
-    () => {
-        "installation_id, org_id, reason, status, steps, due_at, lease_owner, started_at, finished_at, updated_at"
-    };
-}
-
-pub(super) const FIND: &str = concat!("SELECT ", teardown_columns!(), " FROM gw_teardowns WHERE installation_id = $1");
+pub(super) const FIND: &str =
+    concat!("SELECT ", teardown_columns!(), " FROM gw_teardowns t WHERE t.installation_id = $1");
 
 pub(super) const LIST_DUE: &str = "SELECT installation_id FROM gw_teardowns WHERE status = 'running' \
      AND due_at <= $1 ORDER BY due_at LIMIT $2";
 
-pub(super) const CLAIM: &str = concat!(
-    "UPDATE gw_teardowns SET lease_owner = $2, due_at = $4, updated_at = $3 \
-     WHERE installation_id = $1 AND status = 'running' AND due_at <= $3 RETURNING ",
-    teardown_columns!()
-);
+pub(super) const CLAIM: &str = "UPDATE gw_teardowns SET lease_owner = $2, due_at = $4, updated_at = $3 \
+     WHERE installation_id = $1 AND status = 'running' AND due_at <= $3";
 
 /// Whoever works on it waits until the change of its installation is over.
 const LOCK: &str = concat!("SELECT installation_id FROM gw_teardowns WHERE installation_id = $1", for_update!());
 
 pub(crate) async fn find(db: &mut Session<'_>, installation: &InstallationId) -> StoreResult<Option<Teardown>> {
     let row = query(FIND).bind(&*text(installation.as_str())).fetch_optional(&mut *db.conn).await?;
-    row.as_ref().map(teardown).transpose()
+    row.map(|row| Fields::new(&row).teardown()).transpose()
 }
 
 pub(super) async fn lock(db: &mut Session<'_>, installation: &InstallationId) -> StoreResult<()> {
     query(LOCK).bind(&*text(installation.as_str())).fetch_optional(&mut *db.conn).await?;
     Ok(())
-}
-
-fn teardown(row: &Row) -> StoreResult<Teardown> {
-    let mut fields = Fields::new(row);
-    Ok(Teardown {
-        installation: InstallationId::from_raw(fields.begin("gw_teardowns")?),
-        org: OrgId::from_raw(fields.get::<&str>()?),
-        reason: fields.get()?,
-        status: fields.word("status", TeardownStatus::parse)?,
-        steps: fields.json("steps")?,
-        due_at: fields.time()?,
-        lease_owner: fields.get()?,
-        started_at: fields.time()?,
-        finished_at: fields.maybe_time()?,
-        updated_at: fields.time()?,
-    })
 }
 
 pub(crate) async fn list_due(db: &mut Session<'_>, now: EpochMs, limit: u32) -> StoreResult<Vec<InstallationId>> {
@@ -69,8 +45,8 @@ pub(crate) async fn claim(
     until: EpochMs,
 ) -> StoreResult<Option<Teardown>> {
     let claiming = query(CLAIM).bind(&*text(installation.as_str())).bind(&*text(owner)).bind(now.0).bind(until.0);
-    let row = claiming.fetch_optional(&mut *db.conn).await?;
-    row.as_ref().map(teardown).transpose()
+    let claimed = claiming.execute(&mut *db.conn).await?.rows_affected();
+    if claimed == 0 { Ok(None) } else { find(db, installation).await }
 }
 
 /// The first step that is not settled, for whoever reads the table.

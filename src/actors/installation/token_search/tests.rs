@@ -70,6 +70,10 @@ struct Scripted {
     clock: ManualClock,
     script: Mutex<VecDeque<Play>>,
     probe: Mutex<Result<(), ConnectorError>>,
+    /// What it says to confirmations, one after the other; then it takes them.
+    confirming: Mutex<VecDeque<ConnectorError>>,
+    /// The tokens it was asked with to confirm.
+    confirmed_with: Mutex<Vec<String>>,
     renewals: AtomicUsize,
     probes: AtomicUsize,
     ends: AtomicUsize,
@@ -121,6 +125,10 @@ impl Connector for Scripted {
         self.probes.fetch_add(1, Ordering::SeqCst);
         lock(&self.probe).clone().map(|()| Account::default())
     }
+    async fn confirm_arrival(&self, _: &Grant, access: &Secret) -> Result<(), ConnectorError> {
+        lock(&self.confirmed_with).push(access.expose_str().expect("text").to_owned());
+        lock(&self.confirming).pop_front().map_or(Ok(()), Err)
+    }
     async fn end_grant(&self, _: &Grant, _: Option<&HeldToken>) -> Result<Ended, ConnectorError> {
         self.ends.fetch_add(1, Ordering::SeqCst);
         Ok(Ended::Revoked)
@@ -171,6 +179,8 @@ impl Rig {
             clock: clock.clone(),
             script: Mutex::default(),
             probe: Mutex::new(Ok(())),
+            confirming: Mutex::default(),
+            confirmed_with: Mutex::default(),
             renewals: AtomicUsize::new(0),
             probes: AtomicUsize::new(0),
             ends: AtomicUsize::new(0),
@@ -249,6 +259,20 @@ impl Rig {
             created_at: now,
             updated_at: now,
         }
+    }
+
+    /// As it is when its provider could not be told that it arrived.
+    async fn is_pending(&self) {
+        let decide = self.deps.decision(Actor::system(), |record, _| {
+            record.installation.status = InstallationStatus::Pending;
+            Ok(())
+        });
+        self.supervisor().edit(decide).await.expect("edited");
+    }
+
+    /// The tokens that the provider was asked with to confirm.
+    fn confirmed_with(&self) -> Vec<String> {
+        lock(&self.provider.confirmed_with).clone()
     }
 
     /// Connects it again, a moment later.
@@ -596,4 +620,68 @@ async fn a_teardown_that_overlaps_a_new_connection_does_not_end_the_new_grant() 
     let run = TeardownRun { deps: rig.deps.clone(), id: rig.id.clone(), supervisor };
     assert_eq!(run.end_grant().await.expect("tried"), Tried::Skipped("reconnected"));
     assert_eq!(rig.provider.ends.load(Ordering::SeqCst), 0);
+}
+
+#[actix::test]
+async fn a_pending_installations_token_confirms_it_and_is_handed_out_only_then() {
+    let rig = Rig::build().await;
+    rig.is_pending().await;
+    lock(&rig.provider.confirming).push_back(ConnectorError::unavailable("answered 503"));
+    let supervisor = rig.supervisor();
+    let refused = supervisor.token(None).await;
+    assert!(matches!(refused, Err(AskError::Reply(TokenError::NotActive(InstallationStatus::Pending)))), "{refused:?}");
+    assert_eq!(rig.status().await, InstallationStatus::Pending, "an outage is no verdict");
+    assert_eq!(text(&supervisor.token(None).await.expect("a token")), "access-0");
+    assert_eq!(rig.status().await, InstallationStatus::Active);
+    assert_eq!(text(&supervisor.token(None).await.expect("a token")), "access-0");
+    assert_eq!(rig.confirmed_with(), ["access-0", "access-0"], "what is confirmed is not confirmed again");
+}
+
+#[actix::test]
+async fn a_pending_installation_is_confirmed_with_a_token_that_lives() {
+    let rig = Rig::build().await;
+    rig.is_pending().await;
+    rig.clock.advance(HOUR);
+    rig.provider.play([Play::Fail(ConnectorError::unavailable("answered 503"))]);
+    let supervisor = rig.supervisor();
+    let refused = supervisor.token(None).await;
+    assert!(matches!(refused, Err(AskError::Reply(TokenError::NotActive(InstallationStatus::Pending)))), "{refused:?}");
+    assert!(rig.confirmed_with().is_empty(), "with a token that has ended there is nothing to confirm with");
+    lock(&rig.provider.confirming).push_back(ConnectorError::Unauthorized);
+    assert_eq!(text(&supervisor.token(None).await.expect("a token")), "access-3");
+    assert_eq!(rig.confirmed_with(), ["access-2", "access-3"], "one that is refused is renewed");
+    assert_eq!(rig.status().await, InstallationStatus::Active);
+}
+
+#[actix::test]
+async fn a_verdict_on_the_grant_ends_the_waiting_for_a_confirmation() {
+    for (said, expected) in [
+        (vec![ConnectorError::Unauthorized, ConnectorError::Unauthorized], InstallationStatus::NeedsReauth),
+        (vec![ConnectorError::Rejected], InstallationStatus::NeedsReauth),
+        (vec![ConnectorError::Gone], InstallationStatus::Revoked),
+        (vec![ConnectorError::Suspended], InstallationStatus::Suspended),
+    ] {
+        let rig = Rig::build().await;
+        rig.is_pending().await;
+        lock(&rig.provider.confirming).extend(said);
+        assert!(rig.supervisor().token(None).await.is_err());
+        assert_eq!(rig.status().await, expected);
+    }
+}
+
+#[actix::test]
+async fn the_janitor_has_a_pending_installation_confirmed_until_the_provider_refuses_and_people_may_ask_again() {
+    let rig = Rig::build().await;
+    rig.is_pending().await;
+    let refused = ConnectorError::Refused("confirmation_refused");
+    lock(&rig.provider.confirming).extend([ConnectorError::unavailable("answered 503"), refused]);
+    let directory = rig.directory();
+    for looks in [1, 2, 2] {
+        directory.confirm_pending().await.expect("looked");
+        assert_eq!((rig.status().await, rig.confirmed_with().len()), (InstallationStatus::Pending, looks));
+    }
+    let row = rig.deps.store.find_installation(&rig.id).await.expect("read").expect("the row");
+    assert_eq!(row.status_reason.as_deref(), Some("confirmation_refused"));
+    assert_eq!(text(&directory.token(&rig.id).await.expect("a token")), "access-0");
+    assert_eq!((rig.status().await, rig.confirmed_with().len()), (InstallationStatus::Active, 3));
 }

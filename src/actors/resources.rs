@@ -251,10 +251,7 @@ fn not_linked(record: &InstallationRecord, links: &[LinkResource]) -> HashSet<Pr
 fn fill_in(links: &mut [LinkResource], found: &HashMap<ProviderResourceId, VisibleResource>) {
     for link in links {
         let Some(item) = found.get(&link.provider_resource_id) else { continue };
-        // A repository's short name, as the picker shows it, names it less well than what it is called in full.
-        if link.name.as_ref().is_none_or(|name| *name == item.name) {
-            link.name = Some(shown_name(item));
-        }
+        link.name.get_or_insert_with(|| shown_name(item));
         if link.slug.is_none() {
             link.slug.clone_from(&item.slug);
         }
@@ -272,6 +269,7 @@ fn shown_name(item: &VisibleResource) -> String {
 fn attrs_of(item: &VisibleResource) -> Map<String, Value> {
     let mut attrs = item.attrs.clone();
     let facts = [
+        ("fullName", item.full_name.clone().map(Value::String)),
         ("isPrivate", item.private.map(Value::Bool)),
         ("isArchived", item.archived.map(Value::Bool)),
         ("defaultBranch", item.default_branch.clone().map(Value::String)),
@@ -400,7 +398,8 @@ mod tests {
         let mut links = [link(None, json!({})), link(Some("mine"), json!({"isPrivate": true}))];
         fill_in(&mut links, &HashMap::from([(ProviderResourceId::new("1"), item("1"))]));
         assert_eq!(links[0].name.as_deref(), Some("harborworks/tide-clock"));
-        assert_eq!(Value::Object(links[0].attrs.clone()), json!({"isPrivate": false, "defaultBranch": "trunk"}));
+        let facts = json!({"fullName": "harborworks/tide-clock", "isPrivate": false, "defaultBranch": "trunk"});
+        assert_eq!(Value::Object(links[0].attrs.clone()), facts);
         assert_eq!((links[1].name.as_deref(), links[1].slug.as_deref()), (Some("mine"), Some("tide")));
         assert_eq!(links[1].attrs["isPrivate"], json!(true));
     }

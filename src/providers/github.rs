@@ -189,8 +189,11 @@ impl Provider for GitHub {
     /// The seed's shape has no optional members: what is not known yet is assumed (private, not archived, `main`) and
     /// put right by the next control event.
     fn source_config(&self, of: &ResourceFacts<'_>) -> Map<String, Value> {
-        let full_name = of.name.unwrap_or(of.provider_resource_id.as_str());
         let attr = |name: &str| of.attrs.get(name).filter(|value| !value.is_null()).cloned();
+        // The name may be a short one that somebody gave; what GitHub calls it in full is a fact beside it then.
+        let listed = of.attrs.get("fullName").and_then(Value::as_str);
+        let named = of.name.filter(|name| name.contains('/')).or(listed).or(of.name);
+        let full_name = named.unwrap_or(of.provider_resource_id.as_str());
         facts([
             ("version", Some(1.into())),
             ("sourceType", facts::text(Some(Self::SLUG.as_str()))),

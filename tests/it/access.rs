@@ -136,7 +136,8 @@ on_both! {
         stage.world.github.heal();
 
         let before = stage.world.github.calls(REPOSITORIES).len();
-        let resources: Vec<_> = ids[..50].iter().map(|id| json!({"providerResourceId": id})).collect();
+        let mut resources: Vec<_> = ids[..50].iter().map(|id| json!({"providerResourceId": id})).collect();
+        resources[3]["name"] = json!("mine");
         let body = json!({"connectionId": github, "resources": resources});
         let all = stage.with_key(&key, "POST", "/workspaces/ws/integrations", Some(body.clone())).await;
         assert_eq!(all.status, 200, "{}", all.json());
@@ -145,6 +146,10 @@ on_both! {
         assert!(asked <= 3, "asked {asked} times for fifty resources");
         let config = &all.json()["integrations"][2]["sourceConfig"];
         assert_eq!((&config["isPrivate"], &config["repoName"]), (&json!(false), &json!("harbor-002")), "{config}");
+        let named = &all.json()["integrations"][3];
+        assert_eq!(named["displayName"], "mine");
+        let full = named["sourceConfig"]["repoFullName"].as_str().unwrap_or_default();
+        assert!(full.ends_with("/harbor-003"), "a name of one's own is no name at GitHub: {named}");
         let before = stage.world.github.calls(REPOSITORIES).len();
         assert_eq!(stage.with_key(&key, "POST", "/workspaces/ws/integrations", Some(body)).await.json()["skipped"], 50);
         assert_eq!(stage.world.github.calls(REPOSITORIES).len(), before, "what is linked needs nobody's word");

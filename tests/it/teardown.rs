@@ -199,6 +199,7 @@ on_both! {
 
     async fn an_end_told_late_is_that_of_the_grant_before(backend) {
         let stage = Stage::set(backend).await;
+        stage.connect().await;
         let before = SystemClock.now();
         let (id, _) = stage.connect().await;
         let linear = sim::find("linear").expect("simulated");

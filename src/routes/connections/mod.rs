@@ -165,7 +165,6 @@ pub(super) fn read_link(mut members: Members) -> (LinkResource, Members) {
     let provider_resource_id = members.required_id("providerResourceId");
     let name = members.text("resourceName");
     let name = members.text("name").or(name);
-    let name = members.text("fullName").or(name);
     let slug = members.text("slug");
     let mut attrs = Map::new();
     for (member, attr) in [("private", "isPrivate"), ("archived", "isArchived")] {

@@ -42,7 +42,7 @@ pub(super) const FIND_ENDED: &str = concat!(
     "SELECT ",
     installation_columns!(),
     " FROM gw_installations i WHERE i.provider = $1 AND i.external_id = $2 AND i.status = 'revoked' \
-     AND ($3 IS NULL OR i.org_id = $3) \
+     AND (i.org_id = $3 OR $3 IS NULL) \
      ORDER BY i.id DESC LIMIT 1"
 );
 

@@ -42,8 +42,10 @@ pub fn run(data: &[u8]) {
     assert!(examined.config.is_some() || !examined.mistakes.is_empty(), "nothing was read, and nothing is wrong");
     let told: Vec<String> = examined.mistakes.iter().map(|mistake| format!("{mistake} {mistake:?}")).collect();
     let told = told.concat();
-    let is_only_value = data.windows(CANARY.len()).filter(|window| *window == CANARY.as_bytes()).count() == 1
-        && environment.iter().any(|(name, value)| value.contains(CANARY) && !name.contains(CANARY));
+    // A name in capitals is told in small letters.
+    let is_only_value =
+        data.windows(CANARY.len()).filter(|window| window.eq_ignore_ascii_case(CANARY.as_bytes())).count() == 1
+            && environment.iter().any(|(name, value)| value.contains(CANARY) && !name.contains(CANARY));
     assert!(!is_only_value || !told.contains(CANARY), "a mistake repeats a value: {told}");
     // Serving asks the same question again, at the same price: every eighth time is often enough.
     if !data.len().is_multiple_of(8) {

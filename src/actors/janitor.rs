@@ -156,12 +156,9 @@ impl Actor for Janitor {
         });
         self.every(ctx, TEARDOWNS_EVERY, "teardowns", |deps| async move { deps.directory.resume_teardowns().await });
         self.every(ctx, RENEWALS_EVERY, "tokens", |deps| async move { deps.directory.renew_expiring_tokens().await });
-        self.every(
-            ctx,
-            CONFIRMATIONS_EVERY,
-            "confirmations",
-            |deps| async move { deps.directory.confirm_pending().await },
-        );
+        self.every(ctx, CONFIRMATIONS_EVERY, "confirmations", |deps| async move {
+            deps.directory.confirm_pending(CONFIRMATIONS_EVERY).await
+        });
         self.every(
             ctx,
             ACTIVITY_EVERY,

@@ -4,7 +4,7 @@
 //! dead; only an explicit verdict of the provider makes an installation `needs_reauth`. **Must not know** how any
 //! provider gives tokens.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 
@@ -200,15 +200,16 @@ impl Directory {
         Ok(())
     }
 
-    /// Has every pending installation confirmed that has not been refused, and reads what could not be read of it when it
-    /// was connected.
-    pub async fn confirm_pending(&self) -> Result<(), StoreError> {
+    /// Has every pending installation confirmed that has not been refused and whose turn it is (turns are so far apart), and
+    /// reads what could not be read of it when it was connected.
+    pub async fn confirm_pending(&self, turn: Duration) -> Result<(), StoreError> {
         let mut cursor: Option<String> = None;
         loop {
             let request = PageRequest { limit: PENDING_PAGE, cursor: cursor.as_deref() };
             let pending = Some(InstallationStatus::Pending);
             let page = self.store().list_installations(None, None, pending, request).await?;
-            let awaited = page.items.into_iter().filter(confirmation::is_awaited);
+            let now = self.now();
+            let awaited = page.items.into_iter().filter(|pending| confirmation::is_awaited(pending, now, turn));
             futures_util::stream::iter(awaited)
                 .for_each_concurrent(CONFIRMATIONS_AT_ONCE, |installation| async move {
                     // Whatever asks the provider has it confirmed first.

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use signalbox::sim::{
     browser::{Browser, Page},
     client::Answer,
+    sink::Sink,
     world::{self, Choice, Fault, FaultRule, Simulators, Visit},
 };
 use url::Url;
@@ -672,14 +673,22 @@ async fn a_confirmation_that_fails_once_is_repeated_while_the_person_waits() {
 
 #[tokio::test]
 async fn a_sentry_that_does_not_answer_holds_nobody_up_and_is_told_later_by_itself() {
-    let stage = Stage::set(Backend::sqlite()).await;
+    let backfill = Sink::start().await.expect("a port");
+    let options = Options::default()
+        .with("SIGNALBOX_BACKFILL__URL", &backfill.url("/backfill"))
+        .with("SIGNALBOX_BACKFILL__API_KEY", "the-backfill-services-key");
+    let stage = Stage::set_with(Backend::sqlite(), options).await;
     stage.world.sentry.fail(FaultRule::always(CONFIRM, Fault::Hang));
     let (_, status) = stage.connect("org_a", "sentry", Visit::default()).await;
     let id = status["connectionId"].as_str().expect("an id");
     assert_eq!(stage.connection("org_a", id).await["status"], "pending");
     stage.world.sentry.heal();
+    assert_eq!(backfill.total(), 0, "there is nothing to fetch yet");
     stage.until_active("org_a", id).await;
     assert!(!stage.world.sentry.with(|sentry| sentry.is_pending(1)));
+    let told = backfill.wait_for(1, SOON).await.expect("the connection is new now");
+    let told: Value = serde_json::from_slice(&told[0].body).expect("JSON");
+    assert_eq!(told["installationId"], id);
     stage.finish(&[]).await;
 }
 

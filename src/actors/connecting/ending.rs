@@ -99,8 +99,8 @@ pub fn destination(
     };
     let Some(base) = base else { return Destination::Page };
     let has_own_path = asked_for.is_some() && base.path() != "/";
-    if !has_own_path && base.origin() == ours.origin() {
-        // The page that a flow ends on is the one we have for that.
+    if !has_own_path && console.url.is_none() && base.origin() == ours.origin() {
+        // The page of ours that a flow ends on is the one we have for that.
         return Destination::Page;
     }
     let mut url = if has_own_path { base } else { below(&base, &connected_path(provider, console)) };
@@ -275,6 +275,9 @@ mod tests {
         );
         assert_eq!(ends_on(Some("https://hooks.example.test"), &own, &connected(false)), None, "on our page");
         assert_eq!(ends_on(page, &other, &connected(false)), None, "the console is elsewhere");
+        let beside_us = console(Some("https://hooks.example.test"));
+        let ended = ends_on(None, &beside_us, &connected(false));
+        assert_eq!(ended.as_deref(), Some("https://hooks.example.test/github/connected"), "a console behind our host");
         assert!(is_allowed("https://hooks.example.test", Some(console_of(&own, &ours()))));
         assert!(!is_allowed("https://hooks.example.test", Some(console_of(&other, &ours()))));
     }

@@ -4,7 +4,7 @@
 //! **Invariants**: asked again until the provider confirms, refuses, or ends the grant; a refusal is written down, so that
 //! only people ask after it; an outage changes nothing. **Must not know** which providers want to be told.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     ProviderState, control,
@@ -14,10 +14,19 @@ use super::{
 };
 use crate::{
     actors::tokens::{GrantVerdict, TokenError},
-    model::installation::{Installation, InstallationStatus},
+    model::{
+        clock::EpochMs,
+        installation::{Installation, InstallationStatus},
+    },
     providers::{Connector, ConnectorError, connector::Grant},
     store::InstallationRecord,
 };
+
+/// The reason of an installation that its provider did not confirm.
+const REFUSED: &str = "confirmation_refused";
+/// In so many turns at first the janitor asks every time.
+const EAGER_TURNS: u128 = 8;
+const HOUR: Duration = Duration::from_hours(1);
 
 /// Nobody is handed the token before the confirmation.
 pub(super) const PENDING: TokenError = TokenError::NotActive(InstallationStatus::Pending);
@@ -52,7 +61,13 @@ impl Search {
         match connector.confirm_arrival(&Grant::of(seen, self.now()), &found.token.access).await {
             Ok(()) => {
                 self.note(ProviderState::Answers);
-                self.edit_as_seen(seen, accept).await.map(drop)
+                if self.edit_as_seen(seen, accept).await?
+                    && let Some(backfill) = &self.deps.backfill
+                {
+                    // It was told nothing of a connection that was pending.
+                    backfill.trigger(self.id.clone());
+                }
+                Ok(())
             }
             Err(ConnectorError::Refused(code)) => {
                 self.note(ProviderState::Answers);
@@ -80,9 +95,16 @@ impl Search {
     }
 }
 
-/// Whether the janitor goes on asking.
-pub fn is_awaited(installation: &Installation) -> bool {
-    installation.status == InstallationStatus::Pending && installation.status_reason.is_none()
+/// Whether the janitor asks in this turn of its own: the first times in every one, then after twice the time, and at least
+/// once an hour; after a refusal no more.
+pub fn is_awaited(installation: &Installation, now: EpochMs, turn: Duration) -> bool {
+    let age = now.since(installation.updated_at);
+    let turns = age.as_millis() / turn.as_millis().max(1);
+    let per_hour = (HOUR.as_millis() / turn.as_millis().max(1)).max(1);
+    let is_its_turn = turns < EAGER_TURNS || turns.is_power_of_two() || turns.is_multiple_of(per_hour);
+    installation.status == InstallationStatus::Pending
+        && installation.status_reason.as_deref() != Some(REFUSED)
+        && is_its_turn
 }
 
 fn accept(record: &mut InstallationRecord, edit: &Edit<'_>) {
@@ -91,10 +113,10 @@ fn accept(record: &mut InstallationRecord, edit: &Edit<'_>) {
 
 /// The provider may think better of it, but not by itself: until somebody asks again it stays pending.
 fn refuse(record: &mut InstallationRecord, code: &str, edit: &Edit<'_>) {
-    if record.installation.status_reason.as_deref() == Some(code) {
+    if record.installation.status_reason.as_deref() == Some(REFUSED) {
         return;
     }
-    record.installation.status_reason = Some(code.to_owned());
+    record.installation.status_reason = Some(REFUSED.to_owned());
     record.installation.updated_at = edit.now;
     let mut entry = edit.entry(record, "installation.not_confirmed", None);
     entry.reason = Some(code.to_owned());

@@ -1,6 +1,6 @@
 //! Edits and control changes on records, and the property that no order of them leaks an event to a foreign org.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{
     InstallationError,
     binding::{ProvedGrant, reconnect},
-    control,
+    confirmation, control,
     state::{self, Edit},
     teardown::{self, Tried},
 };
@@ -334,6 +334,22 @@ fn a_deleted_resource_ends_its_integrations_as_deleted() {
 }
 
 /// What GitHub says when repositories come into the grant's reach or leave it: about the installation first.
+#[test]
+fn a_pending_installation_is_asked_after_ever_more_seldom_and_never_again_once_it_is_refused() {
+    const TURN: Duration = Duration::from_secs(15);
+    let mut installation = World::new().record("org", "1").installation;
+    let awaited = |installation: &Installation, turns: u32| {
+        confirmation::is_awaited(installation, installation.updated_at.plus(TURN * turns), TURN)
+    };
+    assert!(!awaited(&installation, 0), "it is active");
+    installation.status = InstallationStatus::Pending;
+    installation.status_reason = Some("imported_pending".into());
+    let asked: Vec<u32> = (0..=720).filter(|turns| awaited(&installation, *turns)).collect();
+    assert_eq!(asked, [0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64, 128, 240, 256, 480, 512, 720]);
+    installation.status_reason = Some("confirmation_refused".into());
+    assert!((0..=720).all(|turns| !awaited(&installation, turns)));
+}
+
 fn reach_changed(change: ControlChange) -> [ControlChange; 2] {
     [ControlChange::InstallationConfirmed { account_login: None, metadata: Map::new() }, change]
 }

@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use super::{Builder, Fields, Session, list as id_list, log, notify, page, query, rows_wanted, text, tokens};
+use super::{
+    Builder, Fields, Session, list as id_list, log, notify, page, query, row_statement::RowStatement, rows_wanted,
+    text, tokens,
+};
 use crate::{
     model::{
         clock::EpochMs,
@@ -222,20 +225,27 @@ pub(crate) async fn touch_last_event(
     installations: Vec<(InstallationId, EpochMs)>,
     integrations: Vec<(IntegrationId, EpochMs)>,
 ) -> StoreResult<()> {
-    let installations = installations.iter().map(|(id, at)| (id.as_str(), at.0)).collect();
-    touch(db, "gw_installations", installations).await?;
-    let integrations = integrations.iter().map(|(id, at)| (id.as_str(), at.0)).collect();
-    touch(db, "workspace_integrations", integrations).await
+    static INSTALLATIONS: RowStatement =
+        RowStatement::new("UPDATE gw_installations SET last_event_at = v.column2 FROM", 2, IF_LATER);
+    static INTEGRATIONS: RowStatement =
+        RowStatement::new("UPDATE workspace_integrations SET last_event_at = v.column2 FROM", 2, IF_LATER);
+    const IF_LATER: &str = "AND id = v.column1 AND (last_event_at IS NULL OR last_event_at < v.column2)";
+    touch(db, &INSTALLATIONS, installations.iter().map(|(id, at)| (id.as_str(), at.0)).collect()).await?;
+    touch(db, &INTEGRATIONS, integrations.iter().map(|(id, at)| (id.as_str(), at.0)).collect()).await
 }
 
-async fn touch(db: &mut Session<'_>, table: &'static str, mut touched: Vec<(&str, i64)>) -> StoreResult<()> {
-    // One order for everybody: two nodes that touch the same rows do not wait for each other in a circle.
+async fn touch(
+    db: &mut Session<'_>,
+    statement: &'static RowStatement,
+    mut touched: Vec<(&str, i64)>,
+) -> StoreResult<()> {
+    // One order for everybody, so that two nodes that touch the same rows do not wait for each other in a circle.
     touched.sort_unstable();
-    for (id, at) in touched {
-        let mut sql = Builder::new("UPDATE ");
-        sql.push(table).push(" SET last_event_at = ").push_bind(at).push(" WHERE id = ").push_bind(id);
-        sql.push(" AND (last_event_at IS NULL OR last_event_at < ").push_bind(at).push(")");
-        sql.build().execute(&mut *db.conn).await?;
+    let touching = statement.queries(&touched, |row, (id, at)| {
+        row.bind(*id).bind(*at);
+    });
+    for touching in touching {
+        touching?.execute(&mut *db.conn).await?;
     }
     Ok(())
 }

@@ -15,9 +15,9 @@ macro_rules! destinations_of_installation {
     () => {
         "gw_destinations x ON x.org_id = i.org_id AND (x.scope = 'org' \
          OR (x.scope = 'workspace' AND x.scope_id IN \
-             (SELECT workspace_id FROM workspace_integrations WHERE installation_id = i.id)) \
+             (SELECT workspace_id FROM workspace_integrations WHERE installation_id = $1)) \
          OR (x.scope = 'integration' AND x.scope_id IN \
-             (SELECT id FROM workspace_integrations WHERE installation_id = i.id)))"
+             (SELECT id FROM workspace_integrations WHERE installation_id = $1)))"
     };
 }
 
@@ -38,20 +38,26 @@ macro_rules! record_columns {
 }
 
 /// Everything about an installation in one statement: it is asked for an installation that is met for the first time, and
-/// then the ways to the database and back are what it costs. Rows of two kinds: the installation with each of its
-/// destinations, and each of its resources with each of that resource's integrations. What a kind does not have is joined
-/// on nothing, so that all have the same columns.
+/// then the ways to the database and back are what it costs. Rows of three kinds: the installation with each of its
+/// destinations, its resources, its integrations. What a kind does not have is joined on nothing, so that all have the same
+/// columns. Each table is found by the parameter: a planner that knows nothing of the tables yet would join two of them by
+/// reading one whole.
 pub(super) const LOAD: &str = concat!(
     "SELECT ",
     record_columns!(),
-    " FROM gw_installations i LEFT JOIN gw_teardowns t ON t.installation_id = i.id LEFT JOIN ",
+    " FROM gw_installations i LEFT JOIN gw_teardowns t ON t.installation_id = $1 LEFT JOIN ",
     destinations_of_installation!(),
     " LEFT JOIN gw_resources r ON r.id = NULL LEFT JOIN workspace_integrations g ON g.id = NULL WHERE i.id = $1 \
      UNION ALL SELECT ",
     record_columns!(),
-    " FROM gw_resources r LEFT JOIN workspace_integrations g ON g.resource_id = r.id \
+    " FROM gw_resources r LEFT JOIN workspace_integrations g ON g.id = NULL \
      LEFT JOIN gw_installations i ON i.id = NULL LEFT JOIN gw_teardowns t ON t.installation_id = NULL \
-     LEFT JOIN gw_destinations x ON x.id = NULL WHERE r.installation_id = $1"
+     LEFT JOIN gw_destinations x ON x.id = NULL WHERE r.installation_id = $1 \
+     UNION ALL SELECT ",
+    record_columns!(),
+    " FROM workspace_integrations g LEFT JOIN gw_resources r ON r.id = NULL \
+     LEFT JOIN gw_installations i ON i.id = NULL LEFT JOIN gw_teardowns t ON t.installation_id = NULL \
+     LEFT JOIN gw_destinations x ON x.id = NULL WHERE g.installation_id = $1"
 );
 
 pub(super) const DESTINATIONS: &str = concat!(

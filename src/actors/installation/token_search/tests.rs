@@ -677,7 +677,7 @@ async fn the_janitor_has_a_pending_installation_confirmed_until_the_provider_ref
     lock(&rig.provider.confirming).extend([ConnectorError::unavailable("answered 503"), refused]);
     let directory = rig.directory();
     for looks in [1, 2, 2] {
-        directory.confirm_pending().await.expect("looked");
+        directory.confirm_pending(Duration::from_secs(15)).await.expect("looked");
         assert_eq!((rig.status().await, rig.confirmed_with().len()), (InstallationStatus::Pending, looks));
     }
     let row = rig.deps.store.find_installation(&rig.id).await.expect("read").expect("the row");

@@ -127,10 +127,11 @@ macro_rules! in_transaction {
 }
 
 /// Implements one of the store's traits for a backend: what is written out between the first braces, and
-/// `operation(arguments) -> answer = query`, where a *read* has a connection, a *snapshot* sees one moment across several
-/// statements, and a *write* is a transaction.
+/// `operation(arguments) -> answer = query`, where a *lookup* only looks up keys (its plans are made once), a *read* has a
+/// connection, a *snapshot* sees one moment across several statements, and a *write* is a transaction.
 macro_rules! impl_operations {
     ($trait:ident for $store:ident { $($own:tt)* }
+        lookups { $($lookup:ident($($lookup_arg:ident: $lookup_type:ty),*) -> $lookup_answer:ty = $lookup_query:path;)* }
         reads { $($read:ident($($read_arg:ident: $read_type:ty),*) -> $read_answer:ty = $read_query:path;)* }
         snapshots { $($look:ident($($look_arg:ident: $look_type:ty),*) -> $look_answer:ty = $look_query:path;)* }
         writes { $($write:ident($($write_arg:ident: $write_type:ty),*) -> $write_answer:ty = $write_query:path;)* }
@@ -138,6 +139,17 @@ macro_rules! impl_operations {
         #[async_trait]
         impl $trait for $store {
             $($own)*
+
+            $(async fn $lookup(&self, $($lookup_arg: $lookup_type),*) -> StoreResult<$lookup_answer> {
+                self.home.in_time(async {
+                    let mut conn = self.looking().await?;
+                    let db = &mut Session { conn: &mut conn, known: &self.known };
+                    let found = $lookup_query(db, $($lookup_arg),*).await?;
+                    self.looked(conn);
+                    Ok(found)
+                })
+                .await
+            })*
 
             $(async fn $read(&self, $($read_arg: $read_type),*) -> StoreResult<$read_answer> {
                 on_reader!(self, |db| $read_query(db, $($read_arg),*).await)
@@ -339,13 +351,15 @@ macro_rules! impl_store {
                 .await
             }
             }
-            reads {
-                find_installation(id: &InstallationId) -> Option<Installation> = installations::find;
+            lookups {
                 load_installation(id: &InstallationId) -> Option<InstallationRecord> = records::load;
                 find_live_installation(provider: ProviderSlug, external_id: &ExternalId) -> Option<Installation>
                     = installations::find_live;
                 find_installations_by_resource(provider: ProviderSlug, resource: &ProviderResourceId)
                     -> Vec<Installation> = installations::find_by_resource;
+            }
+            reads {
+                find_installation(id: &InstallationId) -> Option<Installation> = installations::find;
                 list_installations(
                     org: Option<&OrgId>, provider: Option<&str>, status: Option<InstallationStatus>,
                     page: PageRequest<'_>

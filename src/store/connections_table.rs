@@ -6,6 +6,7 @@
 macro_rules! impl_connection_store {
     ($store:ident) => {
         impl_operations! { ConnectionStore for $store {}
+            lookups {}
             reads {
                 find_ended_installation(provider: ProviderSlug, external_id: &ExternalId, org: Option<&OrgId>)
                     -> Option<Installation> = installations::find_ended;

@@ -6,6 +6,7 @@
 macro_rules! impl_overview_store {
     ($store:ident) => {
         impl_operations! { OverviewStore for $store {}
+            lookups {}
             reads {
                 list_destinations_page(org: &OrgId, page: PageRequest<'_>) -> Page<Destination>
                     = destinations::list_page;

@@ -131,6 +131,8 @@ static MIGRATOR: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// Two, so that one batch is gathered and planned while the other is flushed.
 const COMMITTERS: u32 = 2;
+/// Connections for finding the way of a webhook whose installation is not known yet.
+const LOOKERS: u32 = 2;
 /// Prepared statements kept per connection: every text we have, in every bucket size.
 const STATEMENTS: usize = 256;
 /// A connection that was idle longer is asked whether it still lives before it is used.
@@ -147,7 +149,8 @@ const RELEASE_TIME: Duration = Duration::from_secs(2);
 /// The store on a PostgreSQL database.
 pub(crate) struct PostgresStore {
     pool: PgPool,
-    committing: PgPool,
+    committing: Arc<KeyedConnections>,
+    looking: KeyedConnections,
     known: KnownProviders,
     writer: Writer,
     home: Home,
@@ -174,31 +177,29 @@ impl PostgresStore {
         let timeouts = Timeouts::new(options.acquire_timeout);
         // Rows are found by keys that the planner cannot see the number of; a plan made while a table was small must
         // not outlive that, so plans are made anew.
-        let pool = pool_options(options, options.max_connections.saturating_sub(COMMITTERS).max(2))
+        let pool = pool_options(options, options.max_connections.saturating_sub(COMMITTERS + LOOKERS).max(2))
             .after_connect(move |connection, _| {
                 Box::pin(async move { timeouts.apply(connection, "SET plan_cache_mode = force_custom_plan").await })
             })
             .connect_with(connect.clone())
             .await?;
-        // The writer's statements only ever look up keys: with nothing else allowed, their plans are right whatever the
-        // statistics say, and can be kept. Reading an index from end to end is still allowed, and of a table without statistics
+        // The writer's statements, and those that find the way of a webhook, only ever look up keys: with nothing else
+        // allowed, their plans are right whatever the statistics say, and can be kept. Reading an index from end to end is still allowed, and of a table without statistics
         // it looks as cheap as a few dozen keys: the price of an index's entries decides against it.
-        let committing = pool_options(options, COMMITTERS)
-            .after_connect(move |connection, _| {
+        let keyed = |connections| {
+            pool_options(options, connections).after_connect(move |connection, _| {
                 Box::pin(async move {
                     let only_by_index = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
                                          SET cpu_index_tuple_cost = 1; SET plan_cache_mode = force_generic_plan";
                     timeouts.apply(connection, only_by_index).await
                 })
             })
-            .connect_with(connect.clone())
-            .await?;
+        };
+        let committing = Arc::new(KeyedConnections::new(keyed(COMMITTERS).connect_with(connect.clone()).await?));
+        let looking = KeyedConnections::new(keyed(LOOKERS).connect_lazy_with(connect.clone()));
         let presence = if options.serving { Some(Presence::take(connect.clone(), &options.node).await?) } else { None };
         let committers = (0..COMMITTERS)
-            .map(|_| {
-                let kept = Mutex::new(None);
-                Arc::new(PostgresCommitter { committing: committing.clone(), kept }) as Arc<dyn Committer>
-            })
+            .map(|_| Arc::new(PostgresCommitter { committing: Arc::clone(&committing) }) as Arc<dyn Committer>)
             .collect();
         Ok(Self {
             known: KnownProviders::new(options.providers.clone()),
@@ -208,11 +209,20 @@ impl PostgresStore {
             presence,
             pool,
             committing,
+            looking,
         })
     }
 
     async fn reading(&self) -> Result<PoolConnection<Db>, sqlx::Error> {
         self.pool.acquire().await
+    }
+
+    async fn looking(&self) -> Result<PoolConnection<Db>, sqlx::Error> {
+        self.looking.take().await
+    }
+
+    fn looked(&self, connection: PoolConnection<Db>) {
+        self.looking.keep(connection);
     }
 
     async fn snapshot(&self) -> Result<Transaction<'static, Db>, sqlx::Error> {
@@ -256,6 +266,7 @@ impl PostgresStore {
             presence.give_up().await;
         }
         self.pool.close().await;
+        self.looking.close().await;
         self.committing.close().await;
     }
 }
@@ -348,10 +359,11 @@ async fn is_still_gone(db: &mut Session<'_>, node: &str) -> StoreResult<bool> {
     Ok(sqlx::query_scalar(IS_GONE).bind(presence::key(node)).fetch_one(&mut *db.conn).await?)
 }
 
-struct PostgresCommitter {
-    committing: PgPool,
-    /// Its connection between two batches: giving it back to the pool costs two pings each time.
-    kept: Mutex<Option<Kept>>,
+/// Connections for statements that look up keys. Between two uses they are kept here: their pool would ping them twice
+/// each time.
+struct KeyedConnections {
+    pool: PgPool,
+    kept: Mutex<Vec<Kept>>,
 }
 
 struct Kept {
@@ -359,9 +371,13 @@ struct Kept {
     since: Instant,
 }
 
-impl PostgresCommitter {
-    async fn connection(&self) -> Result<PoolConnection<Db>, sqlx::Error> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+impl KeyedConnections {
+    fn new(pool: PgPool) -> Self {
+        Self { pool, kept: Mutex::default() }
+    }
+
+    async fn take(&self) -> Result<PoolConnection<Db>, sqlx::Error> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop();
         if let Some(Kept { mut connection, since }) = kept {
             if since.elapsed() <= TRUSTED_IDLE || matches!(timeout(PING_TIME, connection.ping()).await, Ok(Ok(()))) {
                 return Ok(connection);
@@ -369,23 +385,37 @@ impl PostgresCommitter {
             // Not back into the pool: its place there is free at once, whether or not the server answers.
             drop(connection.detach());
         }
-        self.committing.acquire().await
+        self.pool.acquire().await
     }
 
+    /// Takes a connection back that is known to be in order. What fails is dropped instead, and its pool looks at it.
     fn keep(&self, connection: PoolConnection<Db>) {
-        let kept = Kept { connection, since: Instant::now() };
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at under the lock: what is kept after the closing would never be given back.
+        if !self.pool.is_closed() {
+            kept.push(Kept { connection, since: Instant::now() });
+        }
     }
+
+    async fn close(&self) {
+        let closing = self.pool.close();
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        closing.await;
+    }
+}
+
+struct PostgresCommitter {
+    committing: Arc<KeyedConnections>,
 }
 
 #[async_trait]
 impl Committer for PostgresCommitter {
     async fn commit(&self, batch: &Batch<'_>) -> Result<Vec<Option<Accepted>>, sqlx::Error> {
-        let mut connection = self.connection().await?;
+        let mut connection = self.committing.take().await?;
         let mut transaction = connection.begin().await?;
         let answers = batch::write(&mut transaction, batch).await?;
         transaction.commit().await?;
-        self.keep(connection);
+        self.committing.keep(connection);
         Ok(answers)
     }
 }

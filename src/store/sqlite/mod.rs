@@ -211,6 +211,15 @@ impl SqliteStore {
         self.reading.acquire().await
     }
 
+    /// Plans are made once for each connection here.
+    async fn looking(&self) -> Result<PoolConnection<Db>, sqlx::Error> {
+        self.reading().await
+    }
+
+    fn looked(&self, connection: PoolConnection<Db>) {
+        drop(connection);
+    }
+
     async fn snapshot(&self) -> Result<Transaction<'static, Db>, sqlx::Error> {
         self.reading.begin().await
     }

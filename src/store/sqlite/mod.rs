@@ -216,6 +216,7 @@ impl SqliteStore {
         self.reading().await
     }
 
+    #[expect(clippy::unused_self, reason = "the other backend keeps what comes back")]
     fn looked(&self, connection: PoolConnection<Db>) {
         drop(connection);
     }

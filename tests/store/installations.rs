@@ -286,6 +286,18 @@ store_suite! {
         assert!(matches!(refused, Err(StoreError::NotUnique { table: "workspace_integrations" })), "{refused:?}");
     }
 
+    async fn however_many_look_for_an_installation_at_once_everybody_has_a_turn(store: TestStore) {
+        let installation = store.insert_installation_of("4711").await;
+        for _round in 0..10 {
+            let looking = (0..100).map(|_| async {
+                let found = store.find_live_installation(GITHUB, &installation.external_id).await.expect("in time");
+                let loaded = store.load_installation(&installation.id).await.expect("in time");
+                assert_eq!(found.map(|found| found.id), loaded.map(|record| record.installation.id));
+            });
+            futures_util::future::join_all(looking).await;
+        }
+    }
+
     async fn the_time_of_the_last_event_moves_forward_only(store: TestStore) {
         let installation = store.insert_installation_of("4711").await;
         let nobody = IntegrationId::from_raw("int_none");

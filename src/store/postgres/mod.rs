@@ -9,6 +9,7 @@ mod listener;
 mod presence;
 
 use std::{
+    ops::{Deref, DerefMut},
     str::FromStr as _,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -23,7 +24,10 @@ use sqlx::{
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
 };
-use tokio::{sync::Mutex as AsyncMutex, time::timeout};
+use tokio::{
+    sync::{Mutex as AsyncMutex, Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use self::{listener::Listener, presence::Presence};
 use super::{
@@ -195,8 +199,13 @@ impl PostgresStore {
                 })
             })
         };
-        let committing = Arc::new(KeyedConnections::new(keyed(COMMITTERS).connect_with(connect.clone()).await?));
-        let looking = KeyedConnections::new(keyed(LOOKERS).connect_lazy_with(connect.clone()));
+        let committing = Arc::new(KeyedConnections::new(
+            keyed(COMMITTERS).connect_with(connect.clone()).await?,
+            COMMITTERS,
+            options.acquire_timeout,
+        ));
+        let looking =
+            KeyedConnections::new(keyed(LOOKERS).connect_lazy_with(connect.clone()), LOOKERS, options.acquire_timeout);
         let presence = if options.serving { Some(Presence::take(connect.clone(), &options.node).await?) } else { None };
         let committers = (0..COMMITTERS)
             .map(|_| Arc::new(PostgresCommitter { committing: Arc::clone(&committing) }) as Arc<dyn Committer>)
@@ -217,11 +226,11 @@ impl PostgresStore {
         self.pool.acquire().await
     }
 
-    async fn looking(&self) -> Result<PoolConnection<Db>, sqlx::Error> {
+    async fn looking(&self) -> Result<Keyed<'_>, sqlx::Error> {
         self.looking.take().await
     }
 
-    fn looked(&self, connection: PoolConnection<Db>) {
+    fn looked(&self, connection: Keyed<'_>) {
         self.looking.keep(connection);
     }
 
@@ -363,6 +372,10 @@ async fn is_still_gone(db: &mut Session<'_>, node: &str) -> StoreResult<bool> {
 /// each time.
 struct KeyedConnections {
     pool: PgPool,
+    /// A permit for each connection that the pool may open. Whoever has to wait waits for one of these and not for the
+    /// pool, to which nothing comes back.
+    permits: Semaphore,
+    patience: Duration,
     kept: Mutex<Vec<Kept>>,
 }
 
@@ -371,29 +384,52 @@ struct Kept {
     since: Instant,
 }
 
+/// One of them in use.
+struct Keyed<'c> {
+    connection: PoolConnection<Db>,
+    _permit: SemaphorePermit<'c>,
+}
+
+impl Deref for Keyed<'_> {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Keyed<'_> {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
+
 impl KeyedConnections {
-    fn new(pool: PgPool) -> Self {
-        Self { pool, kept: Mutex::default() }
+    /// `pool` may open `connections`; whoever waits for one waits for so long at the most.
+    fn new(pool: PgPool, connections: u32, patience: Duration) -> Self {
+        Self { pool, permits: Semaphore::new(connections as usize), patience, kept: Mutex::default() }
     }
 
-    async fn take(&self) -> Result<PoolConnection<Db>, sqlx::Error> {
+    async fn take(&self) -> Result<Keyed<'_>, sqlx::Error> {
+        let permit = timeout(self.patience, self.permits.acquire()).await.map_err(|_| sqlx::Error::PoolTimedOut)?;
+        let permit = permit.map_err(|_| sqlx::Error::PoolClosed)?;
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop();
         if let Some(Kept { mut connection, since }) = kept {
             if since.elapsed() <= TRUSTED_IDLE || matches!(timeout(PING_TIME, connection.ping()).await, Ok(Ok(()))) {
-                return Ok(connection);
+                return Ok(Keyed { connection, _permit: permit });
             }
             // Not back into the pool: its place there is free at once, whether or not the server answers.
             drop(connection.detach());
         }
-        self.pool.acquire().await
+        Ok(Keyed { connection: self.pool.acquire().await?, _permit: permit })
     }
 
     /// Takes a connection back that is known to be in order. What fails is dropped instead, and its pool looks at it.
-    fn keep(&self, connection: PoolConnection<Db>) {
+    fn keep(&self, used: Keyed<'_>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         // Looked at under the lock: what is kept after the closing would never be given back.
         if !self.pool.is_closed() {
-            kept.push(Kept { connection, since: Instant::now() });
+            kept.push(Kept { connection: used.connection, since: Instant::now() });
         }
     }
 

@@ -221,8 +221,11 @@ impl Binder {
         let action = word.action_on_insert();
         let proved = self.proved(&id, grant, action)?;
         let (status, reason) = proved.state();
-        // Of the first grant of an account that we know there is no older news, however old it says that it is.
-        let is_first = self.find_ended(grant, None).await?.is_none();
+        let control_at = match proved.control_at(now) {
+            Some(at) if self.find_ended(grant, None).await?.is_some() => Some(at),
+            // Of the first grant of an account that we know there is no older news, however old it says that it is.
+            _ => None,
+        };
         let installation = Installation {
             id,
             provider: grant.provider,
@@ -235,7 +238,7 @@ impl Binder {
             status_reason: reason.map(str::to_owned),
             metadata: grant.account.metadata.clone(),
             provider_account_info: Some(grant.account.info.clone()).filter(|info| *info != Value::Null),
-            control_at: proved.control_at(now).filter(|_| !is_first),
+            control_at,
             last_event_at: None,
             created_at: now,
             updated_at: now,

@@ -33,8 +33,7 @@ pub fn open_vault(config: &Config) -> anyhow::Result<Vault> {
         Vault::open_or_create_key_file(&config.vault.key_file)
             .with_context(|| format!("the vault key file {} (vault.key_file)", config.vault.key_file.display()))?
     } else {
-        Vault::new(config.vault.keys.iter().map(|key| (key.id.clone(), key.key.clone())).collect())
-            .context("vault.keys")?
+        Vault::new(config.vault.live_keys()).context("vault.keys")?
     };
     vault.self_test().context("the vault does not open what it seals")?;
     Ok(vault)

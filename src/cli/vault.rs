@@ -45,8 +45,7 @@ async fn rotate(config: &Config) -> anyhow::Result<ExitCode> {
 /// A key file that is made now would not open anything.
 fn open_existing_vault(config: &Config) -> anyhow::Result<Vault> {
     if !config.vault.keys.is_empty() {
-        let keys = config.vault.keys.iter().map(|key| (key.id.clone(), key.key.clone())).collect();
-        return Vault::new(keys).context("vault.keys");
+        return Vault::new(config.vault.live_keys()).context("vault.keys");
     }
     let path = &config.vault.key_file;
     Vault::open_key_file(path)?

@@ -109,6 +109,13 @@ pub struct VaultConfig {
     pub key_file: PathBuf,
 }
 
+impl VaultConfig {
+    /// The keys with their ids, as a vault is made of them.
+    pub fn live_keys(&self) -> Vec<(String, Secret)> {
+        self.keys.iter().map(|key| (key.id.clone(), key.key.clone())).collect()
+    }
+}
+
 /// One vault key.
 #[derive(Debug, Clone)]
 pub struct VaultKey {

@@ -29,7 +29,7 @@ fn read_vault(config: &Config) -> Result<Option<Vault>, VaultError> {
     if config.vault.keys.is_empty() {
         Vault::open_key_file(&config.vault.key_file)
     } else {
-        Vault::new(config.vault.keys.iter().map(|key| (key.id.clone(), key.key.clone())).collect()).map(Some)
+        Vault::new(config.vault.live_keys()).map(Some)
     }
 }
 

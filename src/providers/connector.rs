@@ -435,7 +435,7 @@ pub trait Connector: Send + Sync + 'static {
     /// no harm.
     ///
     /// # Errors
-    /// [`ConnectorError::Refused`] if the provider does not take it, which is said in `status_reason`; an outage is to be
+    /// [`ConnectorError::Refused`] if the provider does not take it, the code of which is logged; an outage is to be
     /// outlasted; verdicts on the grant as for any call.
     async fn confirm_arrival(&self, _grant: &Grant, _access: &Secret) -> Result<(), ConnectorError> {
         Err(ConnectorError::NotSupported)

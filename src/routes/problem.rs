@@ -28,6 +28,9 @@ use crate::{
     store::StoreError,
 };
 
+/// The longest unknown provider name that is echoed, characters.
+const MAX_ECHOED_CHARS: usize = 64;
+
 /// What a handler answers.
 pub type Answer = Result<HttpResponse, Problem>;
 
@@ -78,6 +81,12 @@ impl Problem {
     pub fn member(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.members.insert(name.to_owned(), value.into());
         self
+    }
+
+    /// A name that is no provider's; not all of a long one is repeated.
+    pub fn unknown_provider(name: &str) -> Self {
+        let echoed: String = name.chars().take(MAX_ECHOED_CHARS).collect();
+        Self::new(&codes::UNKNOWN_PROVIDER).member("provider", echoed)
     }
 
     /// Names the provider, where that is what the problem is about.

@@ -33,9 +33,6 @@ use crate::{
 /// Headers that are no business of a provider and must not be kept beside a webhook.
 const NOT_KEPT: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "x-api-key"];
 
-/// The longest unknown provider name that is echoed, characters.
-const MAX_ECHOED_CHARS: usize = 64;
-
 /// `POST /webhooks/{provider}`: takes a provider's webhook. The body is the provider's, signed as the provider signs; 200
 /// means that it is committed.
 ///
@@ -63,8 +60,7 @@ pub async fn receive(
     router: web::Data<RouterHandle>,
 ) -> Answer {
     let Some((provider, settings)) = gateway.registry.find_enabled(&provider) else {
-        let named: String = provider.chars().take(MAX_ECHOED_CHARS).collect();
-        return Err(Problem::new(&codes::UNKNOWN_PROVIDER).member("provider", named));
+        return Err(Problem::unknown_provider(&provider));
     };
     let slug = provider.slug();
     note(&request, |notes| notes.provider = Some(slug.as_str()));

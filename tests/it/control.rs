@@ -3,23 +3,34 @@
 use serde_json::{Value, json};
 use signalbox::{
     model::clock::{Clock, SystemClock},
-    sim::{self, Encoding, Facts},
+    sim::{self, Encoding, Facts, client::Answer},
 };
 
 use crate::support::{App, Connected, Options, on_both};
 
+async fn read(app: &App, org: &str, connection: &Connected) -> Value {
+    let path = format!("/connections/{}", connection.connection);
+    app.operator(org).ask("GET", &path, None).await.expect("the connection")
+}
+
 /// The linked resources of a connection, by the provider's ids.
 async fn linked(app: &App, org: &str, connection: &Connected) -> Vec<String> {
-    let path = format!("/connections/{}", connection.connection);
-    let connection = app.operator(org).ask("GET", &path, None).await.expect("the connection");
+    let connection = read(app, org, connection).await;
     let resources = connection["resources"].as_array().expect("resources");
     resources.iter().filter_map(|resource| resource["providerResourceId"].as_str().map(str::to_owned)).collect()
 }
 
 /// What the connection is.
 async fn status(app: &App, connection: &Connected) -> Value {
-    let path = format!("/connections/{}", connection.connection);
-    app.operator("org").ask("GET", &path, None).await.expect("the connection")["status"].clone()
+    read(app, "org", connection).await["status"].clone()
+}
+
+/// Posts a body that GitHub signed, under the name of this event.
+async fn post_as(app: &App, event: &str, delivery: String, body: &Value) -> Answer {
+    let provider = sim::find("github").expect("simulated");
+    let headers = vec![("x-github-event", event.to_owned()), ("x-github-delivery", delivery)];
+    let request = provider.signing.sign(headers, body.to_string(), provider.secret.as_bytes(), Encoding::Json);
+    app.outsider().post_webhook("github", &request).await.expect("an answer")
 }
 
 /// Posts a genuine event with these facts; the answer.
@@ -88,10 +99,7 @@ on_both! {
         ];
         for (number, (event, mut body)) in bodies.into_iter().enumerate() {
             body["installation"] = installation.clone();
-            let headers = vec![("x-github-event", event.to_owned()), ("x-github-delivery", format!("posing-{number}"))];
-            let secret = provider.secret.as_bytes();
-            let posing = provider.signing.sign(headers, body.to_string(), secret, Encoding::Json);
-            let answer = app.outsider().post_webhook("github", &posing).await.expect("an answer");
+            let answer = post_as(&app, event, format!("posing-{number}"), &body).await;
             assert_eq!(answer.status, 200, "{}", answer.json());
             assert_eq!(linked(&app, "org", &github).await, std::slice::from_ref(&facts.resource_id), "{event}: {body}");
         }
@@ -108,10 +116,8 @@ on_both! {
         let facts = github.facts(1, SystemClock.now());
         let id = facts.external_id.parse::<u64>().expect("a number");
         for (action, becomes) in [("suspend", "suspended"), ("unsuspend", "active"), ("deleted", "revoked")] {
-            let body = json!({"action": action, "installation": {"id": id}, "sender": {"id": 1}}).to_string();
-            let headers = vec![("x-github-event", "installation".to_owned()), ("x-github-delivery", action.to_owned())];
-            let short = provider.signing.sign(headers, body, provider.secret.as_bytes(), Encoding::Json);
-            let answer = app.outsider().post_webhook("github", &short).await.expect("an answer").json();
+            let body = json!({"action": action, "installation": {"id": id}, "sender": {"id": 1}});
+            let answer = post_as(&app, "installation", action.to_owned(), &body).await.json();
             assert_eq!(answer["outcome"], "control", "{action}: {answer}");
             assert_eq!(status(&app, &github).await, becomes, "{action}");
         }

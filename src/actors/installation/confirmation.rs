@@ -98,10 +98,9 @@ impl Search {
 /// Whether the janitor asks in this turn of its own: the first times in every one, then after twice the time, and at least
 /// once an hour; after a refusal no more.
 pub fn is_awaited(installation: &Installation, now: EpochMs, turn: Duration) -> bool {
-    let age = now.since(installation.updated_at);
-    let turns = age.as_millis() / turn.as_millis().max(1);
-    let per_hour = (HOUR.as_millis() / turn.as_millis().max(1)).max(1);
-    let is_its_turn = turns < EAGER_TURNS || turns.is_power_of_two() || turns.is_multiple_of(per_hour);
+    let in_turns = |time: Duration| time.as_millis() / turn.as_millis().max(1);
+    let turns = in_turns(now.since(installation.updated_at));
+    let is_its_turn = turns < EAGER_TURNS || turns.is_power_of_two() || turns.is_multiple_of(in_turns(HOUR).max(1));
     installation.status == InstallationStatus::Pending
         && installation.status_reason.as_deref() != Some(REFUSED)
         && is_its_turn
@@ -121,9 +120,4 @@ fn refuse(record: &mut InstallationRecord, code: &str, edit: &Edit<'_>) {
     let mut entry = edit.entry(record, "installation.not_confirmed", None);
     entry.reason = Some(code.to_owned());
     record.log.push(entry);
-}
-
-/// The grant died before it was of any use.
-pub(super) fn give_up(record: &mut InstallationRecord, edit: &Edit<'_>) {
-    control::set_status(record, InstallationStatus::NeedsReauth, Some("token_rejected"), edit);
 }

@@ -25,6 +25,8 @@ use crate::{
 const ACCESS_LOST: &str = "accessLost";
 /// Why an installation, and what lives from it, is suspended.
 pub(super) const PROVIDER_SUSPENDED: &str = "provider_suspended";
+/// Why a connection has to be made anew: its provider does not accept its token.
+const TOKEN_REJECTED: &str = "token_rejected";
 /// In a resource's attributes: when the provider last said whether the grant reaches it, epoch milliseconds.
 const REACH_AT: &str = "reachAt";
 /// In an installation's metadata: the provider's id of the person who connected it.
@@ -210,7 +212,11 @@ pub fn judge(record: &mut InstallationRecord, verdict: GrantVerdict, edit: &Edit
         return;
     }
     match verdict {
-        GrantVerdict::Dead => lose_access(record, "token_rejected", edit),
+        // It died before it was of any use.
+        GrantVerdict::Dead if record.installation.status == InstallationStatus::Pending => {
+            set_status(record, InstallationStatus::NeedsReauth, Some(TOKEN_REJECTED), edit);
+        }
+        GrantVerdict::Dead => lose_access(record, TOKEN_REJECTED, edit),
         GrantVerdict::Suspended => suspend(record, edit),
         GrantVerdict::Gone => {
             teardown::begin(record, teardown::PROVIDER_REVOKED, edit);

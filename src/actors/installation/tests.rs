@@ -333,7 +333,6 @@ fn a_deleted_resource_ends_its_integrations_as_deleted() {
     assert!(deliver(&[record], Some("1"), "r").is_empty());
 }
 
-/// What GitHub says when repositories come into the grant's reach or leave it: about the installation first.
 #[test]
 fn a_pending_installation_is_asked_after_ever_more_seldom_and_never_again_once_it_is_refused() {
     const TURN: Duration = Duration::from_secs(15);
@@ -350,6 +349,7 @@ fn a_pending_installation_is_asked_after_ever_more_seldom_and_never_again_once_i
     assert!((0..=720).all(|turns| !awaited(&installation, turns)));
 }
 
+/// What GitHub says when repositories come into the grant's reach or leave it: about the installation first.
 fn reach_changed(change: ControlChange) -> [ControlChange; 2] {
     [ControlChange::InstallationConfirmed { account_login: None, metadata: Map::new() }, change]
 }

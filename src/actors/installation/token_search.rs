@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     InstallationError, InstallationHandle, ProviderState, SupervisorDeps,
-    confirmation::{self, PENDING},
+    confirmation::PENDING,
     control,
     renewal::{Renewal, Renewed},
     state::Edit,
@@ -224,13 +224,7 @@ impl Search {
     /// Acts on the provider's verdict about the grant; only if the installation is still as it was when the provider
     /// was asked, because a new connection may have come in between: `Ok` says that it did, and to look again.
     pub(super) async fn judge(&self, seen: &Installation, verdict: GrantVerdict) -> Result<(), TokenError> {
-        let is_as_seen = self
-            .edit_as_seen(seen, move |record, edit| match (record.installation.status, verdict) {
-                (InstallationStatus::Pending, GrantVerdict::Dead) => confirmation::give_up(record, edit),
-                _ => control::judge(record, verdict, edit),
-            })
-            .await?;
-        if !is_as_seen {
+        if !self.edit_as_seen(seen, move |record, edit| control::judge(record, verdict, edit)).await? {
             return Ok(());
         }
         Err(match verdict {

@@ -156,17 +156,13 @@ impl SentryConnector {
             }
             self.confirm_installation(id, access, now).await
         };
-        match tokio::time::timeout(CONFIRM_TIME, confirming).await {
-            Ok(Ok(installed)) => Ok(installed),
-            Ok(Err(error @ (ConnectorError::Gone | ConnectorError::Unauthorized))) => Err(error),
-            Ok(Err(error)) => {
+        let confirmed = tokio::time::timeout(CONFIRM_TIME, confirming).await;
+        match confirmed.unwrap_or_else(|_elapsed| Err(ConnectorError::unavailable("no answer in time"))) {
+            Err(error) if !matches!(error, ConnectorError::Gone | ConnectorError::Unauthorized) => {
                 tracing::warn!(%error, "the installation is not confirmed yet");
                 Ok(Installed::pending())
             }
-            Err(_elapsed) => {
-                tracing::warn!("the installation is not confirmed yet: no answer in time");
-                Ok(Installed::pending())
-            }
+            told => told,
         }
     }
 

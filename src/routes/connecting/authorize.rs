@@ -3,9 +3,13 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 
-use super::{
-    super::{auth::Writer, gateway::Gateway, problem::Answer, query::Query, request_frame::note, schemas},
-    unknown_provider,
+use super::super::{
+    auth::Writer,
+    gateway::Gateway,
+    problem::{Answer, Problem},
+    query::Query,
+    request_frame::note,
+    schemas,
 };
 use crate::actors::connecting::BeginFlow;
 
@@ -28,7 +32,7 @@ pub async fn authorize(
 ) -> Answer {
     let org = caller.require_org()?.clone();
     let Some((known, _)) = gateway.registry.find_enabled(&provider) else {
-        return Err(unknown_provider(&provider));
+        return Err(Problem::unknown_provider(&provider));
     };
     note(&request, |notes| notes.provider = Some(known.slug().as_str()));
     let request = BeginFlow {

@@ -60,7 +60,7 @@ fn wants_page(request: &HttpRequest) -> bool {
 /// Refuses what a browser brought: as a page for people, as a problem document for everybody else.
 async fn refuse(request: &HttpRequest, gateway: &Gateway, provider: &str, error: ConnectingError) -> Answer {
     if matches!(error, ConnectingError::UnknownProvider) {
-        return Err(unknown_provider(provider));
+        return Err(Problem::unknown_provider(provider));
     }
     let is_bad_state = matches!(error, ConnectingError::BadState);
     if is_bad_state {
@@ -81,12 +81,6 @@ async fn refuse(request: &HttpRequest, gateway: &Gateway, provider: &str, error:
         outcome: None,
     }
     .answer(StatusCode::BAD_REQUEST, gateway))
-}
-
-/// Nobody knows the provider; not all of a long name is repeated.
-fn unknown_provider(name: &str) -> Problem {
-    let shortened: String = name.chars().take(64).collect();
-    Problem::from(ConnectingError::UnknownProvider).member("provider", shortened)
 }
 
 /// Sends the browser on.

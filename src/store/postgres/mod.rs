@@ -188,8 +188,9 @@ impl PostgresStore {
             .connect_with(connect.clone())
             .await?;
         // The writer's statements, and those that find the way of a webhook, only ever look up keys: with nothing else
-        // allowed, their plans are right whatever the statistics say, and can be kept. Reading an index from end to end is still allowed, and of a table without statistics
-        // it looks as cheap as a few dozen keys: the price of an index's entries decides against it.
+        // allowed, their plans are right whatever the statistics say, and can be kept. Reading an index from end to end is
+        // still allowed, and of a table without statistics it looks as cheap as a few dozen keys: the price of an index's
+        // entries decides against it.
         let keyed = |connections| {
             pool_options(options, connections).after_connect(move |connection, _| {
                 Box::pin(async move {

@@ -80,8 +80,8 @@ pub(crate) async fn load(db: &mut Session<'_>, id: &InstallationId) -> StoreResu
     let (mut installation, mut teardown) = (None, None);
     // By their ids, which is the order that a record has them in.
     let (mut destinations, mut resources, mut integrations) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let known = db.known;
     for row in query(LOAD).bind(&*text(id.as_str())).fetch_all(&mut *db.conn).await? {
-        let known = db.known;
         if installation.is_none() {
             installation = Fields::present(&row, 0, |fields| fields.installation(known))?;
             teardown = Fields::present(&row, TEARDOWN, Fields::teardown)?;

@@ -1,4 +1,4 @@
 //! libFuzzer's entry to the target `destination` in `fuzz/src`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| (signalbox_fuzz::find("destination").run)(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| signalbox_fuzz::destination(data));

@@ -1,4 +1,4 @@
 //! libFuzzer's entry to the target `extract_sentry` in `fuzz/src`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| (signalbox_fuzz::find("extract_sentry").run)(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| signalbox_fuzz::extract_sentry(data));

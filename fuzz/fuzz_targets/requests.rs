@@ -1,4 +1,4 @@
 //! libFuzzer's entry to the target `requests` in `fuzz/src`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| (signalbox_fuzz::find("requests").run)(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| signalbox_fuzz::requests(data));

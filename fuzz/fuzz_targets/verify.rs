@@ -1,4 +1,4 @@
 //! libFuzzer's entry to the target `verify` in `fuzz/src`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| (signalbox_fuzz::find("verify").run)(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| signalbox_fuzz::verify(data));

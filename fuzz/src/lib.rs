@@ -18,6 +18,23 @@ mod times;
 mod verify;
 mod webhook;
 
+// Each under its target's name: a binary that enters one of them has nothing of the others, and libFuzzer looks through
+// every counter of a binary after every run.
+pub use self::{
+    config::run as config,
+    destination::run as destination,
+    envelope::run as envelope,
+    extract::{
+        form, github as extract_github, linear as extract_linear, sentry as extract_sentry, vercel as extract_vercel,
+    },
+    headers::run as headers,
+    plan::run as plan,
+    requests::run as requests,
+    secrets::run as secrets,
+    times::run as times,
+    verify::run as verify,
+};
+
 /// A target: its name, and what it does with bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
@@ -29,21 +46,21 @@ pub struct Target {
 
 /// Every target.
 pub const TARGETS: [Target; 15] = [
-    Target { name: "verify", run: verify::run },
-    Target { name: "extract_github", run: extract::github },
-    Target { name: "extract_vercel", run: extract::vercel },
-    Target { name: "extract_linear", run: extract::linear },
-    Target { name: "extract_sentry", run: extract::sentry },
-    Target { name: "form", run: extract::form },
-    Target { name: "envelope", run: envelope::run },
-    Target { name: "headers", run: headers::run },
-    Target { name: "config", run: config::run },
-    Target { name: "destination", run: destination::run },
-    Target { name: "plan", run: plan::run },
-    Target { name: "secrets", run: secrets::run },
-    Target { name: "times", run: times::run },
+    Target { name: "verify", run: verify },
+    Target { name: "extract_github", run: extract_github },
+    Target { name: "extract_vercel", run: extract_vercel },
+    Target { name: "extract_linear", run: extract_linear },
+    Target { name: "extract_sentry", run: extract_sentry },
+    Target { name: "form", run: form },
+    Target { name: "envelope", run: envelope },
+    Target { name: "headers", run: headers },
+    Target { name: "config", run: config },
+    Target { name: "destination", run: destination },
+    Target { name: "plan", run: plan },
+    Target { name: "secrets", run: secrets },
+    Target { name: "times", run: times },
     Target { name: "yaml", run: yaml },
-    Target { name: "requests", run: requests::run },
+    Target { name: "requests", run: requests },
 ];
 
 /// The target of that name.
@@ -56,7 +73,7 @@ pub fn find(name: &str) -> Target {
 
 /// A repository's config file is read with this parser and nothing is built of it (`actors/config_files.rs`, which is
 /// not reachable without a provider's answer): it ends, whatever the file.
-fn yaml(data: &[u8]) {
+pub fn yaml(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let events = saphyr_parser::Parser::new_from_str(text).take_while(Result::is_ok).count();
     // Every event is of at least a byte, but for the ends of what is open and the empty values between.

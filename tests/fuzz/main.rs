@@ -78,7 +78,7 @@ fn every_target_is_replayed_here_and_is_a_binary_of_libfuzzers() {
     for name in named {
         assert!(manifest.contains(&format!("name = \"{name}\"")), "{name} is not built");
         let entry = fs::read_to_string(folder.join(format!("fuzz_targets/{name}.rs"))).expect("an entry");
-        assert!(entry.contains(&format!("find(\"{name}\")")), "{name} enters another target");
+        assert!(entry.contains(&format!("signalbox_fuzz::{name}(")), "{name} enters another target");
     }
     for known in fs::read_dir(folder.join("regressions")).expect("a folder") {
         let known = known.expect("an entry").file_name().to_string_lossy().into_owned();

@@ -164,7 +164,7 @@ pub struct DeliveryConfig {
     pub allow_private_networks: bool,
     /// Attempts in flight in all.
     pub max_in_flight: usize,
-    /// Attempts in flight to one destination.
+    /// Attempts in flight to one destination; never more than half of what is free of those in all.
     pub max_in_flight_per_destination: usize,
     /// Failures in a row that open a destination's circuit.
     pub circuit_failures: u32,

@@ -164,11 +164,12 @@ impl Shared {
     /// is this large.
     pub(super) fn reserve_slot(self: &Arc<Self>, destination: &DestinationId, body_bytes: usize) -> Option<Slot> {
         let lane = self.lanes.lane(destination);
+        let free_in_all = self.lanes.free_in_all();
         if self.lanes.take(1) == 0 {
             lane.state().wait_in_store();
             return None;
         }
-        let place = lane.state().reserve(&self.lanes.rules, Instant::now());
+        let place = lane.state().reserve(&self.lanes.rules, free_in_all, Instant::now());
         if place != Some(Place::Slot) {
             self.lanes.give_back(1);
         }
@@ -195,11 +196,12 @@ impl Shared {
 
     /// Room for a claim of at most `share` attempts.
     pub(super) fn start_claim(self: &Arc<Self>, lane: &Arc<SharedLane>, share: usize) -> ClaimStart {
+        let free_in_all = self.lanes.free_in_all();
         let taken = self.lanes.take(share.min(self.lanes.rules.limit));
         if taken == 0 {
             return ClaimStart::NoRoomInAll;
         }
-        let room = lane.state().start_claim(taken, Instant::now());
+        let room = lane.state().start_claim(taken, free_in_all, Instant::now());
         let used = room.map_or(0, |room| room.slots);
         self.lanes.give_back(taken - used);
         room.map_or(ClaimStart::NotNow, |room| {

@@ -55,7 +55,7 @@ impl Shared {
                 return;
             }
             // Its lock ends with the statement: what follows takes it again.
-            let promotion = lane.state().promote(Instant::now());
+            let promotion = lane.state().promote(self.lanes.free_in_all(), Instant::now());
             match promotion {
                 Promotion::Later => return,
                 Promotion::Promoted if self.take_slot_in_all() => {

@@ -231,12 +231,12 @@ impl Lane {
     /// Takes room for a new delivery that goes out from memory, behind those that have seats. Refused while older first
     /// tries wait in the store, so that they are not overtaken for long; refused for want of room, the newcomer is one
     /// that waits there. A destination that asked us to slow down has no seats to offer.
-    pub(super) fn reserve(&mut self, rules: &LaneRules, now: Instant) -> Option<Place> {
+    pub(super) fn reserve(&mut self, rules: &LaneRules, free_in_all: usize, now: Instant) -> Option<Place> {
         self.used_at = now;
         if self.circuit != Circuit::Closed || self.first_tries_wait || self.rests(now) {
             return None;
         }
-        if self.seated == 0 && self.in_flight < self.allowed {
+        if self.seated == 0 && self.in_flight < self.most(free_in_all) {
             self.in_flight += 1;
             return Some(Place::Slot);
         }
@@ -251,12 +251,12 @@ impl Lane {
     /// Gives the next of those on seats a slot, if there is one. While retries wait that could go, a quarter of the room
     /// is left free, which is when they are asked for. It waits only for an attempt that is in flight, so that there is
     /// one whose end asks again.
-    pub(super) fn promote(&mut self, now: Instant) -> Promotion {
+    pub(super) fn promote(&mut self, free_in_all: usize, now: Instant) -> Promotion {
         if self.circuit != Circuit::Closed || self.rests(now) {
             return Promotion::Never;
         }
         let kept_free = if self.retries_could_go() { self.allowed.div_ceil(4) } else { 0 };
-        if self.in_flight > 0 && self.in_flight + kept_free >= self.allowed {
+        if self.in_flight > 0 && self.in_flight + kept_free >= self.most(free_in_all) {
             return Promotion::Later;
         }
         self.seated = self.seated.saturating_sub(1);
@@ -290,13 +290,18 @@ impl Lane {
     }
 
     /// Takes room for a claim of at most `share` attempts and starts it.
-    pub(super) fn start_claim(&mut self, share: usize, now: Instant) -> Option<ClaimRoom> {
+    pub(super) fn start_claim(&mut self, share: usize, free_in_all: usize, now: Instant) -> Option<ClaimRoom> {
         if self.claiming != Claiming::No || share == 0 || self.rests(now) {
             return None;
         }
         let room = match self.circuit {
             Circuit::Closed => ClaimRoom {
-                slots: self.allowed.saturating_sub(self.in_flight).min(share),
+                // Each that it takes is one that is not free any more: what `most` says of one after the other.
+                slots: self
+                    .allowed
+                    .saturating_sub(self.in_flight)
+                    .min(free_in_all.saturating_sub(2 * self.in_flight).div_ceil(3))
+                    .min(share),
                 retries: self.retry_room(),
                 probe: false,
             },
@@ -428,6 +433,12 @@ impl Lane {
     /// Nothing is claimed for a while: the store failed, or what was claimed could not be used.
     pub(super) fn rest(&mut self, until: Instant) {
         self.rest_until = Some(until);
+    }
+
+    /// How many may be in flight while so much room in all is free: half as many, so that those which answer find room
+    /// however many others hang.
+    fn most(&self, free_in_all: usize) -> usize {
+        self.allowed.min(free_in_all.div_ceil(2))
     }
 
     fn rests(&self, now: Instant) -> bool {

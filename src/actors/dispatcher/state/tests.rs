@@ -7,13 +7,15 @@ use super::*;
 const RULES: LaneRules = LaneRules { limit: 8, seats: 0, circuit_failures: 3, probe_wait: Duration::from_secs(10) };
 const WALL: EpochMs = EpochMs(1_771_980_000_000);
 const FAILED: Verdict = Verdict::Failed { slow_down: false };
+/// Room in all, more than any lane wants.
+const PLENTY: usize = 1000;
 
 fn lane(now: Instant) -> Lane {
     Lane::new(&RULES, now)
 }
 
 fn reserve(lane: &mut Lane, now: Instant) -> bool {
-    lane.reserve(&RULES, now).is_some()
+    lane.reserve(&RULES, PLENTY, now).is_some()
 }
 
 /// One attempt from reservation to release.
@@ -34,7 +36,7 @@ fn open_lane(now: Instant) -> Lane {
 }
 
 fn probe(lane: &mut Lane, now: Instant) {
-    let room = lane.start_claim(100, now).expect("a probe may go");
+    let room = lane.start_claim(100, PLENTY, now).expect("a probe may go");
     assert_eq!(room, ClaimRoom { slots: 1, retries: 1, probe: true });
     lane.end_claim(None);
 }
@@ -57,6 +59,46 @@ fn answers_say_whether_the_destination_works() {
     }
 }
 
+/// How much of so much room is left by this many destinations that hang, one after the other: each takes what it can get.
+fn left_by_hanging(lanes: usize, room: usize) -> usize {
+    let now = Instant::now();
+    (0..lanes).fold(room, |mut free, _| {
+        let mut lane = lane(now);
+        while free > 0 && lane.reserve(&RULES, free, now) == Some(Place::Slot) {
+            free -= 1;
+        }
+        assert!(free == 0 || lane.in_flight() > 0);
+        free
+    })
+}
+
+#[test]
+fn destinations_that_hang_leave_room_for_those_that_answer() {
+    assert_eq!(left_by_hanging(3, 64), 40, "with room for all of them nobody gets less than the limit");
+    assert!(left_by_hanging(8, 64) > 0, "the limit alone would leave nothing");
+    assert!(left_by_hanging(11, 64) > 0);
+    assert_eq!(left_by_hanging(1, 1), 0, "one place is somebody's");
+}
+
+#[test]
+fn a_claim_takes_as_many_as_one_after_the_other_would_get() {
+    let now = Instant::now();
+    for (in_flight, free) in (0..RULES.limit).flat_map(|in_flight| (1..40).map(move |free| (in_flight, free))) {
+        let [mut one_by_one, mut at_once] = [lane(now), lane(now)];
+        for lane in [&mut one_by_one, &mut at_once] {
+            for _ in 0..in_flight {
+                assert!(reserve(lane, now));
+            }
+        }
+        let mut left = free;
+        while left > 0 && one_by_one.reserve(&RULES, left, now) == Some(Place::Slot) {
+            left -= 1;
+        }
+        let room = at_once.start_claim(PLENTY, free, now);
+        assert_eq!(room.map_or(0, |room| room.slots), free - left, "{in_flight} in flight, {free} free");
+    }
+}
+
 #[test]
 fn a_full_lane_refuses_and_newcomers_do_not_overtake_who_waits() {
     let now = Instant::now();
@@ -69,7 +111,7 @@ fn a_full_lane_refuses_and_newcomers_do_not_overtake_who_waits() {
     assert!(!reserve(&mut lane, now), "there is room, but an older one waits in the store");
     assert!(lane.waits());
 
-    let room = lane.start_claim(100, now).expect("room");
+    let room = lane.start_claim(100, PLENTY, now).expect("room");
     assert_eq!(room.slots, 1);
     let mut plan = ClaimPlan::new();
     plan.learn(Ask { first_tries: 1, retries: 0, in_all: 1 }, Got { first_tries: 0, retries: 0 });
@@ -84,10 +126,10 @@ const SEATED: LaneRules = LaneRules { seats: 2, ..RULES };
 fn full_house(now: Instant) -> Lane {
     let mut lane = Lane::new(&SEATED, now);
     for _ in 0..SEATED.limit {
-        assert_eq!(lane.reserve(&SEATED, now), Some(Place::Slot));
+        assert_eq!(lane.reserve(&SEATED, PLENTY, now), Some(Place::Slot));
     }
     for _ in 0..SEATED.seats {
-        assert_eq!(lane.reserve(&SEATED, now), Some(Place::Seat));
+        assert_eq!(lane.reserve(&SEATED, PLENTY, now), Some(Place::Seat));
     }
     lane
 }
@@ -96,13 +138,13 @@ fn full_house(now: Instant) -> Lane {
 fn those_on_seats_get_slots_as_attempts_end_and_newcomers_queue_behind_them() {
     let now = Instant::now();
     let mut lane = full_house(now);
-    assert_eq!(lane.promote(now), Promotion::Later);
+    assert_eq!(lane.promote(PLENTY, now), Promotion::Later);
     lane.release(false, false, now);
-    assert_eq!(lane.promote(now), Promotion::Promoted);
+    assert_eq!(lane.promote(PLENTY, now), Promotion::Promoted);
     assert_eq!((lane.in_flight(), lane.seated()), (SEATED.limit, 1));
     lane.release(false, false, now);
-    assert_eq!(lane.reserve(&SEATED, now), Some(Place::Seat), "a slot is free, and it is the other one's");
-    assert_eq!(lane.reserve(&SEATED, now), None);
+    assert_eq!(lane.reserve(&SEATED, PLENTY, now), Some(Place::Seat), "a slot is free, and it is the other one's");
+    assert_eq!(lane.reserve(&SEATED, PLENTY, now), None);
     assert!(lane.waits(), "the one that found no seat waits in the store");
 }
 
@@ -110,16 +152,16 @@ fn those_on_seats_get_slots_as_attempts_end_and_newcomers_queue_behind_them() {
 fn retries_get_room_though_every_seat_is_taken() {
     let now = Instant::now();
     let mut lane = full_house(now);
-    assert_eq!(lane.start_claim(100, now), None, "a retry is due, and there is no room");
+    assert_eq!(lane.start_claim(100, PLENTY, now), None, "a retry is due, and there is no room");
     lane.release(false, false, now);
-    assert_eq!(lane.promote(now), Promotion::Later, "it is left for the retry");
+    assert_eq!(lane.promote(PLENTY, now), Promotion::Later, "it is left for the retry");
     assert!(lane.release(false, false, now), "a quarter is free");
-    assert_eq!(lane.start_claim(100, now).map(|room| room.slots), Some(2));
+    assert_eq!(lane.start_claim(100, PLENTY, now).map(|room| room.slots), Some(2));
     let mut plan = ClaimPlan::new();
     plan.learn(Ask { first_tries: 0, retries: 2, in_all: 2 }, Got { first_tries: 0, retries: 1 });
     lane.release(false, false, now);
     lane.end_claim(Some(plan));
-    assert_eq!(lane.promote(now), Promotion::Promoted, "no other retry waits");
+    assert_eq!(lane.promote(PLENTY, now), Promotion::Promoted, "no other retry waits");
 }
 
 /// What a claim of four finds out that had no room for retries and found no first try: nothing of retries.
@@ -134,7 +176,7 @@ fn nothing_learnt_of_retries() -> ClaimPlan {
 /// A lane whose retries fill their half, with more of them in the store and the other half free.
 fn lane_full_of_retries(rules: &LaneRules, now: Instant) -> Lane {
     let mut lane = Lane::new(rules, now);
-    let room = lane.start_claim(100, now).expect("room");
+    let room = lane.start_claim(100, PLENTY, now).expect("room");
     assert_eq!((room.slots, room.retries), (8, 4));
     for _ in 0..room.retries {
         lane.count_retry();
@@ -151,14 +193,14 @@ fn retries_that_wait_are_not_asked_for_again_and_again_while_their_half_is_full(
     let now = Instant::now();
     let mut lane = lane_full_of_retries(&RULES, now);
     assert!(lane.waits());
-    let room = lane.start_claim(100, now).expect("something fell due");
+    let room = lane.start_claim(100, PLENTY, now).expect("something fell due");
     assert_eq!((room.slots, room.retries), (4, 0));
     for _ in 0..room.slots {
         lane.release(false, false, now);
     }
     assert!(!lane.end_claim(Some(nothing_learnt_of_retries())), "it would find as little at once");
     assert!(lane.release(true, false, now), "the end of a retry asks");
-    assert_eq!(lane.start_claim(100, now).map(|room| room.retries), Some(1));
+    assert_eq!(lane.start_claim(100, PLENTY, now).map(|room| room.retries), Some(1));
 }
 
 #[test]
@@ -166,7 +208,7 @@ fn first_tries_that_wait_are_asked_for_though_retries_fill_their_half() {
     let now = Instant::now();
     let mut lane = lane_full_of_retries(&RULES, now);
     lane.wait_in_store();
-    lane.start_claim(100, now).expect("room");
+    lane.start_claim(100, PLENTY, now).expect("room");
     for _ in 0..4 {
         lane.release(false, false, now);
     }
@@ -178,14 +220,14 @@ fn no_room_is_left_free_for_retries_that_cannot_go() {
     let now = Instant::now();
     let mut lane = lane_full_of_retries(&SEATED, now);
     for _ in 0..4 {
-        assert_eq!(lane.reserve(&SEATED, now), Some(Place::Slot));
+        assert_eq!(lane.reserve(&SEATED, PLENTY, now), Some(Place::Slot));
     }
-    assert_eq!(lane.reserve(&SEATED, now), Some(Place::Seat));
-    assert_eq!(lane.reserve(&SEATED, now), Some(Place::Seat));
+    assert_eq!(lane.reserve(&SEATED, PLENTY, now), Some(Place::Seat));
+    assert_eq!(lane.reserve(&SEATED, PLENTY, now), Some(Place::Seat));
     lane.release(false, false, now);
-    assert_eq!(lane.promote(now), Promotion::Promoted, "retries have their half already");
+    assert_eq!(lane.promote(PLENTY, now), Promotion::Promoted, "retries have their half already");
     lane.release(true, false, now);
-    assert_eq!(lane.promote(now), Promotion::Later, "it is left for the next retry");
+    assert_eq!(lane.promote(PLENTY, now), Promotion::Later, "it is left for the next retry");
 }
 
 #[test]
@@ -196,20 +238,20 @@ fn nobody_keeps_a_seat_before_a_closed_door_and_the_last_one_is_never_left_waiti
         lane.judge(&SEATED, FAILED, false, now, WALL);
     }
     lane.release(false, false, now);
-    assert_eq!(lane.promote(now), Promotion::Never);
-    assert_eq!(lane.reserve(&SEATED, now), None);
+    assert_eq!(lane.promote(PLENTY, now), Promotion::Never);
+    assert_eq!(lane.reserve(&SEATED, PLENTY, now), None);
     lane.leave_seat();
     assert_eq!(lane.seated(), SEATED.seats - 1);
 
     let mut lane = full_house(now);
-    assert_eq!(lane.start_claim(100, now), None);
+    assert_eq!(lane.start_claim(100, PLENTY, now), None);
     for _ in 0..SEATED.limit {
         lane.release(false, false, now);
     }
-    assert_eq!(lane.promote(now), Promotion::Promoted, "no attempt is in flight whose end could ask again");
+    assert_eq!(lane.promote(PLENTY, now), Promotion::Promoted, "no attempt is in flight whose end could ask again");
     let slow_down = Verdict::Failed { slow_down: true };
     lane.judge(&SEATED, slow_down, false, now, WALL);
-    assert_eq!(lane.reserve(&SEATED, now), None, "who asks us to slow down is not queued for in memory");
+    assert_eq!(lane.reserve(&SEATED, PLENTY, now), None, "who asks us to slow down is not queued for in memory");
 }
 
 #[test]
@@ -221,7 +263,7 @@ fn failures_in_a_row_open_the_circuit_and_a_success_between_them_does_not() {
     }
     assert!(attempt(&mut lane, FAILED, now).opened);
     assert!(!reserve(&mut lane, now), "nothing is sent while it is open");
-    assert_eq!(lane.start_claim(100, now), None, "nor claimed");
+    assert_eq!(lane.start_claim(100, PLENTY, now), None, "nor claimed");
 }
 
 #[test]
@@ -241,12 +283,12 @@ fn an_open_circuit_sends_one_probe_and_waits_twice_as_long_after_each_failure() 
     let mut lane = open_lane(start);
     let mut now = start;
     for factor in [1, 2, 4, 8, 16, 16] {
-        assert_eq!(lane.start_claim(100, now), None, "too early");
+        assert_eq!(lane.start_claim(100, PLENTY, now), None, "too early");
         now += RULES.probe_wait * factor / 2;
-        assert_eq!(lane.start_claim(100, now), None, "too early");
+        assert_eq!(lane.start_claim(100, PLENTY, now), None, "too early");
         now += RULES.probe_wait * factor / 2;
         probe(&mut lane, now);
-        assert_eq!(lane.start_claim(100, now), None, "one probe only");
+        assert_eq!(lane.start_claim(100, PLENTY, now), None, "one probe only");
         assert!(!reserve(&mut lane, now));
         lane.judge(&RULES, FAILED, true, now, WALL);
         lane.release(false, false, now);
@@ -335,10 +377,10 @@ fn a_nudge_during_a_claim_is_followed_by_another_claim() {
     let now = Instant::now();
     let mut lane = lane(now);
     assert!(lane.nudge());
-    lane.start_claim(100, now).expect("room");
+    lane.start_claim(100, PLENTY, now).expect("room");
     assert!(!lane.nudge());
     assert!(lane.end_claim(None), "again");
-    lane.start_claim(100, now);
+    lane.start_claim(100, PLENTY, now);
     assert!(!lane.end_claim(None), "once");
 }
 
@@ -348,7 +390,7 @@ fn a_resting_lane_neither_claims_nor_takes_more() {
     let mut lane = lane(now);
     let later = now + Duration::from_secs(1);
     lane.rest(later);
-    assert!(!reserve(&mut lane, now) && lane.start_claim(100, now).is_none());
+    assert!(!reserve(&mut lane, now) && lane.start_claim(100, PLENTY, now).is_none());
     assert!(reserve(&mut lane, later));
 }
 
@@ -459,7 +501,7 @@ proptest! {
                     }
                 }
                 Move::Claim(share) => {
-                    if let Some(room) = lane.start_claim(share, now) {
+                    if let Some(room) = lane.start_claim(share, PLENTY, now) {
                         prop_assert!(room.slots <= share && room.slots > 0);
                         let mut retries = room.retries;
                         for _ in 0..room.slots {

@@ -295,6 +295,15 @@ pub struct ProxyAnswer {
     pub headers: BTreeMap<String, String>,
 }
 
+/// What a provider ends when it is asked to end a grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndOf {
+    /// What the token stands for: no grant that has another token, and with a dead token there is none left to end.
+    Token,
+    /// The installation of this id, whoever has it by then.
+    Installation(ExternalId),
+}
+
 /// What became of a grant at the provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -439,6 +448,11 @@ pub trait Connector: Send + Sync + 'static {
     /// outlasted; verdicts on the grant as for any call.
     async fn confirm_arrival(&self, _grant: &Grant, _access: &Secret) -> Result<(), ConnectorError> {
         Err(ConnectorError::NotSupported)
+    }
+
+    /// What [`Connector::end_grant`] ends for this grant: what it names in its call.
+    fn end_of(&self, grant: &Grant) -> EndOf {
+        EndOf::Installation(grant.external_id.clone())
     }
 
     /// Ends the grant at the provider. Asked more than once it answers [`Ended::AlreadyGone`].

@@ -19,6 +19,7 @@ const CONSOLE: &str = "http://localhost:4107";
 const ORG: &str = "org";
 const SOON: Duration = Duration::from_mins(1);
 const REVOKE_CALL: &str = "POST /oauth/revoke";
+const CANCEL_PATH: &str = "/backfill/trigger/cancel";
 const CRASH_AFTER: &str = "SIGNALBOX_TEST_CRASH_AFTER";
 const STEPS: [&str; 6] =
     ["close_gate", "cancel_backfill", "revoke_token", "deregister_webhook", "remove_resources", "delete_token"];
@@ -47,14 +48,8 @@ impl Stage {
 
     /// Connects Linear's first workspace and subscribes to a resource of it; the ids of both.
     async fn connect(&self) -> (String, String) {
+        let id = self.connect_for(ORG, "linear").await;
         let mut operator = self.app.operator(ORG);
-        let begun = operator.ask("GET", "/connections/linear/authorize", None).await.expect("begun");
-        let mut browser = Browser::new().stopping_at(CONSOLE).with_visit(Visit::of_account(1));
-        let page = browser.visit(begun["url"].as_str().expect("a URL")).await.expect("a page");
-        assert_eq!(page.parameter("error"), None, "{}", page.url);
-        let path = format!("/connections/oauth/status?state={}", begun["state"].as_str().expect("a state"));
-        let status = operator.ask("GET", &path, None).await.expect("a status");
-        let id = status["connectionId"].as_str().expect("connected").to_owned();
         let resource = self.world.linear.facts(1, 1).resource_id;
         let body = json!({"connectionId": id, "resources": [{"providerResourceId": resource}]});
         let done = operator.ask("POST", "/workspaces/ws/integrations", Some(&body)).await.expect("subscribed");
@@ -62,27 +57,51 @@ impl Stage {
         (id, integration)
     }
 
+    /// Connects a provider's first account for an org; the connection's id.
+    async fn connect_for(&self, org: &str, provider: &str) -> String {
+        let mut operator = self.app.operator(org);
+        let begun = operator.ask("GET", &format!("/connections/{provider}/authorize"), None).await.expect("begun");
+        let mut browser = Browser::new().stopping_at(CONSOLE).with_visit(Visit::of_account(1));
+        let page = browser.visit(begun["url"].as_str().expect("a URL")).await.expect("a page");
+        assert_eq!(page.parameter("error"), None, "{}", page.url);
+        let path = format!("/connections/oauth/status?state={}", begun["state"].as_str().expect("a state"));
+        let status = operator.ask("GET", &path, None).await.expect("a status");
+        status["connectionId"].as_str().expect("connected").to_owned()
+    }
+
     async fn get(&self, path: &str) -> Value {
-        self.app.operator(ORG).ask("GET", path, None).await.expect("an answer")
+        self.get_for(ORG, path).await
+    }
+
+    async fn get_for(&self, org: &str, path: &str) -> Value {
+        self.app.operator(org).ask("GET", path, None).await.expect("an answer")
     }
 
     async fn delete(&self, id: &str) -> Value {
-        self.app.operator(ORG).ask("DELETE", &format!("/connections/{id}"), None).await.expect("an answer")
+        self.delete_for(ORG, id).await
+    }
+
+    async fn delete_for(&self, org: &str, id: &str) -> Value {
+        self.app.operator(org).ask("DELETE", &format!("/connections/{id}"), None).await.expect("an answer")
     }
 
     /// The receipt, once the teardown has ended.
     async fn receipt(&self, id: &str) -> Value {
+        self.receipt_for(ORG, id).await
+    }
+
+    async fn receipt_for(&self, org: &str, id: &str) -> Value {
         let path = format!("/connections/{id}/teardown");
         let ended = tokio::time::timeout(SOON, async {
             loop {
-                let receipt = self.get(&path).await;
+                let receipt = self.get_for(org, &path).await;
                 if receipt["status"] == "completed" {
                     return receipt;
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });
-        let Ok(receipt) = ended.await else { panic!("it has not ended: {}", self.get(&path).await) };
+        let Ok(receipt) = ended.await else { panic!("it has not ended: {}", self.get_for(org, &path).await) };
         receipt
     }
 
@@ -98,7 +117,17 @@ impl Stage {
     }
 
     fn cancels(&self) -> usize {
-        self.backfill.received().iter().filter(|call| call.path == "/backfill/trigger/cancel").count()
+        self.backfill.received().iter().filter(|call| call.path == CANCEL_PATH).count()
+    }
+
+    /// Until the backfill service was told that much oftener to stop.
+    async fn until_cancels(&self, count: usize) {
+        let told = async {
+            while self.cancels() < count {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(SOON, told).await.expect("the backfill service is told");
     }
 }
 
@@ -194,6 +223,54 @@ on_both! {
         assert_eq!((&receipt["reason"], &receipt["steps"][2]["status"]), (&json!("provider_revoked"), &json!("skipped")));
         assert_eq!(stage.world.linear.calls(REVOKE_CALL).len(), 0);
         assert_eq!(stage.get(&format!("/integrations/{integration}")).await["status"], "revoked");
+        stage.app.finish_without(&stage.world.issued()).await;
+    }
+
+    async fn an_end_does_not_end_the_connection_that_another_org_made_of_the_account_meanwhile(backend) {
+        let stage = Stage::set(backend).await;
+        for (provider, end) in
+            [("github", "DELETE /app/installations/*"), ("vercel", "DELETE /v1/integrations/configuration/*")]
+        {
+            // The end waits for the backfill service, and then would go on.
+            stage.backfill.behave(CANCEL_PATH, Behaviour::status_only(503));
+            let (former, cancels) = (stage.connect_for("former", provider).await, stage.cancels());
+            stage.delete_for("former", &former).await;
+            stage.until_cancels(cancels + 1).await;
+            let id = stage.connect_for(ORG, provider).await;
+            assert_ne!(id, former);
+            stage.backfill.behave(CANCEL_PATH, Behaviour::ok());
+            let receipt = stage.receipt_for("former", &former).await;
+            let expected = ("revoke_token".to_owned(), "skipped".to_owned(), json!("connected_elsewhere"));
+            assert_eq!(settled(&receipt)[2], expected, "{receipt}");
+            let ends = match provider {
+                "github" => stage.world.github.calls(end),
+                _ => stage.world.vercel.calls(end),
+            };
+            assert!(ends.is_empty(), "{provider}");
+            assert_eq!(stage.get(&format!("/connections/{id}")).await["status"], "active", "{provider}");
+            stage.get(&format!("/connections/{id}/available-resources")).await;
+        }
+        stage.app.finish_without(&stage.world.issued()).await;
+    }
+
+    async fn a_dead_token_is_the_end_of_a_grant_only_where_it_was_all_of_the_grant(backend) {
+        let stage = Stage::set(backend).await;
+        let linear = stage.connect_for(ORG, "linear").await;
+        let sentry = stage.connect_for(ORG, "sentry").await;
+        let refused = Fault::Status { status: 400, headers: Vec::new(), body: json!({"error": "invalid_grant"}) };
+        stage.world.linear.fail(FaultRule::always("POST /oauth/token", refused));
+        // The app is installed there as before, and none of its tokens is accepted.
+        stage.world.sentry.fail(FaultRule::always("* /api/0/sentry-app-installations/**", Fault::status(401)));
+        stage.app.write_rows("UPDATE gw_tokens SET expires_at = 1000").await;
+        for (id, status, detail) in [(linear, "done", "already_gone"), (sentry, "gave_up", "token_not_accepted")] {
+            stage.delete(&id).await;
+            let receipt = stage.receipt(&id).await;
+            let expected = ("revoke_token".to_owned(), status.to_owned(), json!(detail));
+            assert_eq!(settled(&receipt)[2], expected, "{receipt}");
+            assert_eq!(stage.get(&format!("/connections/{id}")).await["status"], "revoked");
+            let told = usize::from(status == "gave_up");
+            assert_eq!(stage.times_logged(&id, "teardown.step_given_up").await, told, "{detail}");
+        }
         stage.app.finish_without(&stage.world.issued()).await;
     }
 

@@ -2,8 +2,8 @@
 //!
 //! **Invariants**: a step is worked on under the row's lease and settled in one transaction, together with what it does
 //! to our own rows; a step that was done and not written is done again, which every step bears; only the grant of an
-//! installation that is revoked is ended, never that of one connected again meanwhile; what others say is written as one
-//! of our codes. **Must not know** how a provider ends a grant.
+//! installation that is revoked is ended, never that of one connected again meanwhile, by this org or another; what
+//! others say is written as one of our codes. **Must not know** how a provider ends a grant.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,14 +19,15 @@ use crate::{
     },
     model::{
         ids::InstallationId,
-        installation::InstallationStatus,
+        installation::{Installation, InstallationStatus},
         log_entry::Actor,
+        provider::ProviderSlug,
         teardown::{Teardown, TeardownStep},
         token::SealedToken,
     },
     providers::{
         Connector, ConnectorError,
-        connector::{Ended, Grant, HeldToken},
+        connector::{EndOf, Ended, Grant, HeldToken},
     },
 };
 
@@ -39,6 +40,8 @@ const STEP_TIME: Duration = Duration::from_secs(10);
 const PROVIDER_UNAVAILABLE: &str = "provider_unavailable";
 /// Another one: the token that a renewal brings is the one to revoke.
 const TOKEN_BEING_RENEWED: &str = "token_being_renewed";
+/// Another one: ending it would end a connection that lives.
+const CONNECTED_ELSEWHERE: &str = "connected_elsewhere";
 
 /// A turn of the runner.
 pub(super) struct TeardownRun {
@@ -149,16 +152,16 @@ impl TeardownRun {
         let Some(installation) = store.find_installation(&self.id).await? else {
             return Ok(Tried::Skipped("not_found"));
         };
-        if installation.status != InstallationStatus::Revoked {
-            return Ok(Tried::Skipped(RECONNECTED));
-        }
         let Ok(connector) = find_connector(&self.deps.registry, installation.provider) else {
             return Ok(Tried::Skipped("not_configured"));
         };
         let now = self.deps.clock.now();
-        let grant = Grant::of(&installation, now);
-        if !connector.keeps_tokens() {
-            return Ok(of_end(&connector.end_grant(&grant, None).await));
+        let ending = Ending { provider: installation.provider, grant: Grant::of(&installation, now), connector };
+        if let Some(why) = self.lives_on(&ending).await? {
+            return Ok(Tried::Skipped(why));
+        }
+        if !ending.connector.keeps_tokens() {
+            return Ok(ending.tried(&ending.connector.end_grant(&ending.grant, None).await));
         }
         let Some(row) = row else { return Ok(Tried::Skipped("no_token")) };
         if row.claim.as_ref().is_some_and(|claim| now < claim.until) {
@@ -169,26 +172,23 @@ impl TeardownRun {
         };
         let is_over = row.expires_at.is_some_and(|end| end <= now);
         if !is_over || held.refresh.is_none() {
-            let ended = connector.end_grant(&grant, Some(&held)).await;
+            let ended = ending.connector.end_grant(&ending.grant, Some(&held)).await;
             let is_refused = matches!(ended, Err(ConnectorError::Unauthorized | ConnectorError::Rejected));
             if !is_refused || held.refresh.is_none() {
-                return Ok(of_end(&ended));
+                return Ok(ending.tried(&ended));
             }
         }
-        self.end_with_a_renewed_token(connector, grant, &row).await
+        self.end_with_a_renewed_token(&ending, &row).await
     }
 
     /// The grant may live although its access token does not: revoking wants one that does.
-    async fn end_with_a_renewed_token(
-        &self,
-        connector: Arc<dyn Connector>,
-        grant: Grant,
-        row: &SealedToken,
-    ) -> Result<Tried, TokenError> {
+    async fn end_with_a_renewed_token(&self, ending: &Ending, row: &SealedToken) -> Result<Tried, TokenError> {
+        let Ending { grant, connector, .. } = ending;
         let renewal = Renewal { deps: &self.deps, grant: grant.clone(), connector: connector.clone() };
         match renewal.renew(row, false).await? {
-            Renewed::Refused(GrantVerdict::Dead | GrantVerdict::Gone) => return Ok(Tried::Done(Some("already_gone"))),
-            Renewed::Refused(GrantVerdict::Suspended) => return Ok(Tried::Failed("suspended")),
+            Renewed::Refused(GrantVerdict::Dead) => return Ok(ending.tried(&Err(ConnectorError::Rejected))),
+            Renewed::Refused(GrantVerdict::Gone) => return Ok(ending.tried(&Err(ConnectorError::Gone))),
+            Renewed::Refused(GrantVerdict::Suspended) => return Ok(ending.tried(&Err(ConnectorError::Suspended))),
             Renewed::Unavailable { .. } => return Ok(Tried::Failed(PROVIDER_UNAVAILABLE)),
             Renewed::Written(_) | Renewed::Overtaken => {}
         }
@@ -196,33 +196,64 @@ impl TeardownRun {
         if row.claim.is_some() {
             return Ok(Tried::Failed(TOKEN_BEING_RENEWED));
         }
-        let installation = self.deps.store.find_installation(&self.id).await?;
-        if installation.is_none_or(|installation| installation.status != InstallationStatus::Revoked) {
-            return Ok(Tried::Skipped(RECONNECTED));
+        if let Some(why) = self.lives_on(ending).await? {
+            return Ok(Tried::Skipped(why));
         }
         let held: HeldToken = open_held(&self.deps, &row)?;
-        Ok(of_end(&connector.end_grant(&grant, Some(&held)).await))
+        Ok(ending.tried(&connector.end_grant(grant, Some(&held)).await))
+    }
+
+    /// Why the grant is not to be ended, if it is not: its installation was connected again, or what the provider would
+    /// end is by now another row's, of another org even, which may connect the account as soon as this one is revoked.
+    async fn lives_on(&self, ending: &Ending) -> Result<Option<&'static str>, TokenError> {
+        let own = self.deps.store.find_installation(&self.id).await?;
+        if own.is_none_or(|own| own.status != InstallationStatus::Revoked) {
+            return Ok(Some(RECONNECTED));
+        }
+        let EndOf::Installation(ended) = ending.connector.end_of(&ending.grant) else { return Ok(None) };
+        for id in [&ended, &ending.grant.external_id] {
+            let live = self.deps.store.find_live_installation(ending.provider, id).await?;
+            // One that does not say which second id it has may have this one.
+            let is_ended = |live: &Installation| {
+                live.external_id == ended || live.alternate_external_id.as_ref().is_none_or(|known| *known == ended)
+            };
+            if live.as_ref().is_some_and(is_ended) {
+                return Ok(Some(CONNECTED_ELSEWHERE));
+            }
+        }
+        Ok(None)
     }
 }
 
-/// What a try comes to by what the provider answered.
-fn of_end(ended: &Result<Ended, ConnectorError>) -> Tried {
-    match ended {
-        Ok(Ended::Revoked) => Tried::Done(Some("revoked")),
-        Ok(Ended::AlreadyGone)
-        | Err(ConnectorError::Gone | ConnectorError::Rejected | ConnectorError::Unauthorized) => {
-            Tried::Done(Some("already_gone"))
+/// A grant to be ended, and who can end it.
+struct Ending {
+    provider: ProviderSlug,
+    grant: Grant,
+    connector: Arc<dyn Connector>,
+}
+
+impl Ending {
+    /// What a try comes to by what the provider answered.
+    fn tried(&self, ended: &Result<Ended, ConnectorError>) -> Tried {
+        match ended {
+            Ok(Ended::Revoked) => Tried::Done(Some("revoked")),
+            Ok(Ended::AlreadyGone) | Err(ConnectorError::Gone) => Tried::Done(Some("already_gone")),
+            Err(ConnectorError::Rejected | ConnectorError::Unauthorized) => match self.connector.end_of(&self.grant) {
+                EndOf::Token => Tried::Done(Some("already_gone")),
+                // It is installed there as before; only people can remove it.
+                EndOf::Installation(_) => Tried::Impossible("token_not_accepted"),
+            },
+            Ok(Ended::NotPossible(why)) => Tried::Impossible(why),
+            Err(ConnectorError::NotAccessible) => Tried::Impossible("missing_scope"),
+            Err(ConnectorError::NotSupported) => Tried::Skipped("not_supported"),
+            Err(ConnectorError::Suspended) => Tried::Failed("suspended"),
+            Err(
+                ConnectorError::AnswerLost
+                | ConnectorError::Unavailable { .. }
+                | ConnectorError::Malformed(_)
+                | ConnectorError::Refused(_),
+            ) => Tried::Failed(PROVIDER_UNAVAILABLE),
         }
-        Ok(Ended::NotPossible(why)) => Tried::Impossible(why),
-        Err(ConnectorError::NotAccessible) => Tried::Impossible("missing_scope"),
-        Err(ConnectorError::NotSupported) => Tried::Skipped("not_supported"),
-        Err(ConnectorError::Suspended) => Tried::Failed("suspended"),
-        Err(
-            ConnectorError::AnswerLost
-            | ConnectorError::Unavailable { .. }
-            | ConnectorError::Malformed(_)
-            | ConnectorError::Refused(_),
-        ) => Tried::Failed(PROVIDER_UNAVAILABLE),
     }
 }
 

@@ -23,8 +23,8 @@ use crate::{
         Connector, ConnectorError, ConnectorSettingError, ConnectorSettings, HttpClient, answers,
         api_url::ApiUrl,
         connector::{
-            Account, Callback, Completion, Connected, Ended, FreshToken, Grant, HeldToken, Leg, ProxyAnswer, ProxyCall,
-            ProxyEndpoint, ResourcePage,
+            Account, Callback, Completion, Connected, EndOf, Ended, FreshToken, Grant, HeldToken, Leg, ProxyAnswer,
+            ProxyCall, ProxyEndpoint, ResourcePage,
         },
         facts::{self, facts},
         http::Call,
@@ -196,6 +196,11 @@ impl Connector for LinearConnector {
             return Err(ConnectorError::Malformed("a token of another workspace"));
         }
         Ok(viewer.to_account(None, grant.now))
+    }
+
+    /// Every person who connects a workspace gets a pair of tokens of their own.
+    fn end_of(&self, _grant: &Grant) -> EndOf {
+        EndOf::Token
     }
 
     async fn end_grant(&self, grant: &Grant, held: Option<&HeldToken>) -> Result<Ended, ConnectorError> {

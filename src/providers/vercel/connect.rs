@@ -20,8 +20,8 @@ use crate::{
         Connector, ConnectorError, ConnectorSettingError, ConnectorSettings, HttpClient, answers,
         api_url::{ApiUrl, encode_segment},
         connector::{
-            Account, Callback, Completion, Connected, Ended, FreshToken, Grant, HeldToken, Leg, ProxyAnswer, ProxyCall,
-            ProxyEndpoint, ResourcePage,
+            Account, Callback, Completion, Connected, EndOf, Ended, FreshToken, Grant, HeldToken, Leg, ProxyAnswer,
+            ProxyCall, ProxyEndpoint, ResourcePage,
         },
         facts::{self, facts},
         http::{Call, Reply},
@@ -377,6 +377,11 @@ impl Connector for VercelConnector {
         };
         let read = self.read_configuration(described.account, configuration_id, access, grant.now).await?;
         Ok(self.describe(&described, Some(&read), access, grant.now).await)
+    }
+
+    /// An account may have had one configuration after the other.
+    fn end_of(&self, grant: &Grant) -> EndOf {
+        EndOf::Installation(grant.alternate_external_id.as_ref().unwrap_or(&grant.external_id).clone())
     }
 
     async fn end_grant(&self, grant: &Grant, held: Option<&HeldToken>) -> Result<Ended, ConnectorError> {

@@ -39,13 +39,14 @@ use crate::{
         log_entry::LogEntry,
         provider::{ExternalId, ProviderSlug},
         secret::Secret,
+        teardown::TeardownStep,
         token::{RefreshClaim, TokenEdit},
     },
     providers::{
         Registry,
         connector::{
-            Account, Callback, Completion, Ended, FreshToken, HeldToken, Leg, ProxyAnswer, ProxyCall, ProxyEndpoint,
-            ResourcePage,
+            Account, Callback, Completion, EndOf, Ended, FreshToken, HeldToken, Leg, ProxyAnswer, ProxyCall,
+            ProxyEndpoint, ResourcePage,
         },
     },
     store::{self, InstallationRecord, NoObserver, OpenOptions, SharedStore},
@@ -129,6 +130,9 @@ impl Connector for Scripted {
         lock(&self.confirmed_with).push(access.expose_str().expect("text").to_owned());
         lock(&self.confirming).pop_front().map_or(Ok(()), Err)
     }
+    fn end_of(&self, grant: &Grant) -> EndOf {
+        EndOf::Installation(grant.alternate_external_id.as_ref().unwrap_or(&grant.external_id).clone())
+    }
     async fn end_grant(&self, _: &Grant, _: Option<&HeldToken>) -> Result<Ended, ConnectorError> {
         self.ends.fetch_add(1, Ordering::SeqCst);
         Ok(Ended::Revoked)
@@ -209,14 +213,18 @@ impl Rig {
     }
 
     async fn connect(&self) {
-        let id = &self.id;
+        self.insert(self.id.clone(), "org", None, Some(self.token("access-0"))).await;
+    }
+
+    /// A row of the account, with the second id of its grant.
+    async fn insert(&self, id: InstallationId, org: &str, alternate: Option<&str>, token: Option<SealedToken>) {
         let installation = Installation {
             id: id.clone(),
             provider: ACME,
             external_id: ExternalId::new("acme-1"),
-            alternate_external_id: None,
+            alternate_external_id: alternate.map(ExternalId::new),
             account_login: None,
-            org: OrgId::from_raw("org"),
+            org: OrgId::from_raw(org),
             connected_by: "user".into(),
             status: InstallationStatus::Active,
             status_reason: None,
@@ -227,11 +235,10 @@ impl Rig {
             created_at: START,
             updated_at: START,
         };
-        let token = self.token("access-0");
         let entry = LogEntry {
             id: self.deps.ids.log(),
             org: None,
-            installation: Some(id.clone()),
+            installation: Some(id),
             subject: None,
             action: "installation.connected".into(),
             from_state: None,
@@ -240,7 +247,7 @@ impl Rig {
             actor: Actor::system(),
             at: START,
         };
-        self.deps.store.insert_connection(&installation, Some(&token), &entry).await.expect("inserted");
+        self.deps.store.insert_connection(&installation, token.as_ref(), &entry).await.expect("inserted");
     }
 
     /// A token that lives for an hour from now.
@@ -620,6 +627,38 @@ async fn a_teardown_that_overlaps_a_new_connection_does_not_end_the_new_grant() 
     let run = TeardownRun { deps: rig.deps.clone(), id: rig.id.clone(), supervisor };
     assert_eq!(run.end_grant().await.expect("tried"), Tried::Skipped("reconnected"));
     assert_eq!(rig.provider.ends.load(Ordering::SeqCst), 0);
+}
+
+#[actix::test]
+async fn a_teardown_ends_nothing_that_is_the_grant_of_another_org_by_then_or_may_be() {
+    for (own, theirs, expected) in [
+        (None, None, "connected_elsewhere"),
+        (Some("cfg-1"), Some("cfg-1"), "connected_elsewhere"),
+        (Some("cfg-1"), None, "connected_elsewhere"),
+        (Some("cfg-1"), Some("cfg-2"), "revoked"),
+    ] {
+        let rig = Rig::build().await;
+        rig.clock.advance(HOUR);
+        rig.provider.gate.forget_permits(1);
+        let supervisor = rig.supervisor();
+        let begin = rig.deps.decision(Actor::system(), move |record, edit| {
+            record.installation.alternate_external_id = own.map(ExternalId::new);
+            Ok(teardown::begin(record, teardown::DISCONNECTED, edit))
+        });
+        supervisor.edit(begin).await.expect("begun");
+        // It was looked before whether the grant is another's, and is looked again once there is a token to end it with.
+        rig.until_claimed().await;
+        rig.insert(rig.deps.ids.installation(), "another", theirs, None).await;
+        rig.provider.gate.add_permits(1);
+        while supervisor.snapshot().await.expect("a snapshot").tearing_down {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let record = rig.deps.store.load_installation(&rig.id).await.expect("read").expect("the row");
+        let receipt = record.teardown.expect("the receipt");
+        let revoke = receipt.steps.iter().find(|step| step.step == TeardownStep::RevokeToken).expect("the step");
+        assert_eq!(revoke.detail.as_deref(), Some(expected), "{own:?} {theirs:?}");
+        assert_eq!(rig.provider.ends.load(Ordering::SeqCst), usize::from(expected == "revoked"), "{own:?} {theirs:?}");
+    }
 }
 
 #[actix::test]

@@ -172,6 +172,7 @@ fn claim_64(bencher: Bencher, backend: &str) {
         first_tries: limit,
         retries: limit,
         in_all: limit,
+        bytes: usize::MAX,
     };
     bencher.with_inputs(|| bench.accept(bench.batch())).bench_local_values(|()| {
         let claimed =

@@ -162,7 +162,7 @@ pub struct DeliveryConfig {
     pub retry_schedule: Vec<Duration>,
     /// Whether destinations may be on loopback and private networks.
     pub allow_private_networks: bool,
-    /// Attempts in flight in all.
+    /// Attempts in flight in all; one counts as several whose body is larger than 128 KiB.
     pub max_in_flight: usize,
     /// Attempts in flight to one destination; never more than half of what is free of those in all.
     pub max_in_flight_per_destination: usize,
@@ -183,7 +183,8 @@ pub enum LateBinding {
     Auto,
 }
 
-/// What happens to a body seen before under another, unsigned delivery id.
+/// What happens to a body seen before under another, unsigned delivery id. (What its signed members show to be an event that
+/// is stored is not delivered again, whatever this says.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayPolicy {
     /// Flagged `possible_replay` and delivered.

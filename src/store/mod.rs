@@ -237,8 +237,11 @@ pub struct UnroutedFilter {
     pub provider: ProviderSlug,
     /// Events of this installation, or …
     pub installation: InstallationId,
-    /// … that named this account when it was not known.
+    /// … that named this account when it was not known, or …
     pub external_id: ExternalId,
+    /// … this second id of it, or no account at all and a resource that the installation has linked. Whether another has
+    /// linked it too is not looked at.
+    pub alternate_external_id: Option<ExternalId>,
     /// Received at or after. One that arrived longer than a day before that and named a later time may be left out.
     pub since: EpochMs,
     /// Only after this event.
@@ -262,7 +265,7 @@ pub struct Rerouting {
     pub reason: Option<String>,
     /// Its new decision.
     pub decision: Option<String>,
-    /// Deliveries to add.
+    /// Deliveries to add; a held one only to an event that still is.
     pub deliveries: Vec<NewDelivery>,
 }
 
@@ -283,10 +286,12 @@ pub struct ClaimRequest {
     pub retries: u32,
     /// Both together at the most; first tries get what retries leave.
     pub in_all: u32,
+    /// Bytes of bodies, as they were received, at the most, and never more than [`MAX_CLAIMED_BYTES`]; the deliveries of a
+    /// single larger event are claimed without any others.
+    pub bytes: usize,
 }
 
-/// Bytes of bodies, as they were received, that one claim leases at the most: they are all in memory at once, and read
-/// within the time of one operation. The deliveries of a single larger event are claimed without any others.
+/// Bytes of bodies that one claim leases at the most, whatever is asked for: they are read within the time of one operation.
 pub const MAX_CLAIMED_BYTES: usize = 64 * 1024 * 1024;
 
 /// What [`Store::claim_deliveries`] leased.
@@ -382,14 +387,16 @@ pub struct Quarantined {
     pub provider: ProviderSlug,
     /// Why: `invalid_signature`, `stale_timestamp`, `invalid_payload`, `handling_panicked`.
     pub cause: String,
-    /// Every header as received (needed to verify again), a JSON array of [name, value] pairs; base64 of bytes that
-    /// are not UTF-8. Never shown or logged.
+    /// Every header as it was first received (needed to verify again), a JSON array of [name, value] pairs, or [name,
+    /// null, hex] of bytes that are not UTF-8. Never shown or logged.
     pub headers: String,
     /// The raw body.
     pub body: Bytes,
     /// Hex SHA-256 of the body.
     pub body_sha256: String,
-    /// How often the same body came for the same cause.
+    /// Hex SHA-256 of the headers that make it what it is: its signature and those that its provider reads.
+    pub headers_sha256: String,
+    /// How often the same body came with the same of those headers, for the same cause.
     pub attempts: u32,
     /// When it first came.
     pub received_at: EpochMs,
@@ -430,6 +437,40 @@ pub struct RetentionCutoffs {
     pub flows: EpochMs,
     /// What was counted in minutes before this goes.
     pub activity: EpochMs,
+}
+
+/// How far the clock was set back, and whom that makes late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setback {
+    /// How far.
+    pub by: Duration,
+    /// Retries that are due within so long from now wait as they should. A first try should not wait at all.
+    pub retries_within: Duration,
+}
+
+/// A place in the backlog, in the order in which it is looked through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BacklogPlace {
+    destination: String,
+    is_retry: bool,
+    due_at: EpochMs,
+    id: String,
+}
+
+/// Before the first.
+impl Default for BacklogPlace {
+    fn default() -> Self {
+        Self { destination: String::new(), is_retry: false, due_at: EpochMs(i64::MIN), id: String::new() }
+    }
+}
+
+/// What one portion of [`Store::hasten_deliveries`] came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hastened {
+    /// How many are due earlier.
+    pub deliveries: u64,
+    /// Where the next portion begins; `None` at the end.
+    pub looked_up_to: Option<BacklogPlace>,
 }
 
 /// What one pass over old events came to.
@@ -645,9 +686,14 @@ pub trait Store: ConnectionStore + OverviewStore {
     /// where there are none.
     async fn server_time(&self) -> StoreResult<Option<EpochMs>>;
 
-    /// Makes whatever nobody has leased and is due after `now` due that much earlier, but not before `now`: the clock was
-    /// set back. Answers how many.
-    async fn hasten_deliveries(&self, by: Duration, now: EpochMs) -> StoreResult<u64>;
+    /// Makes some of what waits late because the clock was set back due that much earlier, but not before `now`; what is
+    /// leased is left alone. Who goes on from what it answers does so to each delivery once, unless it is tried meanwhile.
+    async fn hasten_deliveries(
+        &self,
+        setback: &Setback,
+        after: Option<&BacklogPlace>,
+        now: EpochMs,
+    ) -> StoreResult<Hastened>;
 
     /// Sets the destination of pending and held deliveries to what serves their integration now: the integration's
     /// own, its workspace's, its org's, else `fallback`. `None` for `org` repairs every delivery without a
@@ -659,7 +705,7 @@ pub trait Store: ConnectionStore + OverviewStore {
         now: EpochMs,
     ) -> StoreResult<u64>;
 
-    /// Makes a delivery pending, due at `now`, its attempts counted from 0. False if it is delivered or in flight.
+    /// Makes a delivery pending, due at `now`, its attempts counted from 0. False if it is delivered, held or in flight.
     async fn retry_delivery(&self, id: &DeliveryId, now: EpochMs, entry: &LogEntry) -> StoreResult<bool>;
 
     /// Dead deliveries with their events, oldest first.
@@ -679,8 +725,8 @@ pub trait Store: ConnectionStore + OverviewStore {
         id: &ProviderDeliveryId,
     ) -> StoreResult<Vec<DeadLetter>>;
 
-    /// Dead deliveries of an installation's events received in `since..until`, oldest first, and how many there are in
-    /// all.
+    /// What died of an installation's events received in `since..until` and has a destination that is not disabled: all
+    /// such deliveries of the oldest `limit` events that have any, and how many such events there are in all.
     async fn list_dead_of_installation(
         &self,
         installation: &InstallationId,

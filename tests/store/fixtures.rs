@@ -212,6 +212,7 @@ impl TestStore {
             first_tries: 100,
             retries: 100,
             in_all: 200,
+            bytes: usize::MAX,
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    lanes::{SharedLane, Slot},
+    lanes::{RoomInAll, SharedLane, Slot},
     shared::Shared,
     state::{Ask, ClaimPlan, ClaimRoom, Got},
 };
@@ -26,14 +26,22 @@ pub(super) struct Claim {
     shared: Arc<Shared>,
     retry_room: usize,
     slots: Vec<Slot>,
+    /// For bodies that are larger than a slot's place has room for.
+    spare: RoomInAll,
     // After the slots: the lane is free for another claim once their room is given back.
     open: OpenClaim,
 }
 
 impl Claim {
-    pub(super) fn new(shared: Arc<Shared>, lane: Arc<SharedLane>, room: ClaimRoom, slots: Vec<Slot>) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        lane: Arc<SharedLane>,
+        room: ClaimRoom,
+        slots: Vec<Slot>,
+        spare: RoomInAll,
+    ) -> Self {
         let open = OpenClaim { shared: Arc::clone(&shared), lane, learnt: None };
-        Self { shared, retry_room: room.retries, slots, open }
+        Self { shared, retry_room: room.retries, slots, spare, open }
     }
 
     pub(super) async fn run(mut self) {
@@ -56,7 +64,11 @@ impl Claim {
                 }
             };
             learn(&mut plan, ask, &claimed);
-            self.start(claimed.deliveries, leased_at).await;
+            if !self.start(claimed.deliveries, leased_at).await {
+                // More of both kinds may wait; for now there is no room for it.
+                plan = ClaimPlan::new();
+                break;
+            }
         }
         self.open.learnt = Some(plan);
     }
@@ -72,17 +84,28 @@ impl Claim {
             first_tries: count(ask.first_tries),
             retries: count(ask.retries),
             in_all: count(ask.in_all),
+            bytes: self.spare.bytes_with(self.slots.len()),
         }
     }
 
-    async fn start(&mut self, rows: Vec<ClaimedDelivery>, leased_at: Instant) {
-        let mut not_tried = Vec::new();
+    /// Starts attempts; whether there was room for all of their bodies. A destination to which nothing is in flight is sent
+    /// the first in any case: what is larger than the room in all would never have its turn.
+    async fn start(&mut self, rows: Vec<ClaimedDelivery>, leased_at: Instant) -> bool {
+        let (mut too_large, mut not_tried) = (None, Vec::new());
         for row in rows {
             let slot = if self.shared.is_draining() { None } else { self.slots.pop() };
             let Some(mut slot) = slot else {
                 not_tried.push(row.delivery.id);
                 continue;
             };
+            let places = self.shared.lanes.places_of(row.body.len());
+            let nothing_else = self.open.lane.state().in_flight() == self.slots.len() + 1;
+            if !self.spare.widen(&mut slot, places, nothing_else) {
+                too_large.get_or_insert(places);
+                self.slots.push(slot);
+                not_tried.push(row.delivery.id);
+                continue;
+            }
             let retry = is_retry(&row);
             if retry {
                 self.retry_room = self.retry_room.saturating_sub(1);
@@ -91,6 +114,8 @@ impl Claim {
             self.shared.start_attempt(row, slot);
         }
         self.shared.give_back_leases(&not_tried).await;
+        self.open.lane.state().wait_for_places(too_large.unwrap_or(0));
+        too_large.is_none()
     }
 }
 

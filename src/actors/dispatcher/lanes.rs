@@ -1,6 +1,6 @@
 //! One lane per destination, shared by every thread, and the room in all.
 //!
-//! **Owns** the locks around [`Lane`] and the count of attempts in flight. **Invariants**: room that was taken is given
+//! **Owns** the locks around [`Lane`] and the count of places that attempts in flight take. **Invariants**: room that was taken is given
 //! back by dropping the [`Slot`], panic or not; a lane is forgotten only while nobody holds it; no lock is held across
 //! an await. **Must not know** what is sent.
 
@@ -34,6 +34,10 @@ const MAX_SEATED_BYTES: usize = 32 * 1024 * 1024;
 
 /// Room in all is worth claiming for from a 16th of it on.
 const WORTHWHILE_SHARE: usize = 16;
+
+/// The body that a place of the room in all has room for; a larger one takes several. So the memory of what is in flight is
+/// bounded with its number: 64 MiB of bodies for 512 places, and as much for the envelopes around them.
+const PLACE_BYTES: usize = 128 * 1024;
 
 /// One destination's lane, with what was loaded of the destination.
 pub(super) struct SharedLane {
@@ -134,6 +138,19 @@ impl Lanes {
         taken.is_ok()
     }
 
+    /// How many places of the room in all an attempt takes whose body has this many bytes; the largest takes all there are.
+    pub(super) fn places_of(&self, body_bytes: usize) -> usize {
+        body_bytes.div_ceil(PLACE_BYTES).clamp(1, self.limit_in_all)
+    }
+
+    /// Takes so many places of the room in all, or none.
+    fn take_all(&self, places: usize) -> bool {
+        let taken = self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |in_flight| {
+            in_flight.checked_add(places).filter(|in_flight| *in_flight <= self.limit_in_all)
+        });
+        taken.is_ok()
+    }
+
     /// Takes up to `wanted` places of the room in all; answers how many.
     fn take(&self, wanted: usize) -> usize {
         let mut taken = 0;
@@ -151,8 +168,8 @@ impl Lanes {
 
 /// What came of asking for room for a claim.
 pub(super) enum ClaimStart {
-    /// It has this room.
-    Started(ClaimRoom, Vec<Slot>),
+    /// It has this room: slots, and places for bodies that are large.
+    Started(ClaimRoom, Vec<Slot>, RoomInAll),
     /// There is no room in all.
     NoRoomInAll,
     /// Not for this destination, not now.
@@ -160,23 +177,23 @@ pub(super) enum ClaimStart {
 }
 
 impl Shared {
-    /// Room for one attempt that goes out from memory, now or when an attempt in flight has ended. A body that has to wait
-    /// is this large.
+    /// Room for one attempt that goes out from memory, now or when an attempt in flight has ended.
     pub(super) fn reserve_slot(self: &Arc<Self>, destination: &DestinationId, body_bytes: usize) -> Option<Slot> {
         let lane = self.lanes.lane(destination);
+        let places = self.lanes.places_of(body_bytes);
         let free_in_all = self.lanes.free_in_all();
-        if self.lanes.take(1) == 0 {
+        if !self.lanes.take_all(places) {
             lane.state().wait_in_store();
             return None;
         }
         let place = lane.state().reserve(&self.lanes.rules, free_in_all, Instant::now());
         if place != Some(Place::Slot) {
-            self.lanes.give_back(1);
+            self.lanes.give_back(places);
         }
         match place? {
-            Place::Slot => Some(Slot::new(self, &lane, false)),
+            Place::Slot => Some(Slot::new(self, &lane, places, false)),
             Place::Seat if self.lanes.take_seated_bytes(body_bytes) => {
-                let mut slot = Slot::new(self, &lane, false);
+                let mut slot = Slot::new(self, &lane, places, false);
                 slot.seat = Some(Seat { body_bytes });
                 Some(slot)
             }
@@ -189,14 +206,19 @@ impl Shared {
         }
     }
 
-    /// Gives one of those on seats a slot of those in all.
-    pub(super) fn take_slot_in_all(&self) -> bool {
-        self.lanes.take(1) == 1
+    /// Takes for one of those on seats its places of the room in all.
+    pub(super) fn take_places_for(&self, seated: &Slot) -> bool {
+        self.lanes.take_all(seated.places)
     }
 
-    /// Room for a claim of at most `share` attempts.
+    /// Room for a claim of at most `share` attempts. Half of what its slots leave of the share is for large bodies, and more
+    /// where one is known to need it.
     pub(super) fn start_claim(self: &Arc<Self>, lane: &Arc<SharedLane>, share: usize) -> ClaimStart {
         let free_in_all = self.lanes.free_in_all();
+        let awaited = lane.state().places_awaited();
+        if awaited > free_in_all {
+            return ClaimStart::NotNow;
+        }
         let taken = self.lanes.take(share.min(self.lanes.rules.limit));
         if taken == 0 {
             return ClaimStart::NoRoomInAll;
@@ -205,25 +227,52 @@ impl Shared {
         let used = room.map_or(0, |room| room.slots);
         self.lanes.give_back(taken - used);
         room.map_or(ClaimStart::NotNow, |room| {
-            ClaimStart::Started(room, (0..room.slots).map(|_| Slot::new(self, lane, room.probe)).collect())
+            let slots = (0..room.slots).map(|_| Slot::new(self, lane, 1, room.probe)).collect();
+            let spare = self.lanes.take((share.saturating_sub(room.slots) / 2).max(awaited));
+            ClaimStart::Started(room, slots, RoomInAll { shared: Arc::clone(self), places: spare })
         })
     }
 }
 
-/// Room in all that an attempt has again after its end, until its result is written down; beyond the limit, if it must.
-pub(super) struct RoomInAll(Arc<Shared>);
+/// Places of the room in all that belong to no slot.
+pub(super) struct RoomInAll {
+    shared: Arc<Shared>,
+    places: usize,
+}
 
 impl RoomInAll {
+    /// The place that an attempt has again after its end, until its result is written down; beyond the limit, if it must.
     pub(super) fn take_back(shared: &Arc<Shared>) -> Self {
         shared.lanes.in_flight.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(shared))
+        Self { shared: Arc::clone(shared), places: 1 }
+    }
+
+    /// How large the bodies may be for which there is room here and on so many slots.
+    pub(super) fn bytes_with(&self, slots: usize) -> usize {
+        (self.places + slots).saturating_mul(PLACE_BYTES)
+    }
+
+    /// Gives a slot so many places in all for its delivery's body. False if there are not as many here; `must` takes them
+    /// beyond the limit then.
+    pub(super) fn widen(&mut self, slot: &mut Slot, places: usize, must: bool) -> bool {
+        let wanted = places.saturating_sub(slot.places);
+        let missing = wanted.saturating_sub(self.places);
+        if missing > 0 && !must {
+            return false;
+        }
+        self.shared.lanes.in_flight.fetch_add(missing, Ordering::AcqRel);
+        self.places -= wanted - missing;
+        slot.places += wanted;
+        true
     }
 }
 
 impl Drop for RoomInAll {
     fn drop(&mut self) {
-        self.0.lanes.give_back(1);
-        self.0.room_was_freed(None);
+        if self.places > 0 {
+            self.shared.lanes.give_back(self.places);
+            self.shared.room_was_freed(None);
+        }
     }
 }
 
@@ -231,6 +280,8 @@ impl Drop for RoomInAll {
 pub struct Slot {
     shared: Arc<Shared>,
     lane: Arc<SharedLane>,
+    /// How many of the room in all are its own; as a seat, how many it will need.
+    places: usize,
     /// When the lease of what it carries began at the earliest, by a clock that only moves forward.
     leased_at: Instant,
     retry: bool,
@@ -246,10 +297,11 @@ struct Seat {
 }
 
 impl Slot {
-    fn new(shared: &Arc<Shared>, lane: &Arc<SharedLane>, probe: bool) -> Self {
+    fn new(shared: &Arc<Shared>, lane: &Arc<SharedLane>, places: usize, probe: bool) -> Self {
         Self {
             shared: Arc::clone(shared),
             lane: Arc::clone(lane),
+            places,
             leased_at: Instant::now(),
             retry: false,
             probe,
@@ -308,7 +360,7 @@ impl Drop for Slot {
             return;
         }
         let wants_claim = self.lane.state().release(self.retry, self.probe && !self.judged, Instant::now());
-        self.shared.lanes.give_back(1);
+        self.shared.lanes.give_back(self.places);
         self.shared.room_was_freed(wants_claim.then_some(&self.lane.id));
         self.shared.seat_to_slot(&self.lane);
     }

@@ -58,7 +58,7 @@ impl Shared {
             let promotion = lane.state().promote(self.lanes.free_in_all(), Instant::now());
             match promotion {
                 Promotion::Later => return,
-                Promotion::Promoted if self.take_slot_in_all() => {
+                Promotion::Promoted if seats.front().is_some_and(|next| self.take_places_for(&next.slot)) => {
                     let next = seats.pop_front();
                     drop(seats);
                     if let Some(Seated { claimed, held, mut slot }) = next {

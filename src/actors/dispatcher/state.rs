@@ -173,6 +173,8 @@ pub(super) struct Lane {
     /// First tries wait in the store; newer ones must not overtake them.
     first_tries_wait: bool,
     retries_wait: bool,
+    /// How many places in all the first that waits needs, if it was found to need more than there were.
+    places_awaited: usize,
     claiming: Claiming,
     rest_until: Option<Instant>,
     /// Since when no attempt has succeeded.
@@ -195,6 +197,7 @@ impl Lane {
             seated: 0,
             first_tries_wait: false,
             retries_wait: false,
+            places_awaited: 0,
             claiming: Claiming::No,
             rest_until: None,
             failing_since: None,
@@ -278,6 +281,17 @@ impl Lane {
     /// A new delivery waits in the store.
     pub(super) fn wait_in_store(&mut self) {
         self.first_tries_wait = true;
+    }
+
+    /// What waits in the store was found to need so many places in all; 0 if there was room for it.
+    pub(super) fn wait_for_places(&mut self, places: usize) {
+        self.places_awaited = places;
+    }
+
+    /// How many places in all must be free before a claim is of use. Where nothing is in flight, none: there is nothing
+    /// whose end would ask again.
+    pub(super) fn places_awaited(&self) -> usize {
+        if self.in_flight == 0 { 0 } else { self.places_awaited }
     }
 
     /// Something is due. Whether a claim should start; while one runs, another follows it.

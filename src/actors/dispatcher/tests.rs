@@ -187,6 +187,17 @@ impl Rig {
 
     /// Commits an event with one delivery to each of these.
     async fn commit_to_each(&self, destinations: &[DestinationId], leased: bool) -> Vec<ClaimedDelivery> {
+        let body = Bytes::from_static(br#"{"ref":"refs/heads/main","n":1e400}"#);
+        self.commit_body(destinations, leased, body).await
+    }
+
+    /// Commits an event with a body of so many bytes, for whoever claims it.
+    async fn commit_large(&self, destination: &DestinationId, bytes: usize) -> ClaimedDelivery {
+        let body = format!("{{\"text\":\"{}\"}}", "x".repeat(bytes));
+        self.commit_body(std::slice::from_ref(destination), false, body.into()).await.remove(0)
+    }
+
+    async fn commit_body(&self, destinations: &[DestinationId], leased: bool, body: Bytes) -> Vec<ClaimedDelivery> {
         let now = self.clock.now();
         let event = Event {
             id: self.ids.event(),
@@ -229,7 +240,6 @@ impl Rig {
             delivery: delivery.clone(),
             lease_owner: leased.then(|| self.dispatcher.node().to_owned()),
         };
-        let body = Bytes::from_static(br#"{"ref":"refs/heads/main","n":1e400}"#);
         let new = NewEvent {
             event: event.clone(),
             headers: "{}".to_owned(),
@@ -627,6 +637,37 @@ async fn room_is_bounded_per_destination_and_in_all_and_comes_back() {
     drop((first, second));
     let third = DestinationId::from_raw("dst_three");
     assert_eq!(reserve(&third).len(), 2);
+}
+
+#[actix::test]
+async fn a_large_body_takes_the_room_of_several() {
+    const MIB: usize = 1024 * 1024;
+    let hanging = Sink::playing([Play::Hang]).await;
+    let mut answering = Sink::playing([Play::Answer(200)]).await;
+    // 4 MiB of bodies.
+    let rig = Rig::start(DeliveryConfig { max_in_flight: 32, timeout: PATIENCE, ..config(None) }).await;
+    let in_flight = async || rig.dispatcher.snapshot().await["inFlight"].as_u64().expect("a number");
+    let (hangs, _) = rig.add_destination(&hanging).await;
+    let room: Vec<_> = (0..10).map_while(|_| rig.dispatcher.reserve(&hangs, MIB)).collect();
+    assert_eq!((room.len(), in_flight().await), (4, 32));
+    drop(room);
+    eventually(async || (in_flight().await == 0).then_some(())).await;
+
+    for _ in 0..6 {
+        rig.commit_large(&hangs, 2 * MIB).await;
+    }
+    rig.dispatcher.nudge(Some(&hangs));
+    eventually(async || (in_flight().await > 16).then_some(())).await;
+    let (answers, _) = rig.add_destination(&answering).await;
+    let small = rig.commit(&answers, false).await;
+    rig.dispatcher.nudge(Some(&answers));
+    answering.next().await;
+    rig.ends(&small, DeliveryStatus::Delivered).await;
+    assert!(in_flight().await <= 32 + 17, "no more than the last body is beyond the room");
+
+    let larger_than_all_the_room = rig.commit_large(&answers, 8 * MIB).await;
+    rig.dispatcher.nudge(Some(&answers));
+    rig.ends(&larger_than_all_the_room, DeliveryStatus::Delivered).await;
 }
 
 /// Leases as many deliveries as a destination of eight has slots and four seats, and sends them.

@@ -107,7 +107,7 @@ pub(crate) async fn lease(db: &mut Session<'_>, request: &ClaimRequest) -> Store
     picked.extend(retries);
     // The bytes are given out in turns, so that neither kind waits for as long as the other has large bodies.
     picked.sort_by_key(|picked| picked.turn);
-    let fit = count_what_fits(&picked);
+    let fit = count_what_fits(&picked, request.bytes.min(MAX_CLAIMED_BYTES));
     let left_some = fit < picked.len();
     picked.truncate(fit);
     picked.sort_by_key(|picked| picked.is_retry);
@@ -157,7 +157,7 @@ async fn pick(db: &mut Session<'_>, is_retry: bool, request: &ClaimRequest, limi
 }
 
 /// How many of these, in order, have room together. The first event's always have, however large it is.
-fn count_what_fits(picked: &[Picked]) -> usize {
+fn count_what_fits(picked: &[Picked], room: usize) -> usize {
     let mut events = HashSet::new();
     let mut bytes = 0_usize;
     let fitting = picked.iter().take_while(|picked| {
@@ -165,7 +165,7 @@ fn count_what_fits(picked: &[Picked]) -> usize {
         if events.insert(&picked.event) {
             bytes = bytes.saturating_add(picked.body_bytes);
         }
-        bytes <= MAX_CLAIMED_BYTES || events.len() == 1
+        bytes <= room || events.len() == 1
     });
     fitting.count()
 }

@@ -18,6 +18,7 @@ use crate::{
         installation::{
             InstallationError,
             binding::{ProvedGrant, reconnect},
+            control,
         },
         tokens::{access_token_place, refresh_token_place},
     },
@@ -207,7 +208,6 @@ impl Binder {
         let proved = self.proved(id, grant, word.action_on_reuse())?;
         let installation =
             self.directory.edit(id, grant.actor.clone(), move |record, edit| reconnect(record, proved, edit)).await?;
-        self.directory.announce_link(id);
         Ok((installation, Bound::Reactivated))
     }
 
@@ -226,7 +226,7 @@ impl Binder {
             // Of the first grant of an account that we know there is no older news, however old it says that it is.
             _ => None,
         };
-        let installation = Installation {
+        let mut installation = Installation {
             id,
             provider: grant.provider,
             external_id: grant.external_id.clone(),
@@ -243,6 +243,7 @@ impl Binder {
             created_at: now,
             updated_at: now,
         };
+        let begins = control::begins(None, &mut installation);
         let entry = LogEntry {
             id: self.ids.log(),
             org: Some(installation.org.clone()),
@@ -256,7 +257,9 @@ impl Binder {
             at: now,
         };
         self.store.insert_connection(&installation, proved.token.as_ref(), &entry).await.map_err(store_error)?;
-        self.directory.announce_link(&installation.id);
+        if begins {
+            self.directory.announce_link(&installation.id);
+        }
         Ok((installation, Bound::New))
     }
 

@@ -50,7 +50,6 @@ struct Shared {
     seen: LastSeen,
     config_files: Arc<[String]>,
     background: Semaphore,
-    linked: mpsc::UnboundedSender<InstallationId>,
 }
 
 /// Things done at the same time beside what anybody waits for.
@@ -84,7 +83,7 @@ pub struct DirectoryDeps {
     pub backfill: Option<BackfillHook>,
     /// Ends the process right after the commit of this step (`teardown.close_gate`); for tests.
     pub crash_after: Option<String>,
-    /// Told about every installation that gained a link: late binding listens.
+    /// Told about every installation that was connected or gained a link: late binding listens.
     pub linked: mpsc::UnboundedSender<InstallationId>,
 }
 
@@ -159,13 +158,13 @@ impl Directory {
                     ids: deps.ids,
                     node: deps.node,
                     backfill: deps.backfill,
+                    linked: deps.linked,
                     crash_after: deps.crash_after,
                 },
                 dispatcher: deps.dispatcher,
                 seen: LastSeen::default(),
                 config_files: deps.config_files.into(),
                 background: Semaphore::new(IN_BACKGROUND),
-                linked: deps.linked,
             }),
         }
     }
@@ -373,11 +372,10 @@ impl Directory {
         self.locate(id).edit(self.shared.deps.decision(actor, decide)).await
     }
 
-    /// Tells whoever waits for links (late binding, the backfill service) of this installation.
+    /// Tells whoever waits for connections and links of this installation. Of a connection that an edit begins or revives
+    /// its supervisor tells.
     pub(super) fn announce_link(&self, id: &InstallationId) {
-        if self.shared.linked.send(id.clone()).is_err() {
-            tracing::debug!(installation.id = %id, "nobody listens for links any more");
-        }
+        self.shared.deps.announce_link(id);
     }
 
     /// Destinations of this org changed: its deliveries are readdressed, routes and dispatcher told.

@@ -3,11 +3,14 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use signalbox::sim::{
-    browser::{Browser, Page},
-    client::Answer,
-    sink::Sink,
-    world::{self, Choice, Fault, FaultRule, Simulators, Visit},
+use signalbox::{
+    model::clock::{Clock as _, SystemClock},
+    sim::{
+        browser::{Browser, Page},
+        client::Answer,
+        sink::Sink,
+        world::{self, Choice, Fault, FaultRule, Simulators, Visit},
+    },
 };
 use url::Url;
 
@@ -40,6 +43,16 @@ impl Stage {
         let app = App::start(backend, options).await;
         world.gateway_is_at(&origin(&app));
         Self { app, world }
+    }
+
+    /// With a backfill service that listens.
+    async fn set_with_backfill() -> (Self, Sink) {
+        let backfill = Sink::start().await.expect("a port");
+        let options = Options::default()
+            .with(FOLLOW, "false")
+            .with("SIGNALBOX_BACKFILL__URL", &backfill.url("/backfill"))
+            .with("SIGNALBOX_BACKFILL__API_KEY", "the-backfill-services-key");
+        (Self::set_with(Backend::sqlite(), options).await, backfill)
     }
 
     async fn authorize(&self, org: &str, provider: &str, redirect_to: Option<&str>) -> Flow {
@@ -85,6 +98,21 @@ impl Stage {
             }
             assert!(Instant::now() < deadline, "{connection:#}\n{}", self.app.log_text());
             tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// How often the backfill service was asked for a run of the connection, once it was so often.
+    async fn backfills(&self, org: &str, id: &str, at_least: usize) -> usize {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let path = format!("/connections/{id}/backfill-runs");
+            let runs = self.app.operator(org).ask("GET", &path, None).await.expect("runs");
+            let count = runs["items"].as_array().expect("items").len();
+            if count >= at_least {
+                return count;
+            }
+            assert!(Instant::now() < deadline, "{runs:#}\n{}", self.app.log_text());
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -673,11 +701,7 @@ async fn a_confirmation_that_fails_once_is_repeated_while_the_person_waits() {
 
 #[tokio::test]
 async fn a_sentry_that_does_not_answer_holds_nobody_up_and_is_told_later_by_itself() {
-    let backfill = Sink::start().await.expect("a port");
-    let options = Options::default()
-        .with("SIGNALBOX_BACKFILL__URL", &backfill.url("/backfill"))
-        .with("SIGNALBOX_BACKFILL__API_KEY", "the-backfill-services-key");
-    let stage = Stage::set_with(Backend::sqlite(), options).await;
+    let (stage, backfill) = Stage::set_with_backfill().await;
     stage.world.sentry.fail(FaultRule::always(CONFIRM, Fault::Hang));
     let (_, status) = stage.connect("org_a", "sentry", Visit::default()).await;
     let id = status["connectionId"].as_str().expect("an id");
@@ -689,6 +713,47 @@ async fn a_sentry_that_does_not_answer_holds_nobody_up_and_is_told_later_by_itse
     let told = backfill.wait_for(1, SOON).await.expect("the connection is new now");
     let told: Value = serde_json::from_slice(&told[0].body).expect("JSON");
     assert_eq!(told["installationId"], id);
+    stage.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn the_backfill_service_hears_of_a_connection_once_when_it_is_active_for_the_first_time() {
+    let (stage, _backfill) = Stage::set_with_backfill().await;
+    let connect = async |provider: &str, status: &str| {
+        let (_, flow) = stage.connect("org_a", provider, Visit::default()).await;
+        let id = flow["connectionId"].as_str().unwrap_or_else(|| panic!("{flow}")).to_owned();
+        assert_eq!(stage.connection("org_a", &id).await["status"], status, "{provider}");
+        id
+    };
+    // Its own webhook confirms an installation that could not be told that it arrived.
+    stage.world.sentry.fail(FaultRule::always(CONFIRM, Fault::status(500)));
+    let sentry = connect("sentry", "pending").await;
+    let facts = stage.world.sentry.facts(1, 2);
+    stage.world.sentry.send("sentry:installation.created", &facts).await.expect("sent");
+    assert_eq!(stage.connection("org_a", &sentry).await["status"], "active");
+    // An installation that was suspended before it was connected is resumed, and then once more.
+    stage.world.github.with(|github| github.install(1, 1, SystemClock.now()));
+    let github = async |act: &str| stage.world.github.act(act, 1, &json!({})).await.expect("done");
+    github("suspend").await;
+    let suspended = connect("github", "suspended").await;
+    for act in ["unsuspend", "suspend", "unsuspend"] {
+        github(act).await;
+    }
+    assert_eq!(stage.connection("org_a", &suspended).await["status"], "active");
+    // What is connected already is connected again.
+    let linear = connect("linear", "active").await;
+    assert_eq!(connect("linear", "active").await, linear);
+    for id in [&sentry, &suspended, &linear] {
+        assert_eq!(stage.backfills("org_a", id, 1).await, 1);
+        let link = json!({"providerResourceId": "1"});
+        let path = format!("/connections/{id}/resources");
+        stage.app.operator("org_a").ask("POST", &path, Some(&link)).await.expect("linked");
+        assert_eq!(stage.backfills("org_a", id, 2).await, 2, "a link is told of as before");
+    }
+    // What had ended begins anew.
+    assert_eq!(stage.call("org_a", "DELETE", &format!("/connections/{linear}")).await.status, 200);
+    assert_eq!(connect("linear", "active").await, linear);
+    assert_eq!(stage.backfills("org_a", &linear, 3).await, 3);
     stage.finish(&[]).await;
 }
 

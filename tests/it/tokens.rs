@@ -151,6 +151,18 @@ on_both! {
         stage.app.finish_without(&stage.world.issued()).await;
     }
 
+    async fn a_minted_token_does_not_outlive_a_suspension(backend) {
+        let stage = Stage::set(backend).await;
+        let id = stage.connect("github").await;
+        let before = access_token(&stage.token(&id).await);
+        for act in ["suspend", "unsuspend"] {
+            stage.world.github.act(act, 1, &json!({})).await.expect("done");
+        }
+        assert_ne!(access_token(&stage.token(&id).await), before);
+        assert_eq!(stage.world.github.calls("POST /app/installations/*/access_tokens").len(), 2);
+        stage.app.finish_without(&stage.world.issued()).await;
+    }
+
     async fn after_a_lost_answer_a_provider_with_grace_gives_the_same_pair_again(backend) {
         let stage = Stage::set(backend).await;
         stage.world.linear.tune(|knobs| knobs.refresh_grace_s = 1800);

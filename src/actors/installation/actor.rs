@@ -13,7 +13,7 @@ use actix::{
 use tokio::sync::oneshot;
 
 use super::{
-    InstallationError, InstallationHandle, ProviderState, SupervisorDeps, SupervisorSnapshot, TokenSnapshot,
+    InstallationError, InstallationHandle, ProviderState, SupervisorDeps, SupervisorSnapshot, TokenSnapshot, control,
     messages::{Decide, Drain, EditRecord, GetRoutes, GetSnapshot, GetToken, NoteProvider, Reload, ResumeTeardown},
     state,
     teardown_run::TeardownRun,
@@ -112,6 +112,8 @@ impl InstallationSupervisor {
     fn answer_waiting(&mut self, outcome: &Result<Found, TokenError>, ctx: &mut Context<Self>) {
         let generation = outcome.as_ref().ok().map(|found| found.token.generation);
         match outcome {
+            // Nor is it kept for later what may be of before an edit.
+            Ok(_) if self.slot.is_outdated() => {}
             Ok(found) => self.found = Some(found.clone()),
             // Whatever was opened is of no use to an installation that has no token any more.
             Err(TokenError::NotFound | TokenError::NoToken | TokenError::NotActive(_) | TokenError::Expired) => {
@@ -167,6 +169,10 @@ impl InstallationSupervisor {
         } else {
             self.deps.routes.publish(table.clone());
         }
+        if !matches!(table.status, InstallationStatus::Active | InstallationStatus::Pending) {
+            // What was minted before a suspension or an end may be dead after it.
+            self.found = None;
+        }
         self.kept = Some(Kept { table: table.clone(), began });
         Some(table)
     }
@@ -204,12 +210,21 @@ impl Actor for InstallationSupervisor {
     }
 }
 
-/// Runs one edit: the decision inside the store's transaction, its verdict carried out of it.
+/// What an edit did to the installation itself.
+#[derive(Default)]
+struct Effect {
+    /// Its own row changed.
+    is_changed: bool,
+    /// A connection begins.
+    begins: bool,
+}
+
+/// Runs one edit: the decision inside the store's transaction, its verdict and its effect carried out of it.
 async fn edit<T: Send + 'static>(
     deps: SupervisorDeps,
     id: InstallationId,
     decide: Decide<T>,
-) -> (Result<T, InstallationError>, Option<InstallationRecord>) {
+) -> (Result<T, InstallationError>, Option<InstallationRecord>, Effect) {
     let verdict = Arc::new(Mutex::new(None));
     let carried = verdict.clone();
     let changed = deps
@@ -217,18 +232,22 @@ async fn edit<T: Send + 'static>(
         .change_installation(
             &id,
             Box::new(move |record| {
+                let before = record.installation.clone();
                 let decided = decide(record);
                 let keep = decided.is_ok();
-                *carried.lock().unwrap_or_else(PoisonError::into_inner) = Some(decided);
+                let begins = keep && control::begins(Some(before.status), &mut record.installation);
+                let effect = Effect { is_changed: keep && record.installation != before, begins };
+                *carried.lock().unwrap_or_else(PoisonError::into_inner) = Some((decided, effect));
                 keep
             }),
         )
         .await;
     match changed {
-        Err(error) => (Err(error.into()), None),
+        Err(error) => (Err(error.into()), None, Effect::default()),
         Ok(record) => {
             let decided = verdict.lock().unwrap_or_else(PoisonError::into_inner).take();
-            (decided.unwrap_or(Err(InstallationError::NotFound)), record)
+            let (decided, effect) = decided.unwrap_or((Err(InstallationError::NotFound), Effect::default()));
+            (decided, record, effect)
         }
     }
 }
@@ -242,9 +261,15 @@ impl<T: Send + 'static> Handler<EditRecord<T>> for InstallationSupervisor {
         let began = Instant::now();
         let work = isolate(edit(self.deps.clone(), self.id.clone(), message.decide));
         AtomicResponse::new(Box::pin(work.into_actor(self).map(move |outcome, actor, ctx| match outcome {
-            Ok((decided, record)) => {
-                // What a search found before this edit may be of before it.
+            Ok((decided, record, effect)) => {
+                // What a search found before this edit may be of before it, and a token of the grant before.
                 actor.slot.outdate();
+                if effect.is_changed {
+                    actor.found = None;
+                }
+                if effect.begins {
+                    actor.deps.announce_link(&actor.id);
+                }
                 let is_ending = record.as_ref().is_some_and(has_running_teardown);
                 if record.is_some() {
                     actor.keep(record, began);

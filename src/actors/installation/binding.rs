@@ -81,7 +81,13 @@ pub fn reconnect(
         teardown::supersede(running, edit.now);
     }
     record.installation.control_at = record.installation.control_at.max(grant.control_at(edit.now));
-    let (status, reason) = grant.state();
+    let (status, reason) = match grant.state() {
+        // What is in use was confirmed before: that the provider could not be told once more takes nothing from it.
+        (InstallationStatus::Pending, _) if control::is_in_use(&record.installation) => {
+            (InstallationStatus::Active, None)
+        }
+        state => state,
+    };
     take_over_facts(&mut record.installation, &grant, edit.now);
     control::settle(record, status, reason);
     if status == InstallationStatus::Active {

@@ -61,13 +61,7 @@ impl Search {
         match connector.confirm_arrival(&Grant::of(seen, self.now()), &found.token.access).await {
             Ok(()) => {
                 self.note(ProviderState::Answers);
-                if self.edit_as_seen(seen, accept).await?
-                    && let Some(backfill) = &self.deps.backfill
-                {
-                    // It was told nothing of a connection that was pending.
-                    backfill.trigger(self.id.clone());
-                }
-                Ok(())
+                self.edit_as_seen(seen, accept).await.map(drop)
             }
             Err(ConnectorError::Refused(code)) => {
                 self.note(ProviderState::Answers);

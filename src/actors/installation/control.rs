@@ -12,7 +12,7 @@ use crate::{
     model::{
         clock::EpochMs,
         ids::ResourceId,
-        installation::InstallationStatus,
+        installation::{Installation, InstallationStatus},
         integration::IntegrationStatus,
         provider::ProviderResourceId,
         resource::{Resource, ResourceStatus},
@@ -23,6 +23,8 @@ use crate::{
 
 /// In an installation's metadata: its person lost access while it was suspended, or before.
 const ACCESS_LOST: &str = "accessLost";
+/// In an installation's metadata: it has not been active since it was connected, and nobody was told of it.
+const UNTOLD: &str = "untold";
 /// Why an installation, and what lives from it, is suspended.
 pub(super) const PROVIDER_SUSPENDED: &str = "provider_suspended";
 /// Why a connection has to be made anew: its provider does not accept its token.
@@ -204,6 +206,28 @@ fn change_installation(record: &mut InstallationRecord, change: &ControlChange, 
         | ControlChange::ResourcesAdded { .. }
         | ControlChange::ResourceChanged { .. } => {}
     }
+}
+
+/// Whether a connection begins with a change of an installation that was in the state `before`, if it was there: whoever
+/// waits for connections is told once, when it is active for the first time since it was connected.
+pub fn begins(before: Option<InstallationStatus>, installation: &mut Installation) -> bool {
+    let is_new =
+        before.is_none_or(|before| matches!(before, InstallationStatus::Pending | InstallationStatus::Revoked));
+    match installation.status {
+        InstallationStatus::Active => installation.metadata.remove(UNTOLD).is_some() || is_new,
+        InstallationStatus::Revoked => false,
+        InstallationStatus::Pending | InstallationStatus::NeedsReauth | InstallationStatus::Suspended => {
+            if is_new {
+                installation.metadata.insert(UNTOLD.into(), true.into());
+            }
+            false
+        }
+    }
+}
+
+/// Whether it routes, and has been active since it was connected.
+pub(super) fn is_in_use(installation: &Installation) -> bool {
+    installation.status.routes() && !installation.metadata.contains_key(UNTOLD)
 }
 
 /// What the provider said about the grant while it was used is as good as a control event.

@@ -28,6 +28,7 @@ use std::{
 
 use actix::{Actor, Addr, ArbiterHandle, Context};
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 pub use self::health::{ProviderState, connection_health};
 pub use self::teardown::DISCONNECTED;
@@ -131,11 +132,20 @@ pub(crate) struct SupervisorDeps {
     /// This node's name in claims and leases.
     pub node: String,
     pub backfill: Option<BackfillHook>,
+    /// Told about every installation that was connected or gained a link.
+    pub linked: mpsc::UnboundedSender<InstallationId>,
     /// Ends the process after the commit of this step; for tests.
     pub crash_after: Option<String>,
 }
 
 impl SupervisorDeps {
+    /// Tells whoever waits for connections and links (late binding, the backfill service) of this installation.
+    pub fn announce_link(&self, id: &InstallationId) {
+        if self.linked.send(id.clone()).is_err() {
+            tracing::debug!(installation.id = %id, "nobody listens for links any more");
+        }
+    }
+
     /// A decision to be made by the supervisor, with what edits need.
     pub fn decision<T>(
         &self,

@@ -690,6 +690,51 @@ fn a_grant_that_the_provider_has_paused_pauses_what_lives_from_it_until_the_next
 }
 
 #[test]
+fn a_grant_that_is_only_unconfirmed_makes_nothing_pending_that_was_confirmed_before() {
+    use InstallationStatus::{Active, NeedsReauth, Pending, Revoked, Suspended};
+    let world = World::new();
+    for (before, expected) in
+        [(Active, Active), (NeedsReauth, Active), (Pending, Pending), (Suspended, Pending), (Revoked, Pending)]
+    {
+        let mut record = world.record("org_a", "1");
+        record.installation.status = before;
+        let unconfirmed = ProvedGrant { status: Pending, ..grant("org_a") };
+        let row = reconnect(&mut record, unconfirmed.clone(), &world.edit()).expect("its own");
+        assert_eq!((row.status, row.status_reason), (expected, None), "{before}");
+        // One whose grant died before it was confirmed has never been in use.
+        control::begins(Some(Revoked), &mut record.installation);
+        control::judge(&mut record, GrantVerdict::Dead, &world.edit());
+        let row = reconnect(&mut record, unconfirmed, &world.edit()).expect("its own");
+        assert_eq!(row.status, expected, "{before}");
+    }
+}
+
+#[test]
+fn a_connection_begins_once_when_it_is_active_for_the_first_time() {
+    use InstallationStatus::{Active, NeedsReauth, Pending, Revoked, Suspended};
+    let world = World::new();
+    for (way, begun) in [
+        (&[Active, NeedsReauth, Active, Suspended, Active][..], 1),
+        (&[Active, Revoked, Active, Active], 2),
+        (&[Pending, Pending, Active, Active], 1),
+        (&[Pending, NeedsReauth, Suspended, Active, Suspended, Active], 1),
+        (&[Suspended, Active], 1),
+        (&[Suspended, Suspended, Revoked], 0),
+        (&[Active, Revoked, Suspended, Active, Suspended, Active], 2),
+    ] {
+        let mut installation = world.record("org_a", "1").installation;
+        let mut before = None;
+        let mut count = 0;
+        for status in way {
+            installation.status = *status;
+            count += usize::from(control::begins(before, &mut installation));
+            before = Some(*status);
+        }
+        assert_eq!(count, begun, "{way:?}");
+    }
+}
+
+#[test]
 fn a_grant_of_another_org_changes_nothing() {
     let world = World::new();
     let mut record = world.record("org_a", "1");

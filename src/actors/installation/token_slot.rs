@@ -158,6 +158,11 @@ impl<W> TokenSlot<W> {
         }
     }
 
+    /// Whether what the search under way finds may be of before a change.
+    pub fn is_outdated(&self) -> bool {
+        self.search.as_ref().is_some_and(|search| search.is_outdated)
+    }
+
     /// The search ended with the token of this generation, or with none. Whom to answer, and the next step.
     #[must_use]
     pub fn ended(&mut self, found: Option<u64>) -> (Vec<(W, Verdict)>, Option<StartSearch>) {
@@ -274,11 +279,12 @@ mod tests {
     #[test]
     fn whoever_asks_after_a_change_does_not_get_what_was_found_before_it() {
         let mut slot = TokenSlot::default();
-        assert!(slot.ask(None, "before").is_some());
+        assert!(slot.ask(None, "before").is_some() && !slot.is_outdated());
         slot.outdate();
-        assert_eq!(slot.ask(None, "after"), None);
+        assert!(slot.ask(None, "after").is_none() && slot.is_outdated());
         let (answered, next) = slot.ended(Some(1));
         assert_eq!(answered, [("before", Verdict::AsFound)]);
+        assert!(!slot.is_outdated());
         assert_eq!(next, Some(StartSearch { rejected: None }));
         assert_eq!(slot.ended(None).0, [("after", Verdict::AsFound)]);
     }

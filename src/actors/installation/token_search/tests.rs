@@ -204,6 +204,7 @@ impl Rig {
             ids,
             node: "node-1".into(),
             backfill: None,
+            linked: mpsc::unbounded_channel().0,
             crash_after: None,
         };
         let id = deps.ids.installation();
@@ -342,7 +343,7 @@ impl Rig {
             node: deps.node,
             backfill: None,
             crash_after: None,
-            linked: mpsc::unbounded_channel().0,
+            linked: deps.linked,
         })
     }
 

@@ -206,7 +206,7 @@ pub struct IngestConfig {
     pub ack_deadline: Duration,
     /// Webhooks being handled at once, per worker, before 503.
     pub max_in_flight: usize,
-    /// Bytes of webhook bodies being handled at once, in all, before 503.
+    /// Bytes of webhook bodies being handled at once, in all, before 503; bodies larger than 256 KiB have three quarters of it.
     pub max_in_flight_bytes: usize,
     /// Quarantined webhooks at the most.
     pub quarantine_max_count: u64,

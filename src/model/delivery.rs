@@ -84,6 +84,11 @@ pub struct Delivery {
     pub finished_at: Option<EpochMs>,
 }
 
+impl Delivery {
+    /// The reason of one that was held and is released, until its first attempt has ended.
+    pub const RELEASED: &'static str = "released";
+}
+
 /// How one HTTP try ended. Every way it can end is one of these; see `delivery::client`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AttemptResult {

@@ -34,6 +34,10 @@ pub const MAX_API_BODY_BYTES: usize = 1024 * 1024;
 /// The most room made for a body before its bytes have come.
 const MAX_ROOM_AHEAD_BYTES: usize = 64 * 1024;
 
+/// Larger bodies leave a quarter of the budget to those that are not, bytes: nobody has proved who he is yet, and five that
+/// drip could hold all of it from everybody else. Nearly every webhook is smaller.
+const LARGE_BODY_BYTES: usize = 256 * 1024;
+
 /// The longest text member the JSON API takes, bytes.
 const MAX_TEXT_BYTES: usize = 1024;
 
@@ -83,7 +87,9 @@ impl BudgetShare {
     /// Takes more; false, and nothing taken, if there is no more. A body that is alone is let in whatever its size: it
     /// has a limit of its own.
     fn grow(&mut self, bytes: usize) -> bool {
-        let (max, own) = (self.budget.max_bytes, self.bytes);
+        let own = self.bytes;
+        let is_large = own.saturating_add(bytes) > LARGE_BODY_BYTES;
+        let max = self.budget.max_bytes - if is_large { self.budget.max_bytes / 4 } else { 0 };
         let taken = self.budget.in_hand.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |in_hand| {
             in_hand.checked_add(bytes).filter(|sum| *sum <= max || in_hand == own)
         });
@@ -432,6 +438,21 @@ mod tests {
         assert_eq!(code(&refused), "temporarily_unavailable");
         drop((first, second));
         assert_eq!(budget.in_hand(), 0);
+    }
+
+    #[test]
+    fn large_bodies_leave_room_for_those_that_are_not() {
+        const MIB: usize = 1024 * 1024;
+        let budget = BodyBudget::new(8 * MIB);
+        let mut alone = budget.share();
+        assert!(alone.grow(10 * MIB), "one that is alone is let in whatever its size");
+        drop(alone);
+        let mut large: Vec<_> = (0..3).map(|_| budget.share()).collect();
+        assert!(large.iter_mut().all(|share| share.grow(2 * MIB)));
+        assert!(!large[0].grow(1), "they have three quarters");
+        let mut small: Vec<_> = (0..8).map(|_| budget.share()).collect();
+        assert!(small.iter_mut().all(|share| share.grow(LARGE_BODY_BYTES)));
+        assert!(!budget.share().grow(1), "and that is all");
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! Claiming what is due for one destination and starting its attempts.
 //!
 //! **Invariants**: nothing is sent that the store has not committed a lease for; whatever is claimed is tried or its
-//! lease given back; a claim that panics leaves its lane free for the next. **Must not know** how a delivery is sent.
+//! lease given back; what was held is begun in its order; a claim that panics leaves its lane free for the next. **Must
+//! not know** how a delivery is sent.
 
 use std::{
+    future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
+
+use tokio::time::timeout;
 
 use super::{
     lanes::{RoomInAll, SharedLane, Slot},
@@ -14,9 +18,14 @@ use super::{
     state::{Ask, ClaimPlan, ClaimRoom, Got},
 };
 use crate::{
-    model::ids::DeliveryId,
+    model::{delivery::Delivery, ids::DeliveryId},
     store::{ClaimRequest, Claimed, ClaimedDelivery},
 };
+
+/// What is released from being held goes out one after the other: each when the one before was answered, or after so long. A
+/// destination that is quicker gets them in their order; for one that is slower, all that are claimed are begun within their
+/// lease.
+const IN_ORDER_WAIT: Duration = Duration::from_millis(100);
 
 /// How long a destination rests after the store failed to claim for it.
 const REST_AFTER_FAILURE: Duration = Duration::from_millis(500);
@@ -92,7 +101,12 @@ impl Claim {
     /// the first in any case: what is larger than the room in all would never have its turn.
     async fn start(&mut self, rows: Vec<ClaimedDelivery>, leased_at: Instant) -> bool {
         let (mut too_large, mut not_tried) = (None, Vec::new());
+        let mut before = None;
         for row in rows {
+            let in_order = row.delivery.reason.as_deref() == Some(Delivery::RELEASED);
+            if in_order {
+                wait_for(&mut before).await;
+            }
             let slot = if self.shared.is_draining() { None } else { self.slots.pop() };
             let Some(mut slot) = slot else {
                 not_tried.push(row.delivery.id);
@@ -111,11 +125,24 @@ impl Claim {
                 self.retry_room = self.retry_room.saturating_sub(1);
             }
             slot.load(retry, leased_at);
+            if in_order {
+                before = Some(slot.ended());
+            }
             self.shared.start_attempt(row, slot);
         }
+        // The next claim may begin with the one that follows.
+        wait_for(&mut before).await;
         self.shared.give_back_leases(&not_tried).await;
         self.open.lane.state().wait_for_places(too_large.unwrap_or(0));
         too_large.is_none()
+    }
+}
+
+/// Waits for the attempt before, if there is one.
+async fn wait_for(before: &mut Option<impl Future<Output = ()>>) {
+    if let Some(before) = before.take() {
+        // One that takes longer was begun all the same.
+        drop(timeout(IN_ORDER_WAIT, before).await);
     }
 }
 

@@ -5,7 +5,9 @@
 //! an await. **Must not know** what is sent.
 
 use std::{
+    convert::Infallible,
     fmt,
+    future::Future,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -14,6 +16,8 @@ use std::{
 };
 
 use dashmap::DashMap;
+use futures_util::FutureExt as _;
+use tokio::sync::oneshot;
 
 use super::{
     destinations::Loaded,
@@ -289,6 +293,8 @@ pub struct Slot {
     judged: bool,
     /// It is only a seat as yet.
     seat: Option<Seat>,
+    /// Dropped with it, which tells whoever waits for its end.
+    end: Option<oneshot::Sender<Infallible>>,
 }
 
 /// A seat, and what may be kept on it.
@@ -307,7 +313,16 @@ impl Slot {
             probe,
             judged: false,
             seat: None,
+            end: None,
         }
+    }
+
+    /// Waits for its end.
+    pub(super) fn ended(&mut self) -> impl Future<Output = ()> + use<> {
+        let (end, ended) = oneshot::channel();
+        self.end = Some(end);
+        // Nothing is ever sent.
+        ended.map(drop)
     }
 
     /// Whether it is only a seat: nothing may be sent on it.

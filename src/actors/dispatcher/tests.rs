@@ -197,7 +197,29 @@ impl Rig {
         self.commit_body(std::slice::from_ref(destination), false, body.into()).await.remove(0)
     }
 
+    /// Commits an event that waits for its release.
+    async fn commit_held(&self, destination: &DestinationId) -> ClaimedDelivery {
+        let mut claimed = self.new_event(std::slice::from_ref(destination), None, Bytes::from_static(b"{}"));
+        claimed[0].event.held = true;
+        claimed[0].delivery.status = DeliveryStatus::Held;
+        self.accept(&claimed).await;
+        claimed.remove(0)
+    }
+
     async fn commit_body(&self, destinations: &[DestinationId], leased: bool, body: Bytes) -> Vec<ClaimedDelivery> {
+        let lease_until = leased.then(|| self.dispatcher.lease_until(self.clock.now()));
+        let claimed = self.new_event(destinations, lease_until, body);
+        self.accept(&claimed).await;
+        claimed
+    }
+
+    /// One event's deliveries to each of these.
+    fn new_event(
+        &self,
+        destinations: &[DestinationId],
+        lease_until: Option<EpochMs>,
+        body: Bytes,
+    ) -> Vec<ClaimedDelivery> {
         let now = self.clock.now();
         let event = Event {
             id: self.ids.event(),
@@ -217,7 +239,6 @@ impl Rig {
             correlation_id: "cor-1".to_owned(),
             trace_id: None,
         };
-        let lease_until = leased.then(|| self.dispatcher.lease_until(now));
         let delivery_to = |destination: &DestinationId| Delivery {
             id: self.ids.delivery(),
             event: event.id.clone(),
@@ -235,29 +256,32 @@ impl Rig {
             created_at: now,
             finished_at: None,
         };
-        let deliveries: Vec<_> = destinations.iter().map(delivery_to).collect();
-        let new_delivery = |delivery: &Delivery| NewDelivery {
-            delivery: delivery.clone(),
-            lease_owner: leased.then(|| self.dispatcher.node().to_owned()),
-        };
-        let new = NewEvent {
+        let claimed = |destination| ClaimedDelivery {
+            delivery: delivery_to(destination),
             event: event.clone(),
-            headers: "{}".to_owned(),
             content_type: Some("application/json".to_owned()),
             body: body.clone(),
+        };
+        destinations.iter().map(claimed).collect()
+    }
+
+    /// Commits an event with its deliveries.
+    async fn accept(&self, claimed: &[ClaimedDelivery]) {
+        let new_delivery = |claimed: &ClaimedDelivery| NewDelivery {
+            delivery: claimed.delivery.clone(),
+            lease_owner: claimed.delivery.lease_until.map(|_| self.dispatcher.node().to_owned()),
+        };
+        let new = NewEvent {
+            event: claimed[0].event.clone(),
+            headers: "{}".to_owned(),
+            content_type: claimed[0].content_type.clone(),
+            body: claimed[0].body.clone(),
             body_digest: None,
             decision: "{}".to_owned(),
-            deliveries: deliveries.iter().map(new_delivery).collect(),
+            deliveries: claimed.iter().map(new_delivery).collect(),
             drop_possible_replay: false,
         };
         self.store.accept_event(new).await.expect("committed");
-        let claimed = |delivery| ClaimedDelivery {
-            delivery,
-            event: event.clone(),
-            content_type: Some("application/json".to_owned()),
-            body: body.clone(),
-        };
-        deliveries.into_iter().map(claimed).collect()
     }
 
     /// As the router does it: reserve, commit, send.
@@ -637,6 +661,24 @@ async fn room_is_bounded_per_destination_and_in_all_and_comes_back() {
     drop((first, second));
     let third = DestinationId::from_raw("dst_three");
     assert_eq!(reserve(&third).len(), 2);
+}
+
+#[actix::test]
+async fn what_was_held_goes_out_in_the_order_of_its_release() {
+    let mut sink = Sink::playing([Play::AnswerAfter(200, Duration::from_millis(5))]).await;
+    let rig = Rig::start(config(Some(&sink))).await;
+    let default = DestinationId::configured_default();
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        held.push(rig.commit_held(&default).await);
+    }
+    let events: Vec<_> = held.iter().map(|held| held.event.id.clone()).collect();
+    rig.store.release_held(&events, rig.clock.now()).await.expect("released");
+    rig.dispatcher.nudge(Some(&default));
+    for held in &held {
+        let request = sink.next().await;
+        assert_eq!(header(&request, "webhook-id"), Some(held.delivery.id.as_str()));
+    }
 }
 
 #[actix::test]

@@ -16,7 +16,7 @@ use crate::{
         AskError,
         directory::Directory,
         installation::{
-            InstallationError,
+            InstallationError, ProviderState,
             binding::{ProvedGrant, reconnect},
             control,
         },
@@ -57,6 +57,8 @@ pub struct BindGrant {
     pub status: InstallationStatus,
     /// Its first token, where the provider gave one to keep.
     pub token: Option<FreshToken>,
+    /// Whether only what the installation covers was changed.
+    pub is_update: bool,
     /// Who asks.
     pub actor: Actor,
 }
@@ -158,6 +160,7 @@ impl Binder {
             account: Account { login: request.account_login, ..Account::default() },
             status: InstallationStatus::Active,
             token: None,
+            is_update: false,
             actor: request.actor,
         };
         self.place(&grant, Word::Operators).await
@@ -208,6 +211,12 @@ impl Binder {
         let proved = self.proved(id, grant, word.action_on_reuse())?;
         let installation =
             self.directory.edit(id, grant.actor.clone(), move |record, edit| reconnect(record, proved, edit)).await?;
+        if word == Word::Providers {
+            self.directory.note_provider(id, ProviderState::Answers);
+        }
+        if grant.is_update {
+            self.directory.look_in_background(id);
+        }
         Ok((installation, Bound::Reactivated))
     }
 
@@ -282,6 +291,7 @@ impl Binder {
             status: grant.status,
             token,
             connected_by: grant.connected_by.clone(),
+            is_update: grant.is_update,
             action,
             // What mints its tokens from the installation's id gives every grant a new one.
             shares_id: self.directory.connector_of(grant.provider).is_ok_and(|connector| connector.keeps_tokens()),

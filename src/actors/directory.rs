@@ -169,6 +169,11 @@ impl Directory {
         }
     }
 
+    /// What supervisors have of the other rooms.
+    pub(super) fn deps(&self) -> &SupervisorDeps {
+        &self.shared.deps
+    }
+
     pub(super) fn store(&self) -> &SharedStore {
         &self.shared.deps.store
     }
@@ -352,12 +357,7 @@ impl Directory {
             .await?;
         self.detect_configs(id, aftermath.branches_moved);
         if aftermath.grant_changed {
-            let (directory, id) = (self.clone(), id.clone());
-            self.in_background(async move {
-                if let Err(error) = directory.look_again(&id, Actor::system()).await {
-                    tracing::debug!(installation.id = %id, %error, "could not look at the provider");
-                }
-            });
+            self.look_in_background(id);
         }
         Ok(anything)
     }

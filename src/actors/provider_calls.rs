@@ -150,9 +150,7 @@ impl Directory {
         rejected: Option<u64>,
         call: impl Fn(Arc<dyn Connector>, Grant, AccessToken) -> BoxFuture<'static, Result<T, ConnectorError>>,
     ) -> Result<Tried<T>, AskError<ProviderCallError>> {
-        let found = self.store().find_installation(id).await;
-        let found = found.map_err(|error| AskError::Reply(error.into()))?;
-        let seen = found.ok_or(AskError::Reply(ProviderCallError::NotFound))?;
+        let seen = self.see(id).await?;
         let token = match rejected {
             None => self.token(id).await,
             Some(rejected) => self.renew_token(id, rejected).await,
@@ -164,8 +162,15 @@ impl Directory {
         Ok(Tried { seen, generation, outcome })
     }
 
+    /// An installation as it is before its provider is asked.
+    pub(super) async fn see(&self, id: &InstallationId) -> Result<Installation, AskError<ProviderCallError>> {
+        let found = self.store().find_installation(id).await;
+        let found = found.map_err(|error| AskError::Reply(error.into()))?;
+        found.ok_or(AskError::Reply(ProviderCallError::NotFound))
+    }
+
     /// What a failed call says about the grant is acted on before the caller hears of it.
-    async fn judge_call(&self, seen: &Installation, error: ConnectorError) -> AskError<ProviderCallError> {
+    pub(super) async fn judge_call(&self, seen: &Installation, error: ConnectorError) -> AskError<ProviderCallError> {
         let (verdict, told) = match error {
             ConnectorError::Unauthorized | ConnectorError::Rejected => {
                 (Some(GrantVerdict::Dead), ProviderCallError::ConnectionExpired)

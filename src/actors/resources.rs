@@ -15,15 +15,16 @@ use serde_json::{Map, Value};
 use super::{
     AskError,
     directory::{Directory, LinkResource},
-    installation::{InstallationError, control, state::Edit},
+    installation::{InstallationError, control, resumption, state::Edit},
     provider_calls::ProviderCallError,
+    runtime::isolate,
     tokens::GrantVerdict,
 };
 use crate::{
     model::{
         clock::EpochMs,
         ids::InstallationId,
-        installation::InstallationStatus,
+        installation::{Installation, InstallationStatus},
         log_entry::Actor,
         provider::ProviderResourceId,
         resource::{Resource, ResourceStatus},
@@ -190,8 +191,11 @@ impl Directory {
 
     /// Reads the account and everything listed at the provider, puts our rows right, and compares with the last look.
     pub async fn look_again(&self, id: &InstallationId, actor: Actor) -> Result<Look, AskError<ProviderCallError>> {
-        let seen = self.store().find_installation(id).await.map_err(of_store)?;
-        let seen = seen.ok_or(AskError::Reply(ProviderCallError::NotFound))?;
+        let mut seen = self.see(id).await?;
+        if seen.status == InstallationStatus::Suspended {
+            self.look_at_suspended(&seen, actor.clone()).await?;
+            seen = self.see(id).await?;
+        }
         let account = self
             .ask_provider(id, |connector, grant, token| {
                 async move { connector.read_account(&grant, &token.access).await }.boxed()
@@ -225,9 +229,41 @@ impl Directory {
         Ok(look)
     }
 
-    /// Looks again at every installation that routes: for the janitor. What cannot be asked now is asked the next time.
+    /// Lets a suspended installation go on if its provider does: it may not have told so, or not have been heard.
+    ///
+    /// # Errors
+    /// [`ProviderCallError::NotActive`] if it is suspended still.
+    async fn look_at_suspended(&self, seen: &Installation, actor: Actor) -> Result<(), AskError<ProviderCallError>> {
+        match isolate(resumption::is_suspended(self.deps(), seen)).await {
+            Err(_panicked) => Err(AskError::Reply(ProviderCallError::Crashed)),
+            Ok(Err(error)) => Err(AskError::Reply(error.into())),
+            Ok(Ok(Err(error))) => Err(self.judge_call(seen, error).await),
+            Ok(Ok(Ok(true))) => Err(AskError::Reply(ProviderCallError::NotActive(InstallationStatus::Suspended))),
+            Ok(Ok(Ok(false))) => {
+                let resumed = move |record: &mut InstallationRecord, edit: &Edit<'_>| {
+                    control::apply(record, &[ControlChange::InstallationResumed], None, edit);
+                };
+                self.edit_as_seen(seen, actor, resumed).await.map(drop).map_err(of_edit)
+            }
+        }
+    }
+
+    /// The same in the background.
+    pub(super) fn look_in_background(&self, id: &InstallationId) {
+        let (directory, id) = (self.clone(), id.clone());
+        self.in_background(async move {
+            if let Err(error) = directory.look_again(&id, Actor::system()).await {
+                tracing::debug!(installation.id = %id, %error, "could not look at the provider");
+            }
+        });
+    }
+
+    /// Looks again at every installation that routes, or would if it were not suspended: for the janitor. What cannot be
+    /// asked now is asked the next time.
     pub async fn look_at_all(&self) -> Result<(), StoreError> {
-        for id in self.store().list_routing_installations().await? {
+        let mut ids = self.store().list_routing_installations().await?;
+        ids.extend(self.list_in(InstallationStatus::Suspended).await?.into_iter().map(|suspended| suspended.id));
+        for id in ids {
             match self.look_again(&id, Actor::system()).await {
                 Ok(look) => {
                     tracing::debug!(installation.id = %id, look.added, look.removed, look.total, "looked at the provider");

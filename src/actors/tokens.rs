@@ -12,7 +12,9 @@ use crate::{
     actors::{
         AskError,
         directory::Directory,
-        installation::{InstallationError, LONGEST_MARGIN, ProviderState, confirmation, control, teardown},
+        installation::{
+            InstallationError, LONGEST_MARGIN, ProviderState, confirmation, control, state::Edit, teardown,
+        },
     },
     model::{
         clock::EpochMs,
@@ -25,7 +27,7 @@ use crate::{
         teardown::Teardown,
     },
     providers::{Connector, Registry},
-    store::{PageRequest, StoreError},
+    store::{InstallationRecord, PageRequest, StoreError},
     vault::SealedAt,
 };
 
@@ -37,8 +39,9 @@ const TEARDOWNS_AT_ONCE: u32 = 64;
 const RENEWALS_A_TURN: u32 = 256;
 /// How many of them are asked for at once.
 const RENEWALS_AT_ONCE: usize = 4;
-/// Pending installations read at once, and how many of them are confirmed at the same time.
-const PENDING_PAGE: u32 = 100;
+/// Installations read at once.
+const PAGE: u32 = 100;
+/// How many pending ones are confirmed at the same time.
 const CONFIRMATIONS_AT_ONCE: usize = 4;
 
 /// Where the access token of an installation is sealed.
@@ -72,10 +75,10 @@ pub enum TokenError {
     /// The installation is not one that has a token (adopted, or connected before tokens were kept).
     #[error("no token is kept for this connection")]
     NoToken,
-    /// The installation is pending, suspended or revoked.
+    /// The installation is pending, suspended or revoked; perhaps since the provider was asked.
     #[error("the connection is {0}")]
     NotActive(InstallationStatus),
-    /// The grant is dead: the installation is `needs_reauth` (or revoked) now.
+    /// The grant is dead: the installation is `needs_reauth`.
     #[error("the grant is dead; connect again")]
     Expired,
     /// The provider could not be asked, and no token that still lives is at hand.
@@ -170,11 +173,21 @@ impl Directory {
         seen: &Installation,
         verdict: GrantVerdict,
     ) -> Result<bool, AskError<InstallationError>> {
+        self.edit_as_seen(seen, Actor::system(), move |record, edit| control::judge(record, verdict, edit)).await
+    }
+
+    /// Edits an installation if it is still as it was `seen`; answers whether it was.
+    pub(super) async fn edit_as_seen(
+        &self,
+        seen: &Installation,
+        actor: Actor,
+        edit_record: impl FnOnce(&mut InstallationRecord, &Edit<'_>) + Send + 'static,
+    ) -> Result<bool, AskError<InstallationError>> {
         let seen_at = seen.updated_at;
-        self.edit(&seen.id, Actor::system(), move |record, edit| {
+        self.edit(&seen.id, actor, move |record, edit| {
             let is_as_seen = record.installation.updated_at == seen_at;
             if is_as_seen {
-                control::judge(record, verdict, edit);
+                edit_record(record, edit);
             }
             Ok(is_as_seen)
         })
@@ -203,24 +216,30 @@ impl Directory {
     /// Has every pending installation confirmed that has not been refused and whose turn it is (turns are so far apart), and
     /// reads what could not be read of it when it was connected.
     pub async fn confirm_pending(&self, turn: Duration) -> Result<(), StoreError> {
-        let mut cursor: Option<String> = None;
+        let now = self.now();
+        let pending = self.list_in(InstallationStatus::Pending).await?.into_iter();
+        let awaited = pending.filter(|pending| confirmation::is_awaited(pending, now, turn));
+        futures_util::stream::iter(awaited)
+            .for_each_concurrent(CONFIRMATIONS_AT_ONCE, |installation| async move {
+                // Whatever asks the provider has it confirmed first.
+                if let Err(error) = self.look_again(&installation.id, Actor::system()).await {
+                    tracing::debug!(installation.id = %installation.id, %error, "an installation is pending still");
+                }
+            })
+            .await;
+        Ok(())
+    }
+
+    /// Every installation in a state that few are in.
+    pub(super) async fn list_in(&self, status: InstallationStatus) -> Result<Vec<Installation>, StoreError> {
+        let (mut all, mut cursor) = (Vec::new(), None::<String>);
         loop {
-            let request = PageRequest { limit: PENDING_PAGE, cursor: cursor.as_deref() };
-            let pending = Some(InstallationStatus::Pending);
-            let page = self.store().list_installations(None, None, pending, request).await?;
-            let now = self.now();
-            let awaited = page.items.into_iter().filter(|pending| confirmation::is_awaited(pending, now, turn));
-            futures_util::stream::iter(awaited)
-                .for_each_concurrent(CONFIRMATIONS_AT_ONCE, |installation| async move {
-                    // Whatever asks the provider has it confirmed first.
-                    if let Err(error) = self.look_again(&installation.id, Actor::system()).await {
-                        tracing::debug!(installation.id = %installation.id, %error, "an installation is pending still");
-                    }
-                })
-                .await;
+            let request = PageRequest { limit: PAGE, cursor: cursor.as_deref() };
+            let page = self.store().list_installations(None, None, Some(status), request).await?;
+            all.extend(page.items);
             cursor = page.next_cursor;
             if cursor.is_none() {
-                return Ok(());
+                return Ok(all);
             }
         }
     }

@@ -142,6 +142,8 @@ pub struct Connected {
     pub token: Option<FreshToken>,
     /// Shown as `setup_action` at the end, where the provider told one.
     pub setup_action: Option<&'static str>,
+    /// Whether the person changed what an installation covers that was there before; it is nobody else's for that.
+    pub is_update: bool,
     /// Where the provider wants the browser next (Vercel's `next`), already checked to be the provider's own page.
     pub follow: Option<Url>,
 }

@@ -9,7 +9,7 @@ use signalbox::{
         browser::{Browser, Page},
         client::Answer,
         sink::Sink,
-        world::{self, Choice, Fault, FaultRule, Simulators, Visit},
+        world::{self, Choice, Fault, FaultRule, JournalEntry, Sent, Simulators, Visit},
     },
 };
 use url::Url;
@@ -98,6 +98,19 @@ impl Stage {
             }
             assert!(Instant::now() < deadline, "{connection:#}\n{}", self.app.log_text());
             tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Until the connection says so of its health.
+    async fn until_health(&self, org: &str, id: &str, health: &str) {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let connection = self.connection(org, id).await;
+            if connection["health"] == health {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{connection:#}\n{}", self.app.log_text());
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -309,6 +322,21 @@ on_both! {
             assert_eq!(log["items"][0]["action"], "installation.reconnected", "{log}");
             assert_eq!(stage.status(&flow).await["status"], "pending", "a flow nobody opened goes on waiting");
         }
+        stage.finish(&[]).await;
+    }
+
+    async fn connecting_again_says_that_the_provider_answers(backend) {
+        let stage = Stage::set(backend).await;
+        let (_, flow) = stage.connect("org_a", "linear", Visit::default()).await;
+        let id = flow["connectionId"].as_str().expect("an id");
+        stage.world.linear.fail(FaultRule::always("POST /oauth/token", Fault::status(503)));
+        stage.app.write_rows("UPDATE gw_tokens SET expires_at = 1000").await;
+        let refused = stage.call("org_a", "GET", &format!("/connections/{id}/token")).await;
+        assert_eq!(code(&refused), (502, "token_generation_failed".to_owned()));
+        stage.until_health("org_a", id, "degraded").await;
+        stage.world.linear.heal();
+        stage.connect("org_a", "linear", Visit::default()).await;
+        stage.until_health("org_a", id, "ok").await;
         stage.finish(&[]).await;
     }
 
@@ -754,6 +782,44 @@ async fn the_backfill_service_hears_of_a_connection_once_when_it_is_active_for_t
     assert_eq!(stage.call("org_a", "DELETE", &format!("/connections/{linear}")).await.status, 200);
     assert_eq!(connect("linear", "active").await, linear);
     assert_eq!(stage.backfills("org_a", &linear, 3).await, 3);
+    stage.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn an_update_of_what_an_installation_covers_lists_it_again_and_changes_nothing_else() {
+    const REPOSITORIES: &str = "GET /installation/repositories";
+    let (stage, _backfill) = Stage::set_with_backfill().await;
+    let connect = async |person: &str| {
+        let headers = [("x-api-key", App::service_key()), ("x-org-id", "org_a"), ("x-user-id", person)];
+        let begun = stage.app.send("GET", "/connections/github/authorize", &headers, "").await.json();
+        let page = browser().visit(begun["url"].as_str().expect("a URL")).await.expect("a page");
+        let status = stage.status_for("org_a", begun["state"].as_str().expect("a state")).await;
+        let id = status["connectionId"].as_str().unwrap_or_else(|| panic!("{status}")).to_owned();
+        (page.parameter("setup_action"), stage.connection("org_a", &id).await)
+    };
+    let (action, first) = connect("first").await;
+    assert_eq!((action.as_deref(), &first["connectedBy"]), (Some("install"), &json!("first")));
+    assert!(stage.world.github.calls(REPOSITORIES).is_empty());
+    let (action, second) = connect("second").await;
+    assert_eq!((action.as_deref(), &second["connectedBy"]), (Some("update"), &json!("first")));
+    assert_eq!((&second["id"], &second["status"]), (&first["id"], &first["status"]));
+    let listed = |journal: &[JournalEntry], _: &[Sent]| journal.iter().any(|call| call.is(REPOSITORIES));
+    stage.world.github.wait_until("a list", SOON, listed).await.expect("it is listed again");
+    let id = first["id"].as_str().expect("an id");
+    assert_eq!(stage.backfills("org_a", id, 1).await, 1);
+
+    // What had ended here and is installed there as before is connected by whoever comes back.
+    stage.world.github.fail(FaultRule::once("DELETE /app/installations/*", Fault::status(404)));
+    stage.call("org_a", "DELETE", &format!("/connections/{id}")).await;
+    let path = format!("/connections/{id}/teardown");
+    let deadline = Instant::now() + SOON;
+    while stage.call("org_a", "GET", &path).await.json()["status"] != "completed" {
+        assert!(Instant::now() < deadline, "{}", stage.app.log_text());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (action, third) = connect("third").await;
+    assert_eq!((action.as_deref(), &third["connectedBy"]), (Some("update"), &json!("third")));
+    assert_eq!((&third["id"], stage.backfills("org_a", id, 2).await), (&first["id"], 2));
     stage.finish(&[]).await;
 }
 

@@ -28,6 +28,7 @@ mod overview;
 mod poison;
 mod power_loss;
 mod quarantine;
+mod resuming;
 mod routing;
 mod secrets;
 mod simulators;

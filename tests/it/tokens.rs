@@ -10,7 +10,7 @@ use signalbox::{
         browser::Browser,
         client::Answer,
         operator::Operator,
-        world::{self, Fault, FaultRule, JournalEntry, Simulators, Visit},
+        world::{self, Fault, FaultRule, JournalEntry, Loss, Simulators, Visit},
     },
 };
 
@@ -160,6 +160,19 @@ on_both! {
         }
         assert_ne!(access_token(&stage.token(&id).await), before);
         assert_eq!(stage.world.github.calls("POST /app/installations/*/access_tokens").len(), 2);
+        stage.app.finish_without(&stage.world.issued()).await;
+    }
+
+    async fn a_token_of_an_installation_that_is_gone_is_refused_at_once_as_it_is_from_then_on(backend) {
+        let stage = Stage::set(backend).await;
+        let id = stage.connect("github").await;
+        stage.world.github.set(|github| github.loss = Loss::Traceless);
+        stage.world.github.act("uninstall", 1, &json!({})).await.expect("done");
+        for _again in 0..2 {
+            let refused = stage.token(&id).await;
+            assert_eq!(error(&refused), (400, "installation_not_active".into()));
+            assert_eq!(refused.json()["connectionStatus"], "revoked");
+        }
         stage.app.finish_without(&stage.world.issued()).await;
     }
 

@@ -180,6 +180,7 @@ impl ConnectingHandle {
             account: connected.account,
             status: connected.status,
             token: connected.token,
+            is_update: connected.is_update,
             actor,
         };
         match self.deps.binder.bind(&grant).await {

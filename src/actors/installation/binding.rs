@@ -37,6 +37,8 @@ pub struct ProvedGrant {
     pub token: Option<SealedToken>,
     /// Who connected it.
     pub connected_by: String,
+    /// Whether only what the installation covers was changed: a live row stays that of who connected it.
+    pub is_update: bool,
     /// What the log calls it.
     pub action: &'static str,
     /// Whether the provider calls one grant of an account as it calls the next, so that what it tells late of the former
@@ -88,6 +90,9 @@ pub fn reconnect(
         }
         state => state,
     };
+    if before == InstallationStatus::Revoked || !grant.is_update {
+        record.installation.connected_by.clone_from(&grant.connected_by);
+    }
     take_over_facts(&mut record.installation, &grant, edit.now);
     control::settle(record, status, reason);
     if status == InstallationStatus::Active {
@@ -116,6 +121,5 @@ fn take_over_facts(installation: &mut Installation, grant: &ProvedGrant, now: Ep
     if !grant.account.info.is_null() {
         installation.provider_account_info = Some(grant.account.info.clone());
     }
-    installation.connected_by.clone_from(&grant.connected_by);
     installation.updated_at = now;
 }

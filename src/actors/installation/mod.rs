@@ -13,6 +13,7 @@ pub(crate) mod control;
 mod health;
 mod messages;
 mod renewal;
+pub(crate) mod resumption;
 pub(crate) mod state;
 pub(crate) mod teardown;
 mod teardown_run;

@@ -650,6 +650,7 @@ fn grant(org: &str) -> ProvedGrant {
         status: InstallationStatus::Active,
         token: None,
         connected_by: "user_7".into(),
+        is_update: false,
         action: "installation.reconnected",
         shares_id: true,
     }
@@ -731,6 +732,18 @@ fn a_connection_begins_once_when_it_is_active_for_the_first_time() {
             before = Some(*status);
         }
         assert_eq!(count, begun, "{way:?}");
+    }
+}
+
+#[test]
+fn whoever_changes_what_a_live_installation_covers_did_not_connect_it() {
+    let world = World::new();
+    for (status, connected_by) in [(InstallationStatus::Active, "user"), (InstallationStatus::Revoked, "user_7")] {
+        let mut record = world.record("org_a", "1");
+        record.installation.status = status;
+        let update = ProvedGrant { is_update: true, ..grant("org_a") };
+        let row = reconnect(&mut record, update, &world.edit()).expect("its own");
+        assert_eq!((row.connected_by.as_str(), row.account_login.as_deref()), (connected_by, Some("harborworks")));
     }
 }
 

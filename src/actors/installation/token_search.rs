@@ -228,7 +228,8 @@ impl Search {
             return Ok(());
         }
         Err(match verdict {
-            GrantVerdict::Dead | GrantVerdict::Gone => TokenError::Expired,
+            GrantVerdict::Dead => TokenError::Expired,
+            GrantVerdict::Gone => TokenError::NotActive(InstallationStatus::Revoked),
             GrantVerdict::Suspended => TokenError::NotActive(InstallationStatus::Suspended),
         })
     }

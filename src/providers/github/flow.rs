@@ -26,6 +26,9 @@ use crate::{
 const CONTEXT_INSTALLATION: &str = "installationId";
 const CONTEXT_SETUP_ACTION: &str = "setupAction";
 
+/// What GitHub calls a visit to the settings of an installation that was there.
+const UPDATE: &str = "update";
+
 const PAGE_SIZE: usize = 100;
 /// Nobody sees more installations of one App than this many pages hold.
 const MAX_PAGES: usize = 100;
@@ -98,6 +101,7 @@ impl Flow {
             status,
             token: None,
             setup_action: claim.setup_action,
+            is_update: claim.setup_action == Some(UPDATE),
             follow: None,
         })))
     }
@@ -137,7 +141,7 @@ impl Claim {
 }
 
 fn known_setup_action(word: Option<&str>) -> Option<&'static str> {
-    ["install", "update"].into_iter().find(|known| Some(*known) == word)
+    ["install", UPDATE].into_iter().find(|known| Some(*known) == word)
 }
 
 /// The claimed installation's id, as the list of those that the person can see has it.

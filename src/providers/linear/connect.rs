@@ -179,6 +179,7 @@ impl Connector for LinearConnector {
             status: InstallationStatus::Active,
             token: Some(token),
             setup_action: None,
+            is_update: false,
             follow: None,
         })))
     }

@@ -181,6 +181,7 @@ impl Connector for SentryConnector {
             status: installed.installation_status(),
             token: Some(token),
             setup_action: None,
+            is_update: false,
             follow: None,
         })))
     }

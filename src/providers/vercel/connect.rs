@@ -348,6 +348,7 @@ impl Connector for VercelConnector {
                 refresh_expires_at: None,
             }),
             setup_action: None,
+            is_update: false,
             follow: self.page_to_follow(callback),
         })))
     }

@@ -297,6 +297,7 @@ impl Rig {
             status: InstallationStatus::Active,
             token: Some(self.token("access-again")),
             connected_by: "user".into(),
+            is_update: false,
             action: "installation.reconnected",
             shares_id: true,
         };
@@ -466,17 +467,25 @@ async fn an_outage_hands_out_what_lives_and_changes_nothing() {
 }
 
 #[actix::test]
-async fn only_the_providers_verdict_makes_a_connection_needs_reauth() {
-    let rig = Rig::build().await;
-    rig.clock.advance(HOUR);
-    rig.provider.play([Play::Fail(ConnectorError::Rejected)]);
-    let supervisor = rig.supervisor();
-    for _again in 0..2 {
-        let refused = supervisor.token(None).await;
-        assert!(matches!(refused, Err(AskError::Reply(TokenError::Expired))), "{refused:?}");
+async fn a_verdict_of_the_provider_is_told_at_once_as_it_is_told_from_then_on() {
+    for (verdict, status, code) in [
+        (ConnectorError::Rejected, InstallationStatus::NeedsReauth, "token_expired"),
+        (ConnectorError::Gone, InstallationStatus::Revoked, "installation_not_active"),
+        (ConnectorError::Suspended, InstallationStatus::Suspended, "installation_not_active"),
+    ] {
+        let rig = Rig::build().await;
+        rig.clock.advance(HOUR);
+        rig.provider.play([Play::Fail(verdict)]);
+        let supervisor = rig.supervisor();
+        for _again in 0..2 {
+            let Err(AskError::Reply(refused)) = supervisor.token(None).await else { panic!("{status}") };
+            assert_eq!(refused.code(), code, "{status}");
+            assert!(!matches!(refused, TokenError::NotActive(told) if told != status), "{refused:?}");
+        }
+        assert_eq!((rig.status().await, rig.renewals()), (status, 1));
+        let row = rig.deps.store.find_token(&rig.id).await.expect("read");
+        assert!(row.is_none_or(|row| row.claim.is_none()), "nobody waits for a claim that is over");
     }
-    assert_eq!((rig.status().await, rig.renewals()), (InstallationStatus::NeedsReauth, 1));
-    assert_eq!(rig.row().await.claim, None, "nobody waits for a claim that is over");
 }
 
 #[actix::test]

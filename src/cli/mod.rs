@@ -42,7 +42,7 @@ pub struct CommandLine {
 enum Command {
     /// Run the gateway (what happens without a command, too).
     Serve,
-    /// Show the whole way of webhooks on this machine, without any account.
+    /// Show the whole way of webhooks on this machine, without any account; it has a configuration of its own.
     Demo(demo::DemoArgs),
     /// Apply database migrations and exit.
     Migrate,
@@ -95,7 +95,12 @@ async fn run_command(line: CommandLine) -> anyhow::Result<ExitCode> {
     let path = line.config.as_deref();
     match line.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(load(path)?).await,
-        Command::Demo(arguments) => demo::run(&arguments).await.map(|()| ExitCode::SUCCESS),
+        Command::Demo(arguments) => {
+            if let Some(path) = path {
+                eprintln!("signalbox: the demo has a configuration of its own; {} is not read", path.display());
+            }
+            demo::run(&arguments).await.map(|()| ExitCode::SUCCESS)
+        }
         Command::Migrate => migrate::run(&load(path)?).await,
         Command::Doctor => doctor::run(path).await,
         Command::Listen(arguments) => listen::run(path, &arguments).await,
@@ -158,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn no_command_at_all_is_serve_and_every_command_takes_the_file() {
+    fn no_command_at_all_is_serve_and_every_command_with_a_configuration_takes_the_file() {
         let parse = |words: &[&str]| {
             CommandLine::try_parse_from([&["signalbox"], words].concat()).map_err(|error| error.to_string())
         };

@@ -9,7 +9,8 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use signalbox::sim::browser::Browser;
+use serde_json::json;
+use signalbox::sim::{browser::Browser, operator::Operator};
 
 #[test]
 fn the_demo_delivers_everything_it_promises_and_says_so_with_its_exit_code() {
@@ -74,4 +75,44 @@ fn the_demo_keeps_serving_until_it_is_told_to_stop_and_takes_everything_with_it(
         assert!(demo.wait().expect("it ends").success(), "{stop}: {rest}");
         assert_eq!(directory.path().read_dir().expect("readable").count(), 0, "{stop}: nothing is left");
     }
+}
+
+/// What a newcomer does first in the demo's console: replays an event, and sends a test to a destination.
+#[tokio::main(flavor = "current_thread")]
+async fn replay_and_test(address: &str, service_key: &str, event: &str) {
+    let mut operator = Operator::new(address.parse().expect("an address"), service_key, "harborworks");
+    let replayed = operator.ask("POST", &format!("/events/{event}/replay"), None).await.expect("replayed");
+    assert_eq!(replayed["status"], "replayed", "{replayed}");
+    let tested = operator.ask("POST", "/workspaces/on-call/destination/test", Some(&json!({}))).await.expect("tested");
+    assert_eq!(tested["statusCode"], 200, "{tested}");
+}
+
+#[test]
+fn the_demo_goes_on_when_somebody_replays_an_event_in_its_console() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_signalbox"))
+        .arg("demo")
+        .current_dir(directory.path())
+        .env_clear()
+        .env("TMPDIR", directory.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    let out = BufReader::new(demo.stdout.take().expect("piped"));
+    let mut lines = out.lines().map(|line| line.expect("text"));
+    let mut find = |wanted: &str| lines.find(|line| line.contains(wanted)).unwrap_or_else(|| panic!("no {wanted}"));
+    let event = find("pull-request.opened");
+    let event = event.split_whitespace().find(|word| word.starts_with("evt_")).expect("an event");
+    let key = find("sign in with");
+    let api = find(" API ");
+    let address = api.split("http://").nth(1).expect("a URL").trim();
+    find("+ sentry");
+    replay_and_test(address, key.split_whitespace().last().expect("a key"), event);
+    let told: Vec<String> = lines.by_ref().take_while(|line| !line.contains("200 delivered")).collect();
+    let by_hand = told.iter().filter(|line| line.contains("200 replayed or tested by you")).count();
+    assert_eq!(by_hand, 2, "{told:#?}");
+    assert!(!told.iter().any(|line| line.contains("wrong")), "{told:#?}");
+    kill(Pid::from_raw(i32::try_from(demo.id()).expect("a pid")), Signal::SIGTERM).expect("it takes signals");
+    assert!(demo.wait().expect("it ends").success());
 }

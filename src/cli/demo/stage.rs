@@ -21,7 +21,7 @@ use crate::{
         self, Dice, Facts, SignedRequest, SimulatedProvider,
         client::{Answer, Client},
         operator::Operator,
-        sink::{Behaviour, Received, SignatureVerdict, Sink},
+        sink::{Behaviour, EnvelopeIds, Received, SignatureVerdict, Sink},
         world::{Simulators, Visit},
     },
 };
@@ -38,6 +38,8 @@ pub(super) struct Stage {
     arrivals: mpsc::UnboundedReceiver<Received>,
     teller: Teller,
     seed: u64,
+    /// Whether somebody else may cause deliveries, too: who was told where the console is.
+    has_guests: bool,
     delivered: usize,
     passed_over: usize,
 }
@@ -55,6 +57,10 @@ impl Stage {
         teller.fact("gateway", &format!("http://{address}"));
         teller.fact("sink", &sink.url("/"));
         let mut operator = Operator::new(address, service_key, ORG);
+        // Who opens the sink's address in a browser reads what it is.
+        let about =
+            "This is the demo's receiver: deliveries are posted to /deliveries, and shown where the demo runs.\n";
+        sink.behave("/", Behaviour::Answer { status: 200, headers: Vec::new(), body: about.to_owned() });
         let arrivals = sink.follow();
         sink.expect_signed("/deliveries", &operator.set_destination(None, &sink.url("/deliveries")).await?);
         let refusing = format!("/{REFUSES_ONCE}");
@@ -65,7 +71,18 @@ impl Stage {
         let provider_side = Client::new(address);
         // A new demo, new ids; within a demo everything follows from here.
         let seed = u64::try_from(SystemClock.now().0).unwrap_or_default();
-        Ok(Self { address, operator, world, provider_side, arrivals, teller, seed, delivered: 0, passed_over: 0 })
+        Ok(Self {
+            address,
+            operator,
+            world,
+            provider_side,
+            arrivals,
+            teller,
+            seed,
+            has_guests: false,
+            delivered: 0,
+            passed_over: 0,
+        })
     }
 
     /// Plays every event once, then what a provider does now and then: sends one twice, and one that is not genuine.
@@ -102,6 +119,7 @@ impl Stage {
 
     /// Says where the gateway can be looked at, and lets people connect another account by hand.
     pub async fn tell_where_to_look(&mut self, service_key: &str, console: Option<&Url>) -> anyhow::Result<()> {
+        self.has_guests = true;
         self.teller.heading("Still running; Ctrl-C ends it. Look around:");
         let url = format!("http://{}", self.address);
         if let Some(console) = console {
@@ -126,13 +144,24 @@ impl Stage {
     pub async fn keep_playing(&mut self, pause: Duration) -> anyhow::Result<()> {
         let mut dice = Dice::new(self.seed);
         loop {
-            tokio::time::sleep(pause).await;
+            self.watch_arrivals(pause).await;
             let kind = dice.pick(&EVENTS).copied().context("the script is empty")?;
             let (provider, facts) = self.next_event(kind)?;
             if let Err(error) = self.play(provider, kind, &facts).await {
                 self.teller.wrong(&error.to_string());
             }
         }
+    }
+
+    /// Shows what arrives while nothing is played: what somebody sent by hand, and what comes late after a mistake.
+    async fn watch_arrivals(&mut self, pause: Duration) {
+        let watched = async {
+            while let Some(received) = self.arrivals.recv().await {
+                self.teller.sent_by_hand(&received);
+            }
+        };
+        // It ends by the clock: the sink outlives the stage.
+        let _ended = timeout(pause, watched).await;
     }
 
     fn next_event(&mut self, kind: &str) -> anyhow::Result<(&'static SimulatedProvider, Facts)> {
@@ -188,6 +217,11 @@ impl Stage {
         missing: &mut BTreeSet<&str>,
         posted: Instant,
     ) -> anyhow::Result<()> {
+        let is_ours = |of: &EnvelopeIds| of.event_id == event_id;
+        if self.has_guests && !received.envelope.as_ref().is_some_and(is_ours) {
+            self.teller.sent_by_hand(received);
+            return Ok(());
+        }
         let ids = received.envelope.as_ref().context("a delivery without an envelope")?;
         self.teller.attempt(&ids.workspace_id, received, received.instant.saturating_duration_since(posted));
         ensure!(

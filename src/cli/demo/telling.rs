@@ -58,16 +58,25 @@ impl Teller {
     pub fn attempt(&self, workspace: &str, received: &Received, after: Duration) {
         let answered = received.answered.unwrap_or(0);
         let (colour, word) = if answered < 300 { (GREEN, "delivered") } else { (YELLOW, "refused, retried") };
-        let signature = match received.signature {
-            SignatureVerdict::Valid => "signature valid",
-            SignatureVerdict::Invalid => "signature INVALID",
-            SignatureVerdict::NotChecked => "signature not checked",
-        };
         self.branch(
             workspace,
             colour,
             &format!("{answered} {word}"),
-            &format!("{signature}, {:.1} ms, {}", after.as_secs_f64() * 1000.0, received.webhook_id),
+            &format!("{}, {:.1} ms, {}", signature_of(received), after.as_secs_f64() * 1000.0, received.webhook_id),
+        );
+    }
+
+    /// A delivery that the demo did not cause. What is none, such as a browser's look at the sink, is not told.
+    pub fn sent_by_hand(&self, received: &Received) {
+        if received.webhook_id.is_empty() {
+            return;
+        }
+        let to = received.envelope.as_ref().map_or("", |ids| ids.workspace_id.as_str());
+        self.branch(
+            to,
+            DIM,
+            &format!("{} replayed or tested by you", received.answered.unwrap_or(0)),
+            &format!("{}, {}", signature_of(received), received.webhook_id),
         );
     }
 
@@ -93,5 +102,13 @@ impl Teller {
 
     fn line(text: &str) {
         Terminal::line(text);
+    }
+}
+
+fn signature_of(received: &Received) -> &'static str {
+    match received.signature {
+        SignatureVerdict::Valid => "signature valid",
+        SignatureVerdict::Invalid => "signature INVALID",
+        SignatureVerdict::NotChecked => "signature not checked",
     }
 }

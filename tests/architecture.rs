@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use signalbox::providers::Registry;
+use signalbox::{model::words, providers::Registry};
 
 /// Rooms, and the rooms each may name. `app`, `cli` and `main` wire everything together and may name every one.
 const ROOMS: &[(&str, &[&str])] = &[
@@ -336,20 +336,61 @@ fn sources_below(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let paths = sources_below(&root);
+    assert!(paths.len() > 30, "the sources were not found");
+    let parsed = paths.iter().map(|path| {
+        let below = path.strip_prefix(&root).expect("below src").to_string_lossy().replace('\\', "/");
+        Source::parse(&below, &fs::read_to_string(path).expect("UTF-8"))
+    });
+    parsed.collect()
+}
+
 #[test]
 fn the_house_is_in_order() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let slugs: Vec<&str> = Registry::built_in().iter().map(|registered| registered.spec.slug.as_str()).collect();
-    let sources = sources_below(&root);
-    assert!(sources.len() > 30, "the sources were not found");
-    let offences: Vec<String> = sources
-        .iter()
-        .flat_map(|path| {
-            let below = path.strip_prefix(&root).expect("below src").to_string_lossy().replace('\\', "/");
-            Source::parse(&below, &fs::read_to_string(path).expect("UTF-8")).offences(&slugs)
-        })
-        .collect();
+    let offences: Vec<String> = sources().iter().flat_map(|source| source.offences(&slugs)).collect();
     assert!(offences.is_empty(), "\n{}", offences.join("\n"));
+}
+
+/// Files whose every plain word is written into a row and says why.
+const SAY_WHY: &[&str] = &["delivery/plan.rs", "actors/installation/control.rs", "actors/installation/confirmation.rs"];
+/// What stands beside the reasons there.
+const SAY_SOMETHING_ELSE: &[&str] = &["snake_case"];
+
+#[test]
+fn every_word_that_says_why_is_explained_and_no_other() {
+    let sources = sources();
+    let is_explained = |word: &str| words::ALL.iter().any(|list| list.says(word).is_some());
+    let is_plain =
+        |word: &&String| word.contains('_') && word.chars().all(|c| c.is_ascii_lowercase() || "_:".contains(c));
+    let subjects: BTreeSet<&str> = words::ACTIONS.list().filter_map(|action| action.split('.').next()).collect();
+    let is_action = |word: &&String| {
+        word.split_once('.').is_some_and(|(subject, past)| {
+            subjects.contains(subject) && !past.is_empty() && past.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        })
+    };
+    let mut unexplained = BTreeSet::new();
+    for source in &sources {
+        let says_why = SAY_WHY.contains(&source.path.as_str());
+        let plain = source.strings.iter().filter(is_plain).filter(|_| says_why);
+        let acts = ["actors", "routes", "cli"].contains(&source.room());
+        let actions = source.strings.iter().filter(is_action).filter(|_| acts);
+        unexplained.extend(plain.chain(actions).filter(|word| !is_explained(word)));
+    }
+    unexplained.retain(|word| !SAY_SOMETHING_ELSE.contains(&word.as_str()));
+    assert!(unexplained.is_empty(), "src/model/words.rs lacks {unexplained:?}");
+
+    let is_written = |word: &str| {
+        let of_a_state = ["installation.", "integration."].iter().find_map(|subject| word.strip_prefix(subject));
+        sources
+            .iter()
+            .filter(|source| source.path != "model/words.rs")
+            .any(|source| source.strings.iter().any(|string| string == word || Some(string.as_str()) == of_a_state))
+    };
+    let stale: Vec<&str> = words::ALL.iter().flat_map(|list| list.list()).filter(|word| !is_written(word)).collect();
+    assert!(stale.is_empty(), "src/model/words.rs explains what nobody writes: {stale:?}");
 }
 
 /// A check that finds nothing may be blind: each rule must see its own offence, and nothing where there is none.

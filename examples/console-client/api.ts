@@ -59,7 +59,7 @@ export type Connection = {
   externalId: string;
   hasToken: boolean;
   /** `ok`, or what is wrong. */
-  health: string;
+  health: ConnectionHealth;
   /** `in_…` */
   id: string;
   lastEventAt: Time | null;
@@ -69,6 +69,7 @@ export type Connection = {
   /** The active ones. */
   resources: Resource[];
   status: ConnectionStatus;
+  /** Words of docs/words.md, or what another system called it. */
   statusReason: string | null;
   tokenExpiresAt: Time | null;
   updatedAt: Time;
@@ -96,6 +97,9 @@ export type EventSpec = {
 
 /** RFC 3339, UTC. */
 export type Time = string;
+
+/** How a connection is doing. */
+export type ConnectionHealth = "ok" | "degraded" | "silent" | "pending" | "needs_reauth" | "suspended" | "revoked";
 
 /** A thing at the provider that emits events, linked to a connection. */
 export type Resource = {

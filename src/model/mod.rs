@@ -26,3 +26,4 @@ pub mod session;
 pub mod teardown;
 pub mod token;
 pub mod webhook;
+pub mod words;

@@ -2,7 +2,7 @@
 
 use utoipa::ToSchema;
 
-use super::{ConnectionStatus, Time, shapes};
+use super::{ConnectionHealth, ConnectionStatus, Time, shapes};
 
 shapes! {
     /// An org's installation at a provider.
@@ -17,11 +17,12 @@ shapes! {
         org_id: String,
         connected_by: String,
         status: ConnectionStatus,
+        /// Words of docs/words.md, or what another system called it.
         status_reason: Option<String>,
         has_token: bool,
         token_expires_at: Option<Time>,
         /// `ok`, or what is wrong.
-        health: String,
+        health: ConnectionHealth,
         last_event_at: Option<Time>,
         /// The active ones.
         resources: Vec<Resource>,
@@ -109,7 +110,7 @@ shapes! {
     LogEntry {
         id: String,
         at: Time,
-        /// What happened, a dotted name in the past tense.
+        /// What happened, a dotted name in the past tense: a word of docs/words.md.
         action: String,
         org_id: Option<String>,
         connection_id: Option<String>,

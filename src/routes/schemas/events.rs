@@ -3,7 +3,10 @@
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{ConnectionStatus, DeliveryStatus, EventOutcome, Time, extended, shapes};
+use super::{
+    AttemptResult, ConnectionStatus, ConsideredReason, DeliveryReason, DeliveryStatus, EventOutcome, EventReason, Time,
+    extended, shapes,
+};
 
 shapes! {
     /// What became of a webhook.
@@ -53,7 +56,7 @@ shapes! {
         /// The resources the payload names.
         provider_resource_ids: Vec<String>,
         outcome: EventOutcome,
-        reason: Option<String>,
+        reason: Option<EventReason>,
         /// Its bytes came before under another delivery id.
         possible_replay: bool,
         held: bool,
@@ -78,7 +81,7 @@ shapes! {
         resource_id: String,
         destination_id: Option<String>,
         status: DeliveryStatus,
-        reason: Option<String>,
+        reason: Option<DeliveryReason>,
         replay: bool,
         attempt_count: u64,
         due_at: Option<Time>,
@@ -94,7 +97,7 @@ shapes! {
         started_at: Time,
         duration_ms: u64,
         /// `delivered`, `gone`, `http_status`, `timeout`, …
-        result: String,
+        result: AttemptResult,
         status_code: Option<u16>,
         error: Option<String>,
         /// The beginning of it.
@@ -131,7 +134,7 @@ shapes! {
         event: Event,
         event_id: String,
         outcome: EventOutcome,
-        reason: Option<String>,
+        reason: Option<EventReason>,
         /// `{"secret": {"index": n}}`, 0 the newest secret, or `"serviceKey"`.
         verified_by: Value,
         dedup: Dedup,
@@ -164,12 +167,12 @@ shapes! {
         workspace_id: String,
         resource_id: String,
         /// The state of its newest delivery, or why there is none.
-        reason: String,
+        reason: ConsideredReason,
         deliveries: Vec<ConsideredDelivery>,
     }
 
     /// A delivery in an explanation.
-    ConsideredDelivery { id: String, status: DeliveryStatus, reason: Option<String>, replay: bool, }
+    ConsideredDelivery { id: String, status: DeliveryStatus, reason: Option<DeliveryReason>, replay: bool, }
 
     /// A delivery with what says which event it is of.
     ListedDelivery {
@@ -188,7 +191,7 @@ shapes! {
         resource_id: String,
         destination_id: Option<String>,
         status: DeliveryStatus,
-        reason: Option<String>,
+        reason: Option<DeliveryReason>,
         /// Somebody asked for it; the webhook had its own.
         replay: bool,
         attempt_count: u64,

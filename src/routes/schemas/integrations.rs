@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{DestinationScope, IntegrationStatus, ResourceToLink, Time, shapes};
+use super::{AttemptResult, DestinationScope, DisabledReason, IntegrationStatus, ResourceToLink, Time, shapes};
 
 shapes! {
     /// A workspace's subscription to a resource.
@@ -20,6 +20,7 @@ shapes! {
         provider_resource_id: String,
         display_name: String,
         status: IntegrationStatus,
+        /// Words of docs/words.md, or what another system called it.
         status_reason: Option<String>,
         /// The resource as the provider tells it, and `sync` with its rules.
         #[schema(value_type = Object)]
@@ -85,7 +86,7 @@ shapes! {
         url: String,
         /// Names of the headers sent along; their values are not shown.
         header_names: Vec<String>,
-        disabled_reason: Option<String>,
+        disabled_reason: Option<DisabledReason>,
         failing_since: Option<Time>,
         /// Until then the secret before also signs.
         previous_secret_until: Option<Time>,
@@ -151,7 +152,7 @@ shapes! {
         status: String,
         webhook_id: String,
         /// As in attempts.
-        result: String,
+        result: AttemptResult,
         status_code: Option<u16>,
         duration_ms: u64,
         /// The beginning of it.

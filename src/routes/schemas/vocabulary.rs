@@ -10,7 +10,7 @@ use utoipa::{
 
 use crate::model::{
     backfill_run::BackfillStatus as Backfill, delivery::DeliveryStatus as Delivery, event::EventOutcome as Outcome,
-    installation::InstallationStatus as Installation, integration::IntegrationStatus as Integration,
+    installation::InstallationStatus as Installation, integration::IntegrationStatus as Integration, words,
 };
 
 /// Defines words: `Name = [a list of texts];`.
@@ -38,8 +38,20 @@ words! {
     IntegrationStatus = Integration::ALL.map(Integration::as_str);
     /// What became of an event.
     EventOutcome = Outcome::ALL.map(Outcome::as_str);
+    /// Why an event was not routed.
+    EventReason = words::EVENT_REASONS.list();
+    /// Why an integration does or does not get an event.
+    ConsideredReason = words::CONSIDERED_REASONS.list();
     /// What state a delivery is in.
     DeliveryStatus = Delivery::ALL.map(Delivery::as_str);
+    /// Why a delivery is not there yet, or was given up.
+    DeliveryReason = words::DELIVERY_REASONS.list();
+    /// How an attempt ended.
+    AttemptResult = ["delivered", "gone", "http_status", "timeout", "connection_failed", "address_refused", "invalid_destination", "destination_disabled"];
+    /// Why a destination is disabled.
+    DisabledReason = words::DISABLED_REASONS.list();
+    /// How a connection is doing.
+    ConnectionHealth = words::HEALTH.list();
     /// What state a backfill run is in.
     BackfillStatus = Backfill::ALL.map(Backfill::as_str);
     /// What state the end of a connection is in.

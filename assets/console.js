@@ -27,6 +27,10 @@ class Problem extends Error {
   }
 }
 
+/** What went wrong, as sentences. */
+const inSentences = (problem) =>
+  [problem.message, ...(problem.more ?? [])].map((said) => (/[.!?…)]$/.test(said) ? said : `${said}.`)).join(" ");
+
 /** Calls the API as this page's visitor; answers what it said, or throws a Problem. */
 async function api(method, path, body) {
   const headers = { accept: "application/json" };
@@ -116,7 +120,9 @@ const lookUp = (said, path) => path.split(".").reduce((at, step) => at?.[step], 
 
 /** What came of it: reload, go elsewhere, show it, or stay. */
 function goOn(element, said, report) {
-  const { then = "reload", done } = element.dataset;
+  const { then = "reload" } = element.dataset;
+  // An answer that says how it went may have words of its own.
+  const done = element.getAttribute(`data-done-${said.status}`) ?? element.dataset.done;
   const message = done?.replace(/\{([\w.]+)\}/g, (_, name) => grouped(lookUp(said, name) ?? 0));
   element.dispatchEvent(new CustomEvent("api:done", { bubbles: true, detail: said }));
   if (report?.place) {
@@ -162,7 +168,7 @@ function tell(element, problem) {
     more.textContent = sentence;
     said.append(more);
   }
-  if (!place) return toast([problem.message, ...(problem.more ?? [])].join(" "), true);
+  if (!place) return toast(inSentences(problem), true);
   const actions = [...place.querySelectorAll(":scope .actions")].pop();
   if (actions) actions.before(said);
   else place.append(said);
@@ -233,7 +239,7 @@ async function inPortions({ method, path, body }, { chunk, every }, report) {
   } catch (problem) {
     if (!report.place) throw problem;
     // What was done stays done, and is told with the rest.
-    report.cause = [problem.message, ...(problem.more ?? [])];
+    report.cause = [inSentences(problem)];
   } finally {
     report.bar.remove();
   }
@@ -470,7 +476,7 @@ async function fill(picker) {
     } while (cursor);
     state.textContent = listed === 0 ? "The provider lists nothing for this account." : `${listed} are listed.`;
   } catch (problem) {
-    state.textContent = [problem.message, ...(problem.more ?? [])].join(" ");
+    state.textContent = inSentences(problem);
   } finally {
     picker.ariaBusy = "false";
   }
@@ -510,9 +516,9 @@ function relative(at) {
 }
 
 function tick() {
-  for (const time of all("time[datetime]")) {
+  for (const time of all("time[datetime]:not([data-clock])")) {
     const text = relative(Date.parse(time.dateTime));
-    if (time.textContent !== text && !("clock" in time.dataset)) time.textContent = text;
+    if (time.textContent !== text) time.textContent = text;
   }
 }
 
@@ -565,11 +571,7 @@ function pathTo(element, part) {
 /** What the script adds to a part, added before it is compared. */
 function settle(part) {
   for (const copy of all(".copy[hidden]", part)) copy.hidden = false;
-  for (const time of all("time[datetime]", part)) {
-    const at = new Date(time.dateTime);
-    const isClock = "clock" in time.dataset;
-    time.textContent = isClock ? at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : relative(at);
-  }
+  for (const time of all("time[datetime]:not([data-clock])", part)) time.textContent = relative(Date.parse(time.dateTime));
   for (const shown of all("[data-script]", part)) shown.hidden = false;
 }
 
@@ -648,7 +650,7 @@ async function connect(button) {
     }
   } catch (problem) {
     popup.close();
-    say("bad", [problem.message, ...(problem.more ?? [])].join(" "));
+    say("bad", inSentences(problem));
   } finally {
     button.removeAttribute("aria-busy");
   }

@@ -1,24 +1,33 @@
 //! `/console/connections/{id}`: one connection, what belongs to it, and how it came to be so.
 
+use std::collections::BTreeMap;
+
 use actix_web::web;
 use askama::Template;
 
 use super::{
     layout::{Layout, Pager, Section, segment},
-    render, ui,
+    render,
+    ui::{self, Markup},
     visitor::Visitor,
 };
 use crate::{
     model::{
+        clock::EpochMs,
         ids::{InstallationId, LogId},
         installation::{Installation, InstallationStatus},
         integration::{Integration, IntegrationStatus},
         log_entry::LogEntry,
         resource::{Resource, ResourceStatus},
         teardown::{StepRecord, StepStatus, Teardown, TeardownStatus, TeardownStep},
+        words,
     },
     routes::{Answer, ConnectionFacts, Gateway, Problem, Query, error_codes as codes, facts_of},
+    store::UnroutedFilter,
 };
+
+/// How far held events are counted.
+const HELD_COUNTED: u32 = 1000;
 
 #[derive(Template)]
 #[template(path = "connection.html")]
@@ -33,6 +42,12 @@ struct ConnectionPage {
     workspaces: Vec<String>,
     teardown: Option<Teardown>,
     log: Vec<LogEntry>,
+    /// What log entries call by their ids, and where its page is.
+    subjects: BTreeMap<String, (String, String)>,
+    /// Events that wait to be released.
+    held: usize,
+    /// Whether events wait that came before what they are about was linked.
+    has_waiting: bool,
     pager: Pager,
     is_live: bool,
     may_end: bool,
@@ -57,7 +72,8 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, query: Query, gateway
     let mut workspaces: Vec<String> = record.integrations.iter().map(|it| it.workspace.to_string()).collect();
     workspaces.sort_unstable();
     workspaces.dedup();
-    let linked = record.resources.into_iter().filter(|resource| resource.status == ResourceStatus::Active);
+    let linked = record.resources.clone().into_iter().filter(|resource| resource.status == ResourceStatus::Active);
+    let subjects = subjects(&record.resources, &record.integrations);
     let resources = linked.map(|resource| {
         let is_current = |it: &&Integration| it.resource == resource.id && !has_ended(it.status);
         LinkedResource { integrations: record.integrations.iter().filter(is_current).cloned().collect(), resource }
@@ -67,14 +83,27 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, query: Query, gateway
     let mut layout = visitor.layout(Section::Connections, installation.account());
     // What is changed here is changed for the org of this connection, whatever the visitor chose to see.
     layout.org = Some(installation.org.to_string());
+    let is_live = matches!(status, InstallationStatus::Active | InstallationStatus::NeedsReauth);
+    let waiting = UnroutedFilter {
+        provider: installation.provider,
+        installation: installation.id.clone(),
+        external_id: installation.external_id.clone(),
+        alternate_external_id: installation.alternate_external_id.clone(),
+        since: EpochMs(0),
+        after: None,
+        limit: 1,
+    };
     render(&ConnectionPage {
+        held: gateway.store.list_held(&installation.id, HELD_COUNTED).await?.len(),
+        has_waiting: is_live && !gateway.store.list_unrouted(&waiting).await?.is_empty(),
+        subjects,
         facts: facts_of(&gateway, &installation).await?,
         provider: gateway.registry.name_of(installation.provider),
         resources_label: plural(&resource_label),
         resource_label,
         resources: resources.collect(),
         workspaces,
-        is_live: matches!(status, InstallationStatus::Active | InstallationStatus::NeedsReauth),
+        is_live,
         may_end: status != InstallationStatus::Revoked,
         teardown: record.teardown,
         pager: Pager::of(&query, log.next_cursor.as_deref()),
@@ -101,20 +130,31 @@ fn has_ended(status: IntegrationStatus) -> bool {
 }
 
 /// What a word of a connection's health means, and what to do.
-fn explained(health: &str) -> &'static str {
-    match health {
-        "ok" => "The provider answers, and events come in their usual rhythm.",
-        "degraded" => {
-            "The provider could not be asked lately. What it sends is routed all the same; nothing to do here."
-        }
-        "silent" => "No event has come for far longer than usual. Look at the app's webhook settings at the provider.",
-        "needs_reauth" => {
-            "The provider does not renew our token any more. Events are still routed; connect again to use its API."
-        }
-        "suspended" => "The connection was suspended at the provider, and routes nothing until it is lifted there.",
-        "pending" => "It was asked for and is not granted yet.",
-        "revoked" => "The connection has ended and routes nothing. Connect again to go on under the same id.",
-        _ => "",
+fn explained(health: &str, installation: &Installation) -> &'static str {
+    match installation.last_event_at {
+        None if health == "ok" => "Nothing is known to be wrong; no event has come yet.",
+        _ => words::HEALTH.says(health).unwrap_or_default(),
+    }
+}
+
+/// What is called by its id in the log: its name, and the path of its page, if it has one.
+fn subjects(resources: &[Resource], integrations: &[Integration]) -> BTreeMap<String, (String, String)> {
+    let names: BTreeMap<_, _> = resources.iter().map(|resource| (&resource.id, name_of(resource))).collect();
+    let of_integrations = integrations.iter().map(|it| {
+        let name = format!("{} to {}", names.get(&it.resource).unwrap_or(&"a resource"), it.workspace);
+        (it.id.to_string(), (name, format!("/console/integrations/{}", it.id)))
+    });
+    let of_resources = names.iter().map(|(id, name)| (id.to_string(), ((*name).to_owned(), String::new())));
+    of_integrations.chain(of_resources).collect()
+}
+
+/// What an entry of the log is about: by its name, or by an id that a search finds.
+fn subject_of(id: &str, subjects: &BTreeMap<String, (String, String)>, base: &str) -> Markup {
+    match (subjects.get(id), id.split_once('_')) {
+        (Some((name, path)), _) if path.is_empty() => ui::named(id, name, ""),
+        (Some((name, path)), _) => ui::named(id, name, &format!("{base}{path}")),
+        (None, Some(("evt" | "dlv", _))) => ui::named(id, id, &format!("{base}/console/events?search={id}")),
+        (None, _) => ui::named(id, id, ""),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
         delivery::{Delivery, DeliveryStatus},
         event::Event,
         ids::{DeliveryId, InstallationId, WorkspaceId},
+        words,
     },
     routes::{Answer, Gateway, Query},
     store::{BoundedCount, DeliveryFilter},
@@ -98,12 +99,6 @@ fn every(filter: &DeliveryFilter) -> String {
 
 /// Why it was given up, or is not there yet, in words.
 pub(super) fn why(delivery: &Delivery) -> String {
-    match delivery.reason.as_deref() {
-        None => "given up".to_owned(),
-        Some("http_status") => "answered with an error".to_owned(),
-        Some("gone") => "answered 410: gone".to_owned(),
-        Some("timeout") => "did not answer in time".to_owned(),
-        Some("connection_failed") => "could not be reached".to_owned(),
-        Some(other) => other.replace('_', " "),
-    }
+    let Some(reason) = delivery.reason.as_deref() else { return "It was given up.".to_owned() };
+    words::DELIVERY_REASONS.says(reason).map_or_else(|| reason.replace('_', " "), str::to_owned)
 }

@@ -14,20 +14,27 @@ use super::{
 use crate::{
     model::{
         delivery::{Attempt, Delivery, DeliveryStatus},
-        event::Event,
+        event::{Event, EventOutcome},
         ids::EventId,
+        installation::InstallationStatus,
+        words,
     },
     routes::{Answer, Gateway, Problem, Query, error_codes as codes, explanation},
+    store::InstallationRecord,
 };
 
 /// A payload larger than this is not shown whole; it can be downloaded.
 const SHOWN_BYTES: usize = 128 * 1024;
+/// Resources that are named; of more there is the number.
+const NAMED: usize = 5;
 
 #[derive(Template)]
 #[template(path = "event.html")]
 struct EventPage {
     layout: Layout,
     event: Event,
+    /// What people call its connection.
+    account: Option<String>,
     provider: &'static str,
     content_type: Option<String>,
     headers: Vec<(String, String)>,
@@ -66,6 +73,10 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, query: Query, gateway
     let found = found.filter(|detail| visitor.caller.sees(detail.event.org.as_ref()));
     let detail = found.ok_or_else(|| Problem::new(&codes::NOT_FOUND))?;
     let explained = explanation(&detail)?;
+    let record = match &detail.event.installation {
+        Some(installation) => gateway.store.load_installation(installation).await?,
+        None => None,
+    };
     let body = gateway.store.find_event_body(&id).await?.map(|(_, body)| body).unwrap_or_default();
     let is_raw = query.get("view") == Some("raw");
     let headers: serde_json::Map<String, Value> = serde_json::from_str(&detail.headers).unwrap_or_default();
@@ -81,7 +92,8 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, query: Query, gateway
         provider: gateway.registry.name_of(detail.event.provider),
         content_type: detail.content_type,
         headers: headers.iter().map(|(name, value)| (name.clone(), text_of(value))).collect(),
-        steps: steps(&detail.event, &explained),
+        steps: steps(&detail.event, &explained, record.as_ref()),
+        account: record.map(|record| record.installation.account().to_owned()),
         integrations: integrations(&explained),
         payload: shown_payload(&body, is_raw),
         event: detail.event,
@@ -112,70 +124,128 @@ fn integrations(explained: &Value) -> Vec<(String, String)> {
 }
 
 /// The decision about an event, in sentences.
-fn steps(event: &Event, explained: &Value) -> Vec<Step> {
+fn steps(event: &Event, explained: &Value, record: Option<&InstallationRecord>) -> Vec<Step> {
     let step = |tone, title: &str, text: String| Step { tone, title: title.to_owned(), text };
     let mut steps = vec![
-        match &explained["verifiedBy"]["secret"]["index"] {
-            Value::Number(index) if index.as_u64() == Some(0) => {
-                step("good", "Verified", "The newest webhook secret made its signature.".into())
-            }
-            Value::Number(index) => step(
+        match explained["verifiedBy"]["secret"]["index"].as_u64() {
+            Some(0) => step("good", "Verified", "The newest webhook secret made its signature.".into()),
+            Some(index) => step(
                 "warn",
                 "Verified",
                 format!(
-                    "Webhook secret number {index}, counted from the newest, made its signature: an older one is still in use."
+                    "Webhook secret number {}, counted from the newest, made its signature: an older one is still in use.",
+                    index + 1
                 ),
             ),
-            _ => step("good", "Trusted", "It came with a service key, from a trusted writer.".into()),
+            None => step("good", "Trusted", "It came with a service key, from a trusted writer.".into()),
         },
         if event.possible_replay {
             step("warn", "Seen before?", "The same bytes came before under another delivery id.".into())
         } else {
             step("good", "New", format!("Nothing with the delivery id {} was here before.", event.provider_delivery_id))
         },
-        match explained["installation"].as_object() {
-            Some(found) => {
-                let by = found.get("matchedBy").map(text_of).unwrap_or_default().replace('_', " ");
-                let status = found.get("status").map(text_of).unwrap_or_default();
-                step("good", "Connection", format!("Found by its {by}; it was {status}."))
-            }
-            None => step(
-                "bad",
-                "No connection",
-                "No connection has the account that it names. Connect it, then route what waits.".into(),
-            ),
-        },
+        connection_step(event, explained, record),
     ];
-    let resources = explained["resources"].as_array().map(Vec::as_slice).unwrap_or_default();
-    if explained["installation"].is_object() {
-        let names: Vec<_> = resources.iter().map(|it| text_of(&it["providerResourceId"])).collect();
+    if was_looked_up(event, explained) {
+        let names = resource_names(explained, record);
         steps.push(if names.is_empty() {
-            step("bad", "No linked resource", "Nothing that it is about is linked.".into())
+            let tone = if event.outcome == EventOutcome::Unrouted { "bad" } else { "plain" };
+            step(tone, "No linked resource", "Nothing that it is about is linked.".into())
         } else {
-            step("good", "Resources", format!("It is about {}.", names.join(", ")))
+            step("good", "Resources", format!("It is about {names}."))
         });
     }
     for it in explained["considered"].as_array().map(Vec::as_slice).unwrap_or_default() {
         let (workspace, reason) = (text_of(&it["workspaceId"]), text_of(&it["reason"]));
-        let (tone, text) = match reason.as_str() {
-            "delivered" => ("good", "delivered.".to_owned()),
-            "pending" => ("warn", "on its way.".to_owned()),
-            "held" => ("warn", "held until it is released.".to_owned()),
-            "dead" => ("bad", "given up: a dead letter.".to_owned()),
-            "routed" => ("good", "routed.".to_owned()),
-            other => ("plain", format!("not sent: {}.", other.replace(['_', ':'], " "))),
+        let tone = match reason.as_str() {
+            "delivered" | "routed" => "good",
+            "pending" | "held" => "warn",
+            "dead" => "bad",
+            _ => "plain",
         };
+        let text = words::CONSIDERED_REASONS.says(&reason).map_or(reason.clone(), str::to_owned);
         steps.push(step(tone, &format!("Workspace {workspace}"), text));
     }
-    let tone = if event.outcome.as_str() == "routed" { "good" } else { "plain" };
-    let reason = event.reason.as_deref().map_or_else(String::new, |reason| format!(": {}", reason.replace('_', " ")));
-    steps.push(step(tone, "Outcome", format!("{}{reason}.", event.outcome)));
+    let (tone, text) = outcome(event);
+    steps.push(step(tone, "Outcome", text));
     steps
+}
+
+/// Whose it was found to be.
+fn connection_step(event: &Event, explained: &Value, record: Option<&InstallationRecord>) -> Step {
+    let (tone, title, text) = if explained["installation"].is_object() {
+        let by = text_of(&explained["installation"]["matchedBy"]).replace('_', " ");
+        let status = text_of(&explained["installation"]["status"]);
+        let tone = if routed(explained) { "good" } else { "warn" };
+        let name = record.map_or("It", |record| record.installation.account());
+        (tone, "Connection", format!("{name} was found by its {by}; it was {status}."))
+    } else if event.outcome == EventOutcome::Unrouted {
+        let text = "No connection has the account that it names. Connect it, then route what waits.";
+        ("bad", "No connection", text.to_owned())
+    } else {
+        ("plain", "No connection", "No connection had the account that it names.".to_owned())
+    };
+    Step { tone, title: title.to_owned(), text }
+}
+
+/// Whether its connection routed when it came.
+fn routed(explained: &Value) -> bool {
+    let status = explained["installation"]["status"].as_str().and_then(InstallationStatus::parse);
+    status.is_some_and(InstallationStatus::routes)
+}
+
+/// Whether anybody asked what it is about: not for a test message, not without a name to subscribe to.
+fn was_looked_up(event: &Event, explained: &Value) -> bool {
+    routed(explained) && event.key.is_some() && event.reason.as_deref() != Some("ping")
+}
+
+/// What it is about: names with the ids behind them.
+fn resource_names(explained: &Value, record: Option<&InstallationRecord>) -> String {
+    let resources = explained["resources"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let name = |it: &Value| {
+        let theirs = text_of(&it["providerResourceId"]);
+        let known = record.and_then(|record| record.resources.iter().find(|row| it["id"] == row.id.as_str()));
+        match known.and_then(|row| row.name.as_deref()) {
+            Some(name) => format!("{name} ({theirs})"),
+            None => theirs,
+        }
+    };
+    let mut names: Vec<String> = resources.iter().take(NAMED).map(name).collect();
+    if resources.len() > NAMED {
+        names.push(format!("{} more", resources.len() - NAMED));
+    }
+    names.join(", ")
+}
+
+/// How it ended, and why.
+fn outcome(event: &Event) -> (&'static str, String) {
+    let why = event.reason.as_deref().map(says).unwrap_or_default();
+    match event.outcome {
+        EventOutcome::Routed => ("good", "Routed.".to_owned()),
+        EventOutcome::Control if event.installation.is_some() => {
+            ("good", "This is about our records, and was applied to them. No workspace gets it.".to_owned())
+        }
+        EventOutcome::Control => {
+            ("plain", "This is about a connection that we do not have. No workspace gets it.".to_owned())
+        }
+        EventOutcome::Filtered => ("plain", format!("Filtered. {why}")),
+        EventOutcome::Unrouted => ("plain", format!("Unrouted. {why}")),
+        EventOutcome::Ignored => ("plain", format!("Ignored. {why}")),
+    }
+}
+
+/// Why an event was not routed, in a sentence.
+pub(super) fn says(reason: &str) -> String {
+    words::EVENT_REASONS.says(reason).map_or_else(|| reason.to_owned(), str::to_owned)
 }
 
 /// Whether a delivery can be tried again.
 fn may_retry(delivery: &Delivery) -> bool {
-    delivery.status != DeliveryStatus::Delivered
+    !matches!(delivery.status, DeliveryStatus::Delivered | DeliveryStatus::Held)
+}
+
+fn is_held(delivery: &Delivery) -> bool {
+    delivery.status == DeliveryStatus::Held
 }
 
 /// What an attempt met, in a word.
@@ -193,7 +263,13 @@ fn size_of(bytes: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::model::{
+        clock::EpochMs,
+        provider::{ProviderDeliveryId, ProviderSlug},
+    };
 
     #[test]
     fn a_payload_is_readable_raw_on_request_and_cut_where_it_is_long() {
@@ -202,5 +278,33 @@ mod tests {
         assert_eq!(shown_payload(b"{\"a\":1}", true).text, "{\"a\":1}");
         let long = shown_payload(&vec![b'x'; SHOWN_BYTES + 1], false);
         assert_eq!((long.text.len(), long.is_json, long.is_cut), (SHOWN_BYTES, false, true));
+    }
+
+    #[test]
+    fn secrets_are_counted_from_one() {
+        let event = Event {
+            id: EventId::from_raw("evt_1"),
+            provider: ProviderSlug("acme"),
+            provider_delivery_id: ProviderDeliveryId::new("d-1"),
+            wire_type: "push".into(),
+            key: None,
+            installation: None,
+            org: None,
+            external_id: None,
+            resources: Vec::new(),
+            outcome: EventOutcome::Ignored,
+            reason: Some("unmapped_event".into()),
+            possible_replay: false,
+            held: false,
+            received_at: EpochMs(0),
+            correlation_id: "c-1".into(),
+            trace_id: None,
+        };
+        let first = |index| {
+            let explained = json!({"verifiedBy": {"secret": {"index": index}}});
+            steps(&event, &explained, None).swap_remove(0).text
+        };
+        assert!(first(0).starts_with("The newest"));
+        assert!(first(1).starts_with("Webhook secret number 2,"));
     }
 }

@@ -4,6 +4,7 @@ use actix_web::{HttpResponse, http::header, web};
 use askama::Template;
 
 use super::{
+    event::says,
     filter_field::FilterField,
     layout::{Layout, Pager, Section},
     render, ui,

@@ -95,6 +95,13 @@ struct ProblemPage {
     request_id: String,
 }
 
+/// The page of what lies within an org, for somebody who has not chosen one.
+#[derive(Template)]
+#[template(path = "choose_org.html")]
+struct ChooseOrgPage {
+    layout: Layout,
+}
+
 fn page_of(problem: &Problem, request: &HttpRequest) -> HttpResponse {
     let ids = request.extensions().get::<RequestIds>().cloned();
     let request_id = ids.as_ref().map(|ids| ids.request.clone()).unwrap_or_default();
@@ -107,18 +114,25 @@ fn page_of(problem: &Problem, request: &HttpRequest) -> HttpResponse {
         return to_sign_in(request);
     }
     let visitor = request.extensions().get::<Visitor>().cloned();
-    let page = ProblemPage {
-        layout: match visitor {
-            Some(visitor) => visitor.layout(Section::None, code.title),
-            None => Layout::outside(request, code.title),
-        },
-        status: code.status,
-        title: code.title,
-        meaning: code.meaning,
-        detail: (code.status < 500).then(|| problem.to_json("")["detail"].as_str().map(str::to_owned)).flatten(),
-        code: code.code,
-        advice: advice(code.status),
-        request_id,
+    let title = if code == &codes::MISSING_ORG_ID { "Choose an org" } else { code.title };
+    let layout = match visitor {
+        Some(visitor) => visitor.layout(Section::None, title),
+        None => Layout::outside(request, title),
+    };
+    let page = if code == &codes::MISSING_ORG_ID {
+        ChooseOrgPage { layout }.render()
+    } else {
+        let page = ProblemPage {
+            layout,
+            status: code.status,
+            title,
+            meaning: code.meaning,
+            detail: (code.status < 500).then(|| problem.to_json("")["detail"].as_str().map(str::to_owned)).flatten(),
+            code: code.code,
+            advice: advice(code.status),
+            request_id,
+        };
+        page.render()
     };
     let status = StatusCode::from_u16(code.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut answer = HttpResponse::build(status);
@@ -126,7 +140,7 @@ fn page_of(problem: &Problem, request: &HttpRequest) -> HttpResponse {
     if code.status == 503 {
         answer.insert_header((header::RETRY_AFTER, "1"));
     }
-    match page.render() {
+    match page {
         Ok(html) => answer.body(html),
         Err(error) => {
             tracing::error!(%error, "the page of a problem could not be shown");

@@ -105,7 +105,11 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, _query: Query, gatewa
     let layout = visitor.layout(Section::Workspaces, &name);
     render(&IntegrationPage {
         workspace: integration.workspace.to_string(),
-        workspace_path: format!("/console/workspaces/{}", segment(integration.workspace.as_str())),
+        workspace_path: format!(
+            "/console/workspaces/{}{}",
+            segment(integration.workspace.as_str()),
+            layout.within(&integration.org)
+        ),
         provider: provider.name(),
         label: capitalised(provider.resource_label()),
         provider_resource: resource.provider_resource_id.clone(),

@@ -9,7 +9,7 @@ use super::{
     visitor::Visitor,
 };
 use crate::{
-    model::clock::EpochMs,
+    model::{clock::EpochMs, ids::OrgId},
     routes::{Gateway, Query},
     store::Found,
 };
@@ -94,6 +94,8 @@ pub struct Layout {
     pub entries: Vec<Entry>,
     /// The org acted for.
     pub org: Option<String>,
+    /// The org that the visitor chose, whatever the page is about. Without one, addresses within an org have to name theirs.
+    pub chosen: Option<OrgId>,
     /// Whether the key may act for any org.
     pub is_service: bool,
     /// Whether the key may change anything.
@@ -119,6 +121,7 @@ impl Layout {
             section,
             entries: entries.collect(),
             org: caller.org.as_ref().map(ToString::to_string),
+            chosen: caller.org.clone(),
             is_service: caller.is_service(),
             can_write: caller.key.can_write,
             who: caller.user.clone().unwrap_or_else(|| caller.key.id.to_string()),
@@ -137,6 +140,7 @@ impl Layout {
             section: Section::None,
             entries: Vec::new(),
             org: None,
+            chosen: None,
             is_service: false,
             can_write: false,
             who: String::new(),
@@ -148,6 +152,11 @@ impl Layout {
     /// Whether anybody is signed in.
     pub fn is_inside(&self) -> bool {
         !self.entries.is_empty()
+    }
+
+    /// The end of an address within an org: which org, unless one was chosen.
+    pub fn within(&self, org: &OrgId) -> String {
+        if self.chosen.is_none() { format!("?org={org}") } else { String::new() }
     }
 
     /// The scope of the key in a word.

@@ -15,6 +15,7 @@ use crate::{
     model::{
         activity::ActivityCounts,
         delivery::DeliveryStatus,
+        destination::Destination,
         event::Event,
         installation::{Installation, InstallationStatus},
     },
@@ -26,6 +27,8 @@ use crate::{
 const EVENTS: u32 = 8;
 /// Connections looked at.
 const CONNECTIONS: u32 = 100;
+/// Destinations looked at.
+const DESTINATIONS: u32 = 100;
 /// How far open and dead deliveries are counted.
 const COUNTED: u32 = 1000;
 
@@ -43,6 +46,8 @@ struct OverviewPage {
     deliveries_chart: Chart,
     providers: Vec<ProviderRow>,
     needing: Vec<Needing>,
+    /// Destinations that nothing is sent to any more.
+    disabled: Vec<Destination>,
     connections: usize,
     events: Vec<Event>,
 }
@@ -77,6 +82,15 @@ pub async fn show(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -
     let events = gateway.store.list_events(&filter, PageRequest { limit: EVENTS, cursor: None }).await?.items;
     let page = PageRequest { limit: CONNECTIONS, cursor: None };
     let connections = gateway.store.list_installations(org, None, None, page).await?.items;
+    let disabled = match org {
+        Some(org) => {
+            let page = PageRequest { limit: DESTINATIONS, cursor: None };
+            let mut found = gateway.store.list_destinations_page(org, page).await?.items;
+            found.retain(|destination| destination.disabled_reason.is_some());
+            found
+        }
+        None => Vec::new(),
+    };
     let sees_everybody = visitor.caller.is_service();
     let (total, by_provider) = sums(&buckets);
     let providers = gateway.registry.iter().map(|(provider, settings)| ProviderRow {
@@ -101,6 +115,7 @@ pub async fn show(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -
         needing: (connections.into_iter().filter(needs_somebody))
             .map(|installation| Needing { provider: gateway.registry.name_of(installation.provider), installation })
             .collect(),
+        disabled,
         events,
     })
 }

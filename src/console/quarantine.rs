@@ -34,6 +34,7 @@ struct Row {
 #[template(path = "quarantined.html")]
 struct QuarantinedPage {
     layout: Layout,
+    provider: &'static str,
     webhook: Quarantined,
     header_names: Vec<String>,
     body: String,
@@ -67,6 +68,7 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, gateway: web::Data<Ga
     let (body, is_cut) = beginning_of(&webhook.body);
     render(&QuarantinedPage {
         layout: visitor.layout(Section::Quarantine, "Quarantined webhook"),
+        provider: gateway.registry.name_of(webhook.provider),
         header_names: header_names(&webhook),
         body,
         is_cut,

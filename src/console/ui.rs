@@ -6,7 +6,10 @@ use std::fmt::{self, Write as _};
 
 use askama::filters::HtmlSafe;
 
-use crate::{model::clock::EpochMs, routes::escaped};
+use crate::{
+    model::{clock::EpochMs, words},
+    routes::escaped,
+};
 
 /// Markup that is safe as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +30,7 @@ pub fn time(at: &EpochMs, now: &EpochMs) -> Markup {
     Markup(format!("<time datetime=\"{exact}\" title=\"{shown}\">{}</time>", relative(*at, *now)))
 }
 
-/// The time of day of a column of a chart; the script says it in the visitor's zone.
+/// The time of day of a column of a chart, in UTC as the filters of lists are.
 pub fn clock(at: &EpochMs) -> Markup {
     let exact = at.to_rfc3339();
     let hour = exact.get(11..16).unwrap_or_default();
@@ -69,6 +72,24 @@ pub fn badge(word: impl fmt::Display) -> Markup {
     Markup(format!("<span class=\"badge {tone}\">{}</span>", escaped(&word)))
 }
 
+/// What a word says that stands for a state's reason; a word that is not ours is shown as it is.
+pub fn reason(word: impl fmt::Display) -> String {
+    let word = word.to_string();
+    words::STATUS_REASONS.says(&word).map_or(word, str::to_owned)
+}
+
+/// What happened, in the words of the log: a sentence without its full stop.
+pub fn action(word: impl fmt::Display) -> String {
+    let word = word.to_string();
+    words::ACTIONS.says(&word).map_or_else(|| word.clone(), |says| says.trim_end_matches('.').to_owned())
+}
+
+/// Why nothing is sent to a destination any more.
+pub fn disabled(word: impl fmt::Display) -> String {
+    let word = word.to_string();
+    words::DISABLED_REASONS.says(&word).map_or(word, str::to_owned)
+}
+
 /// An id, with a button that copies it.
 pub fn id(id: impl fmt::Display) -> Markup {
     let id = escaped(&id.to_string());
@@ -76,6 +97,16 @@ pub fn id(id: impl fmt::Display) -> Markup {
         "<span class=\"id\"><code>{id}</code><button type=\"button\" class=\"copy\" data-copy=\"{id}\" \
          aria-label=\"Copy {id}\" hidden></button></span>"
     ))
+}
+
+/// What people call a thing, with its id behind the name; a link if it has a page.
+pub fn named(id: &str, name: &str, address: &str) -> Markup {
+    let (id, name, address) = (escaped(id), escaped(name), escaped(address));
+    Markup(if address.is_empty() {
+        format!("<span title=\"{id}\">{name}</span>")
+    } else {
+        format!("<a href=\"{address}\" title=\"{id}\">{name}</a>")
+    })
 }
 
 /// A provider: its initial and its name.
@@ -123,7 +154,7 @@ mod tests {
     #[test]
     fn nothing_that_is_put_into_a_piece_becomes_markup() {
         let evil = "\"'><script>";
-        for piece in [badge(evil), id(evil), provider(evil)] {
+        for piece in [badge(evil), id(evil), provider(evil), named(evil, evil, evil)] {
             assert!(!piece.to_string().contains("<script") && !piece.to_string().contains("\"'>"), "{piece}");
         }
     }

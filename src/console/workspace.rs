@@ -81,6 +81,8 @@ struct Choice {
 struct Chosen {
     id: InstallationId,
     name: String,
+    /// How many resources are linked, whoever is subscribed to them.
+    linked: usize,
     resources: Vec<Offer>,
 }
 
@@ -202,8 +204,8 @@ async fn offers(
     subscribed: &BTreeSet<crate::model::ids::ResourceId>,
 ) -> Result<Option<Chosen>, Problem> {
     let Some(record) = gateway.store.load_installation(&chosen.id).await? else { return Ok(None) };
-    let is_offered =
-        |resource: &&Resource| resource.status == ResourceStatus::Active && !subscribed.contains(&resource.id);
+    let is_linked = |resource: &&Resource| resource.status == ResourceStatus::Active;
+    let is_offered = |resource: &&Resource| is_linked(resource) && !subscribed.contains(&resource.id);
     let offer = |resource: &Resource| Offer {
         name: name_of(resource).to_owned(),
         body: json!({"providerResourceId": resource.provider_resource_id}).to_string(),
@@ -211,6 +213,7 @@ async fn offers(
     Ok(Some(Chosen {
         id: chosen.id.clone(),
         name: chosen.account().to_owned(),
+        linked: record.resources.iter().filter(is_linked).count(),
         resources: record.resources.iter().filter(is_offered).map(offer).collect(),
     }))
 }

@@ -33,6 +33,8 @@ struct Row {
     providers: Vec<ProviderCount>,
     /// Where its deliveries go; empty is nowhere.
     goes_to: &'static str,
+    /// Whether nothing is sent there any more.
+    is_disabled: bool,
 }
 
 /// Its integrations with a provider.
@@ -55,18 +57,25 @@ pub async fn show(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -
     let page = gateway.store.list_workspaces(org, query.page_after_name()).await?;
     let of_org = gateway.destinations.find(&scope(org, DestinationScope::Org, org.as_str())).await?;
     let otherwise = match of_org {
-        Some(_) => "the org’s destination",
-        None if gateway.config.delivery.url.is_some() => "the gateway’s default",
-        None => "",
+        Some(view) => ("the org’s destination", view.destination.disabled_reason.is_some()),
+        None if gateway.config.delivery.url.is_some() => ("the gateway’s default", false),
+        None => ("", false),
     };
-    render(&WorkspacesPage {
-        layout,
-        pager: Pager::of(&query, page.next_cursor.as_deref()),
-        rows: page.items.iter().map(|summary| row(&gateway.registry, summary, otherwise)).collect(),
-    })
+    let mut rows = Vec::with_capacity(page.items.len());
+    for summary in &page.items {
+        let goes_to = match &summary.destination {
+            Some(own) => {
+                let own = gateway.store.find_destination(own).await?;
+                ("its own destination", own.is_some_and(|own| own.disabled_reason.is_some()))
+            }
+            None => otherwise,
+        };
+        rows.push(row(&gateway.registry, summary, goes_to));
+    }
+    render(&WorkspacesPage { layout, pager: Pager::of(&query, page.next_cursor.as_deref()), rows })
 }
 
-fn row(registry: &Registry, summary: &WorkspaceSummary, otherwise: &'static str) -> Row {
+fn row(registry: &Registry, summary: &WorkspaceSummary, (goes_to, is_disabled): (&'static str, bool)) -> Row {
     let of_provider = |slug: &String| registry.find(slug).map_or(slug.clone(), |found| found.name().to_owned());
     let providers = summary
         .integrations
@@ -76,7 +85,8 @@ fn row(registry: &Registry, summary: &WorkspaceSummary, otherwise: &'static str)
         name: summary.workspace.to_string(),
         path: format!("/console/workspaces/{}", segment(summary.workspace.as_str())),
         providers: providers.collect(),
-        goes_to: if summary.destination.is_some() { "its own destination" } else { otherwise },
+        goes_to,
+        is_disabled,
     }
 }
 

@@ -84,7 +84,7 @@ async fn resources_are_linked_to_a_workspace_events_arrive_live_and_a_connection
     browser.click("#available label:not([hidden]) input").await;
     browser.click("#link button.primary").await;
     browser.see("#linked-done[open]").await;
-    browser.click("text:button=Route what waits").await;
+    browser.click("#linked-done button[data-api$='/reroute']").await;
     browser.until_text("of 1 waiting events").await;
     stage.sink.wait_for(1, std::time::Duration::from_secs(30)).await.expect("the one that waited");
 

@@ -41,6 +41,20 @@ async fn an_event_arrives_live_and_the_dead_letters_that_were_chosen_are_sent_ag
     stage.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_that_reaches_nobody_says_so() {
+    let Some(stage) = Stage::set_with(Options::default()).await else { return };
+    let browser = &stage.browser;
+    stage.connect("github", 1).await;
+    stage.sign_in().await;
+    let event = stage.post_event("github:push", 1, 1).await.json()["eventId"].as_str().expect("an id").to_owned();
+    stage.visit(&format!("/events/{event}")).await;
+    browser.click("button[data-api$='/replay']").await;
+    browser.click("[data-confirm-yes]").await;
+    browser.until_text("Nothing was sent: no integration wants it now.").await;
+    stage.finish().await;
+}
+
 /// Dead letters: more than a page holds, and more than go at once.
 const MANY: usize = 120;
 

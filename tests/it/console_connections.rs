@@ -34,10 +34,15 @@ on_both! {
 
         let path = format!("/console/connections/{github}");
         let page = visitor.read(&path).await;
-        for shown in ["o/&#60;b&#62;r&#60;/b&#62;", "/console/workspaces/ws%2F1\"", "installation.connected", "data-org=\"org\""] {
+        for shown in ["o/&#60;b&#62;r&#60;/b&#62;", "/console/workspaces/ws%2F1?org=org\"", ">o/&lt;b&gt;r&lt;/b&gt; to ws/1</a>", "installation.connected", "data-org=\"org\""] {
             assert!(page.contains(shown), "{shown} is not in {page}");
         }
         assert!(!page.contains("How it ended"));
+        // Nobody has chosen an org: the link does, and without it the page asks.
+        assert_eq!(visitor.get("/console/workspaces/ws%2F1?org=org").await.status, 200);
+        let asking = visitor.get("/console/workspaces/ws%2F1").await;
+        let asking = (asking.status, String::from_utf8(asking.body.to_vec()).expect("UTF-8"));
+        assert!(asking.0 == 400 && asking.1.contains("<h1>Choose an org</h1>"), "{}", asking.1);
         let expected = ["validate", "resources/", "integrations", "reroute"];
         for call in expected {
             assert!(calls(&page).iter().any(|api| api.contains(call)), "{call}: {:?}", calls(&page));

@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-use signalbox::sim::{
-    self,
-    sink::{Behaviour, Sink},
+use serde_json::{Value, json};
+use signalbox::{
+    model::clock::{Clock as _, SystemClock},
+    sim::{
+        self,
+        sink::{Behaviour, Sink},
+    },
 };
 
 use crate::{
@@ -14,6 +17,10 @@ use crate::{
 };
 
 const SOON: Duration = Duration::from_secs(30);
+
+fn id_of(answer: &Value) -> &str {
+    answer["eventId"].as_str().expect("an id")
+}
 
 async fn subscribed(app: &App, org: &str, account: u32) -> Connected {
     let github = app.connect(org, sim::find("github").expect("simulated"), account).await;
@@ -35,6 +42,70 @@ async fn until_it_has(visitor: &Visitor<'_>, path: &str, text: &str) -> String {
 }
 
 on_both! {
+    async fn an_event_that_nobody_can_get_says_what_it_was_and_claims_nothing_that_was_not_asked(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let github = subscribed(&app, "org", 1).await;
+        let visitor = Visitor::signed_in(&app, App::service_key()).await;
+        let facts = github.facts(1, SystemClock.now());
+        let push = github.provider.event("github:push", &facts, github.provider.secret.as_bytes()).expect("known");
+        let unnamed = push.with_header("x-github-event", Some("star")).with_header("x-github-delivery", Some("star-1"));
+        let answer = app.outsider().post_webhook("github", &unnamed).await.expect("an answer");
+        let page = visitor.read(&format!("/console/events/{}", id_of(&answer.json()))).await;
+        assert!(page.contains("so nobody can subscribe to it.") && page.contains("harborworks-1</a>"), "{page}");
+        for falsehood in ["No linked resource", "Once somebody subscribes", "class=\"btn primary\" data-script", "unmapped event"] {
+            assert!(!page.contains(falsehood), "{falsehood}: {page}");
+        }
+
+        let (_, answer) = app.post_event(&github, "github:installation.created", 2).await;
+        let page = visitor.read(&format!("/console/events/{}", id_of(&answer.json()))).await;
+        assert!(page.contains("This is about our records") && !page.contains("class=\"bad\""), "{page}");
+
+        let (_, answer) = app.post_event(&github, "github:pull-request.opened", 3).await;
+        let page = visitor.read(&format!("/console/events/{}", id_of(&answer.json()))).await;
+        for said in ["Its workspace did not choose this event.", "No subscription chose this event.", " (77", "data-done-empty="] {
+            assert!(page.contains(said), "{said}: {page}");
+        }
+        app.finish().await;
+    }
+
+    async fn what_is_held_or_waits_is_told_and_let_go_on_the_page_of_its_connection(backend) {
+        let sink = Sink::start().await.expect("a port");
+        let app = App::start(backend, Options::default()).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+        let path = format!("/console/connections/{}", github.connection);
+        let visitor = Visitor::signed_in(&app, &app.make_key(&["--org", "org"])).await;
+        let page = visitor.read(&path).await;
+        let release = format!("POST {}/release-held", &path["/console".len()..]);
+        assert!(page.contains("no event has come yet") && !page.contains(&release), "{page}");
+        assert!(!page.contains("Events wait that nobody was to get"), "{page}");
+
+        app.post_event(&github, "github:push", 1).await;
+        let page = until_it_has(&visitor, &path, "Events wait that nobody was to get when they came").await;
+        assert!(!page.contains(&release), "{page}");
+
+        app.subscribe("org", "ws", &github, Some(&["github:push"])).await;
+        let facts = github.facts(2, SystemClock.now());
+        let push = github.provider.event("github:push", &facts, b"unused").expect("known");
+        let payload: Value = serde_json::from_slice(&push.body).expect("JSON");
+        let body = json!({"connectionId": github.connection, "orgId": "org", "deliveryId": "held-1", "eventType": "push",
+            "payload": payload, "receivedAt": 1_771_980_000});
+        let headers = [("x-api-key", App::service_key()), ("content-type", "application/json"), ("x-backfill-hold", "true")];
+        let held = app.send("POST", "/webhooks/github", &headers, body.to_string()).await.json();
+        let event = visitor.read(&format!("/console/events/{}", id_of(&held))).await;
+        assert!(event.contains("held until its connection") && !event.contains("next try") && !event.contains("/retry"), "{event}");
+        let page = visitor.read(&path).await;
+        assert!(page.contains("Release 1 held") && page.contains(&release), "{page}");
+        let released = visitor.call("POST", &release["POST ".len()..], &[], None).await;
+        assert_eq!(released.json()["released"], 1);
+        let rerouted = format!("{}/reroute", &path["/console".len()..]);
+        assert_eq!(visitor.call("POST", &rerouted, &[], None).await.json()["routed"], 1);
+        let page = visitor.read(&path).await;
+        assert!(!page.contains(&release) && !page.contains("Events wait that nobody was to get"), "{page}");
+        sink.wait_for(2, SOON).await.expect("delivered");
+        app.finish().await;
+    }
+
     async fn events_are_listed_filtered_found_by_any_id_and_shown_only_to_their_org(backend) {
         let sink = Sink::start().await.expect("a port");
         let app = App::start(backend, Options::default()).await;

@@ -88,6 +88,15 @@ on_both! {
         for expected in ["/console/workspaces/main", "/console/workspaces/a%20b", "its own destination", "nowhere", "1 active, 1 paused<"] {
             assert!(page.contains(expected), "{expected}: {page}");
         }
+        assert!(!page.contains(">disabled</span>"), "{page}");
+        app.write_rows("UPDATE gw_destinations SET disabled_reason = 'gone' WHERE scope = 'workspace'").await;
+        assert!(text(&visitor.get("/console/workspaces?org=acme").await).contains("its own destination <span class=\"badge bad\">disabled"));
+        for path in ["/console/workspaces/main?org=acme", "/console/destinations?org=acme", "/console?org=acme"] {
+            assert!(text(&visitor.get(path).await).contains("It answered 410 Gone, so nothing is sent to it any more"), "{path}");
+        }
+        let unlinked = app.connect("acme", sim::find("github").expect("simulated"), 3).await;
+        let page = text(&visitor.get(&format!("/console/workspaces/main?org=acme&connection={}", unlinked.connection)).await);
+        assert!(page.contains("Nothing of harborworks-3 is linked yet"), "{page}");
         let opened = visitor.get("/console/workspaces?org=acme&open=x%2Fy%20z").await;
         assert_eq!((opened.status, opened.headers.get("location")), (303, Some("/console/workspaces/x%2Fy%20z")));
 

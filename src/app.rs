@@ -91,6 +91,9 @@ pub async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         let shutdown = shutdown.clone();
         tokio::spawn(async move { shutdown.watch_signals().await })
     };
+    let public_url = config.server.public_url.clone();
+    let file = config.file.as_ref().map(|file| file.display().to_string());
+    let providers = config.providers.keys().map(String::as_str).collect::<Vec<_>>().join(",");
     let mut token = shutdown.token();
     let mut running = tokio::select! {
         started = Box::pin(start(config, None)) => started?,
@@ -103,7 +106,15 @@ pub async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     if let Some(console) = &running.console_url {
         println!("console: {console}");
     }
-    tracing::info!(address = %running.address, store = running.store.backend(), "serving");
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = file,
+        address = %running.address,
+        %public_url,
+        providers,
+        store = running.store.backend(),
+        "serving"
+    );
     let mut token = shutdown.token();
     tokio::select! {
         error = running.failed() => {

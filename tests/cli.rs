@@ -267,6 +267,49 @@ fn a_start_that_overlaps_with_the_stop_of_its_predecessor_waits_for_it_and_says_
     assert_eq!(waits, 1);
 }
 
+/// Both are told at once, and by the name that is in the configuration.
+#[test]
+fn a_database_that_cannot_be_opened_is_named_with_the_cause() {
+    let bench = Bench::new();
+    let began = std::time::Instant::now();
+    let missing = format!("sqlite://{}", bench.path("nowhere/x.db").display());
+    let said = bench.run_with(&["serve"], &[("SIGNALBOX_DATABASE__URL", &missing)]);
+    assert!(!said.succeeded && said.err.contains("nowhere/x.db: there is no such directory"), "{}", said.err);
+    assert!(!said.err.contains("waiting for the database"), "{}", said.err);
+    // Nobody listens on the port of `tcpmux`.
+    let nobody = [("SIGNALBOX_DATABASE__URL", "postgres://user:swordfish@127.0.0.1:1/x")];
+    let said = bench.run_with(&["keys", "list"], &nobody);
+    assert!(!said.succeeded && said.err.contains("127.0.0.1:1: ") && said.err.contains("refused"), "{}", said.err);
+    assert!(!said.err.contains("swordfish") && !said.err.contains("pool timed out"), "{}", said.err);
+    assert!(began.elapsed() < Duration::from_secs(5), "nothing is waited for");
+}
+
+#[test]
+fn the_log_for_people_has_no_colours_off_a_terminal_and_says_what_serves() {
+    let bench = Bench::new();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_signalbox"))
+        .env("SIGNALBOX_SERVER__LISTEN", "127.0.0.1:0")
+        .env("SIGNALBOX_TELEMETRY__LOG_FORMAT", "text")
+        .current_dir(bench.folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let told = BufReader::new(child.stderr.take().expect("piped")).lines().map(|line| line.expect("text"));
+    let mut all = String::new();
+    for line in told {
+        if line.contains("serving") {
+            for field in ["version=", "public_url=http://127.0.0.1:", "store=\"sqlite\""] {
+                assert!(line.contains(field), "{field}: {line}");
+            }
+            stop(&child);
+        }
+        all.push_str(&line);
+    }
+    assert!(child.wait().expect("ends").success());
+    assert!(!all.contains('\u{1b}') && !all.to_lowercase().contains("actix"), "{all}");
+}
+
 fn stop(child: &std::process::Child) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("takes signals");

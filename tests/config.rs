@@ -107,7 +107,10 @@ fn with_no_configuration_at_all_everything_has_its_documented_default() {
     assert_eq!(config.ingest.ack_deadline, Duration::from_millis(900));
     assert_eq!((config.ingest.late_binding, config.ingest.possible_replay), (LateBinding::Manual, ReplayPolicy::Flag));
     assert_eq!(config.retention.events, Duration::from_hours(30 * 24));
-    assert_eq!((config.telemetry.log_format, config.telemetry.log_filter.as_str()), (LogFormat::Json, "info"));
+    assert_eq!(
+        (config.telemetry.log_format, config.telemetry.log_filter.as_str()),
+        (LogFormat::Json, "info,actix_server=warn")
+    );
     assert!(config.providers.is_empty() && config.backfill.is_none());
 }
 
@@ -462,6 +465,11 @@ fn the_providers_of_the_example_load_once_they_are_taken_out_of_their_comments()
     let config = Config::load(Some(&path), [], &built_in()).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(config.providers.len(), built_in().len());
     assert!(config.providers.values().all(|provider| !provider.webhook_secrets.is_empty()));
+    for registered in Registry::built_in() {
+        let provider = (registered.make)();
+        let shown = config.providers[provider.slug().as_str()].max_body_bytes;
+        assert_eq!(shown, Some(provider.default_max_body_bytes()), "{}", provider.slug());
+    }
 }
 
 #[test]

@@ -286,7 +286,7 @@ impl TelemetryConfig {
         reader.section("telemetry", |section| Self {
             log_format: section.choice("log_format", [("json", LogFormat::Json), ("text", LogFormat::Text)]),
             log_filter: section
-                .parsed("log_filter", "info", |text| match EnvFilter::try_new(text) {
+                .parsed("log_filter", "info,actix_server=warn", |text| match EnvFilter::try_new(text) {
                     Ok(_) => Ok(text.to_owned()),
                     Err(error) => Err(format!("is not a filter: {error}")),
                 })

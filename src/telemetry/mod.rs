@@ -11,6 +11,8 @@ pub mod provider_health;
 pub mod request_log;
 pub mod traces;
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// How to log.
@@ -44,7 +46,10 @@ pub fn begin_logging(options: LogOptions<'_>) -> Result<(), TelemetryError> {
         let lines = fmt::layer().json().flatten_event(true).with_span_list(false).with_writer(std::io::stderr);
         registry.with(lines).try_init()
     } else {
-        registry.with(fmt::layer().with_target(false).with_writer(std::io::stderr)).try_init()
+        let lines = fmt::layer().with_target(false).with_writer(std::io::stderr);
+        // Colours are for a terminal only, and not even there if `NO_COLOR` is set.
+        let lines = if std::io::stderr().is_terminal() { lines } else { lines.with_ansi(false) };
+        registry.with(lines).try_init()
     };
     begun.map_err(|_| TelemetryError::AlreadyBegun)
 }

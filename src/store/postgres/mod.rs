@@ -178,6 +178,7 @@ impl PostgresStore {
             .application_name("signalbox")
             .statement_cache_capacity(STATEMENTS)
             .disable_statement_logging();
+        try_connecting(&connect, options.acquire_timeout).await?;
         let timeouts = Timeouts::new(options.acquire_timeout);
         // Rows are found by keys that the planner cannot see the number of; a plan made while a table was small must
         // not outlive that, so plans are made anew.
@@ -284,6 +285,26 @@ impl PostgresStore {
 impl_store!(PostgresStore, "postgres");
 impl_connection_store!(PostgresStore);
 impl_overview_store!(PostgresStore);
+
+/// Makes one connection by itself: what keeps it from being made is told, and where it should have led. A pool would only
+/// say that it waited.
+async fn try_connecting(connect: &PgConnectOptions, within: Duration) -> StoreResult<()> {
+    let tried = async { PgConnection::connect_with(connect).await?.close().await };
+    let cause = match timeout(within, tried).await {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => StoreError::from(error),
+        Err(_) => StoreError::Unavailable("no answer in time".into()),
+    };
+    let at = match connect.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => format!("{}:{}", connect.get_host(), connect.get_port()),
+    };
+    Err(match cause {
+        StoreError::Unavailable(why) => StoreError::Unavailable(format!("{at}: {why}")),
+        StoreError::Driver(why) => StoreError::Driver(format!("{at}: {why}")),
+        other => other,
+    })
+}
 
 fn pool_options(options: &OpenOptions, connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()

@@ -5,6 +5,7 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -49,6 +50,12 @@ impl ServingLock {
     }
 }
 
+/// What waiting does not mend is told at once.
 fn refused(path: &Path, error: &std::io::Error) -> StoreError {
-    StoreError::Unavailable(format!("{}: {error}", path.display()))
+    let told = format!("{}: {error}", path.display());
+    match error.kind() {
+        ErrorKind::NotFound => StoreError::Driver(format!("{}: there is no such directory", path.display())),
+        ErrorKind::PermissionDenied | ErrorKind::NotADirectory => StoreError::Driver(told),
+        _ => StoreError::Unavailable(told),
+    }
 }

@@ -151,8 +151,8 @@ impl SqliteStore {
         }
         let connect = SqliteConnectOptions::from_str(&options.url)?;
         let path = connect.get_filename().to_owned();
-        let serving = if options.serving { Some(ServingLock::take(&path)?) } else { None };
         file::create_private(&path)?;
+        let serving = if options.serving { Some(ServingLock::take(&path)?) } else { None };
         let connect = connect
             .create_if_missing(false)
             .foreign_keys(true)

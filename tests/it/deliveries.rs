@@ -197,6 +197,20 @@ on_both! {
         app.finish().await;
     }
 
+    async fn a_proxy_that_the_environment_names_sees_no_delivery(backend) {
+        let (sink, proxy) = (Sink::start().await.expect("a port"), Sink::start().await.expect("a port"));
+        let proxy_url = proxy.url("");
+        let named = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"];
+        let options = named.into_iter().fold(Options::default(), |options, name| options.with(name, &proxy_url));
+        let app = App::start(backend, options).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = connected(&app).await;
+        let event = post(&app, &github, 1).await;
+        until_status(&app, &event, "delivered").await;
+        assert_eq!((sink.total(), proxy.total()), (1, 0));
+        app.finish().await;
+    }
+
     async fn a_delivery_without_a_destination_waits_visibly_and_goes_when_there_is_one(backend) {
         let sink = Sink::start().await.expect("a port");
         let app = App::start(backend, Options::default()).await;

@@ -42,7 +42,7 @@ pub struct Envelope {
 
 impl Envelope {
     /// The body to send: this envelope with `payload` as its last member, byte for byte. `payload` is a JSON
-    /// text; nothing here parses it, because valid JSON exists that parsers refuse (`promises.md` 0).
+    /// text; nothing here parses it, because valid JSON exists that parsers refuse.
     ///
     /// # Errors
     /// Only if the envelope itself cannot be serialised.

@@ -82,7 +82,7 @@ pub struct Installation {
     pub status_reason: Option<String>,
     /// Small facts kept beside it (repository selection, permissions, scopes).
     pub metadata: Map<String, Value>,
-    /// What the provider says about the account, in the shape of `providers.md` 6.3.
+    /// What the provider says about the account: `version`, `sourceType`, and its own members.
     pub provider_account_info: Option<Value>,
     /// The provider's time of the newest control event applied, or when it was connected, where grants of one account share
     /// an id; older events do not undo it.

@@ -76,7 +76,7 @@ impl fmt::Display for IntegrationStatus {
 /// The `sync` member of `source_config`: which events an integration wants.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SyncRules {
-    /// Event keys; rows imported from the seed may hold category keys. Empty means nothing.
+    /// Event keys; rows imported from Lightfast may hold category keys. Empty means nothing.
     pub events: Vec<String>,
     /// False pauses: events are stored as filtered (`paused`).
     pub auto_sync: bool,
@@ -120,7 +120,7 @@ pub struct Integration {
     pub installation: InstallationId,
     /// To which resource; unique within the workspace.
     pub resource: ResourceId,
-    /// The seed's JSONB shape per provider, `sync` included.
+    /// Facts of the resource in the provider's own shape, the one that Lightfast's rows have, and `sync`.
     pub source_config: Map<String, Value>,
     /// Its state.
     pub status: IntegrationStatus,

@@ -1,4 +1,4 @@
-//! What a Linear OAuth application sends (`providers.md` 3.5 to 3.8).
+//! What a Linear OAuth application sends.
 //!
 //! **Must not know** how the gateway reads it.
 
@@ -123,7 +123,7 @@ fn write(kind: &str, facts: &Facts) -> Option<Draft> {
         if action == "updated" {
             payload["updatedFrom"] = json!({"updatedAt": at, "title": dice.title()});
         }
-        // An SLA's issue is beside the event, not in `data` (`providers.md` 3.6).
+        // An SLA's issue is beside the event, not in `data`.
         if entity == "issue-sla" {
             payload["issueData"] = issue(facts, &mut dice);
             "/issueData/description"

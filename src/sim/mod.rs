@@ -88,7 +88,7 @@ pub struct SimulatedProvider {
     pub slug: &'static str,
     /// The event keys it can send, seed keys first.
     pub keys: &'static [&'static str],
-    /// How many of `keys`, from the front, are the seed's.
+    /// How many of `keys`, from the front, Lightfast knew.
     pub seed_keys: usize,
     /// The control events it can send that are not subscribable.
     pub control: &'static [&'static str],
@@ -112,7 +112,7 @@ pub fn find(slug: &str) -> Option<&'static SimulatedProvider> {
 }
 
 impl SimulatedProvider {
-    /// The keys of the seed's catalogue.
+    /// The keys of Lightfast's catalogue.
     pub fn seed_keys(&self) -> &'static [&'static str] {
         self.keys.split_at(self.seed_keys).0
     }

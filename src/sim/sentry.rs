@@ -1,4 +1,4 @@
-//! What a Sentry public integration sends (`providers.md` 4.5 to 4.8).
+//! What a Sentry public integration sends.
 //!
 //! **Must not know** how the gateway reads it.
 
@@ -137,7 +137,7 @@ fn issue(action: &str, facts: &Facts, dice: &mut Dice) -> Value {
         "web_url": format!("https://{}.sentry.io/issues/{id}/", facts.account)})
 }
 
-/// The project of an event is an integer, of an issue a text (`providers.md` 4.6).
+/// The project of an event is an integer, of an issue a text.
 fn error(facts: &Facts, dice: &mut Dice) -> Value {
     let (event, issue) = (dice.hex(32), dice.between(6_120_000_000, 6_129_999_999).to_string());
     #[expect(clippy::cast_precision_loss, reason = "Sentry writes seconds as a float")]

@@ -39,7 +39,7 @@ pub enum Encoding {
     Form,
 }
 
-/// How a provider signs (`providers.md` 0.1): lower-case hex of a MAC over the raw body in one header.
+/// How a provider signs: lower-case hex of a MAC over the raw body in one header.
 #[derive(Debug, Clone, Copy)]
 pub struct Signing {
     /// The header, in lower case.

@@ -1,4 +1,4 @@
-//! What a Vercel integration sends (`providers.md` 2.5 to 2.9).
+//! What a Vercel integration sends.
 //!
 //! **Must not know** how the gateway reads it.
 
@@ -121,7 +121,7 @@ fn deployment(action: &str, facts: &Facts, dice: &mut Dice, payload: &mut Value)
     let name = facts.resource_slug.as_str();
     let message = dice.title();
     if action == "check-rerequested" {
-        // Names no project (`providers.md` 2.6): routed by its account.
+        // Names no project: routed by its account.
         payload["deployment"] = json!({"id": id, "meta": {"githubCommitMessage": message}});
         payload["check"] = json!({"id": format!("chk_{}", dice.token(6))});
         return;

@@ -27,7 +27,7 @@ pub enum StoreError {
     /// Anything else the driver reported.
     #[error("the database refused: {0}")]
     Driver(String),
-    /// The database cannot keep what it acknowledges (`promises.md` 0).
+    /// The database cannot keep what it acknowledges.
     #[error("the database is not durable: {0}")]
     NotDurable(String),
     /// The database belongs to a newer Signalbox, or a migration failed.

@@ -338,7 +338,7 @@ on_both! {
         let created = operator.ask("POST", path, Some(&body(Value::Null))).await.expect("created");
         assert_eq!(counts(&created), [Some(1), Some(0), Some(0)]);
         let id = created["integrations"][0]["id"].as_str().expect("an id").to_owned();
-        assert_eq!(created["integrations"][0]["events"].as_array().map(Vec::len), Some(13), "the seed's defaults");
+        assert_eq!(created["integrations"][0]["events"].as_array().map(Vec::len), Some(13), "the defaults");
         let skipped = operator.ask("POST", path, Some(&body(Value::Null))).await.expect("skipped");
         assert_eq!(counts(&skipped), [Some(0), Some(0), Some(1)]);
         let list = operator.ask("GET", path, None).await.expect("a list");
@@ -613,7 +613,7 @@ async fn the_catalogue_shows_every_provider_enabled_or_not_with_its_events() {
         }
     }
     assert_eq!(providers["items"].as_array().map(Vec::len), Some(4));
-    assert_eq!(seed, 40, "the seed's 41 keys but for vercel:deployment.check-rerequested");
+    assert_eq!(seed, 40, "Lightfast's 41 keys but for vercel:deployment.check-rerequested");
     app.finish().await;
 }
 

@@ -1,4 +1,4 @@
-//! `promises.md` P5 and `system.md` 7: two nodes on one PostgreSQL are one gateway.
+//! `promises.md` P5: two nodes on one PostgreSQL are one gateway.
 
 use std::{collections::HashSet, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Linear's asking half against a provider that says what each test wants to hear (`providers.md` 3.1 to 3.4).
+//! Linear's asking half against a provider that says what each test wants to hear.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Sentry's asking half against a provider that says what each test wants to hear (`providers.md` 4.1 to 4.4).
+//! Sentry's asking half against a provider that says what each test wants to hear.
 
 use std::time::Duration;
 

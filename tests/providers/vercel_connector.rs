@@ -1,4 +1,4 @@
-//! Vercel's asking half against a provider that says what each test wants to hear (`providers.md` 2.1 to 2.4).
+//! Vercel's asking half against a provider that says what each test wants to hear.
 
 use std::time::Duration;
 

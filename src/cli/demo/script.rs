@@ -23,7 +23,7 @@ impl Workspace {
     }
 }
 
-/// New links subscribe to the seed's keys, but for one (`providers.md` 5.7).
+/// New links subscribe to the keys that Lightfast knew, but for one.
 fn is_default(key: &str) -> bool {
     key != "vercel:deployment.check-rerequested"
         && crate::sim::PROVIDERS.iter().any(|provider| provider.seed_keys().contains(&key))

@@ -172,7 +172,7 @@ fn installation(row: Columns<'_>, registry: &Registry, now: EpochMs, report: &mu
         return None;
     };
     let word = row.text("status").unwrap_or_else(|| "active".into());
-    // `error` was the seed's word for a connection that people had to look after.
+    // `error` was Lightfast's word for a connection that people had to look after.
     let status = if word == "error" { Some(InstallationStatus::NeedsReauth) } else { InstallationStatus::parse(&word) };
     let Some(status) = status else {
         refuse("unknown_status", format!("its status {word:?} is not known"));
@@ -253,7 +253,7 @@ fn resource(row: Columns<'_>, of: &mut Imported, registry: &Registry, now: Epoch
     let same = of.resources.iter().position(|known| known.provider_resource_id == resource.provider_resource_id);
     match same {
         None => of.resources.push(resource),
-        // The seed made a new row for each time a resource was linked; ours has one, the living one.
+        // Lightfast made a new row for each time a resource was linked; ours has one, the living one.
         Some(position) => {
             let known = &mut of.resources[position];
             let other = if known.status == ResourceStatus::Removed && status == ResourceStatus::Active {

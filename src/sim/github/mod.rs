@@ -1,4 +1,4 @@
-//! What a GitHub App sends (`providers.md` 1.5 to 1.9; octokit's webhook schemas).
+//! What a GitHub App sends (octokit's webhook schemas).
 //!
 //! **Must not know** how the gateway reads it.
 

@@ -147,7 +147,7 @@ impl<'a> Story<'a> {
         repository
     }
 
-    /// The common envelope around an event's own members (`providers.md` 1.6).
+    /// The common envelope around an event's own members.
     fn in_repository(&self, own: Value) -> Map<String, Value> {
         let mut all = members(json!({
             "repository": self.repository(),
@@ -176,7 +176,7 @@ impl<'a> Story<'a> {
             "base_ref": null, "compare": compare, "commits": [commit], "head_commit": commit,
             "pusher": {"name": "mirela-okt", "email": "mirela@harborworks.example"},
         }));
-        // In a push these two are epoch seconds, and the owner has a name (`providers.md` 1.6, field traps).
+        // In a push these two are epoch seconds, and the owner has a name.
         if let Some(Value::Object(repository)) = all.get_mut("repository") {
             repository.insert("created_at".to_owned(), Value::from(1_709_251_200));
             repository.insert("pushed_at".to_owned(), Value::from(self.facts.at.0 / 1000));
@@ -227,7 +227,7 @@ impl<'a> Story<'a> {
         });
         let mut own = json!({"number": number, "pull_request": pull_request});
         match self.action.as_str() {
-            // Merging is closing on the wire; the flag tells them apart (`providers.md` 1.9).
+            // Merging is closing on the wire; the flag tells them apart.
             "merged" => own["action"] = Value::from("closed"),
             "synchronize" => {
                 own["before"] = Value::from(self.dice.hex(40));

@@ -1,4 +1,4 @@
-//! Linear's pages and API as an OAuth application sees them (`providers.md` 3.1 to 3.4, 7; linear.app/developers).
+//! Linear's pages and API as an OAuth application sees them (linear.app/developers).
 //!
 //! **Owns** the workspaces, teams and grants of an invented Linear. **Invariants.** Every refresh gives a new pair; the
 //! old refresh token is dead unless the grace knob says otherwise. **Must not know** how the gateway asks.

@@ -1,4 +1,4 @@
-//! Sentry's pages and API as a public integration sees them (`providers.md` 4.1 to 4.4, 7; docs.sentry.io, and the
+//! Sentry's pages and API as a public integration sees them (docs.sentry.io, and the
 //! server's source where the documentation is silent).
 //!
 //! **Owns** the installations, tokens and projects of an invented Sentry. **Invariants.** API paths end with a slash: a

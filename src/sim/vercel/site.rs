@@ -1,4 +1,4 @@
-//! Vercel's pages and API as an integration sees them (`providers.md` 2.1 to 2.4, 7; vercel.com/docs/rest-api).
+//! Vercel's pages and API as an integration sees them (vercel.com/docs/rest-api).
 //!
 //! **Owns** the configurations and projects of an invented Vercel. **Invariants.** A team's token without `teamId`, and
 //! any token of a removed or disabled configuration, is refused with 403. **Must not know** how the gateway asks.

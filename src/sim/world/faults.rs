@@ -1,4 +1,4 @@
-//! What can go wrong with a simulated provider, on purpose (`providers.md` 7.3).
+//! What can go wrong with a simulated provider, on purpose.
 //!
 //! **Invariants.** A rule names calls by method and path pattern and is spent after its number of times; rules are
 //! tried in the order they were set. A fault before the provider acts changes nothing there; one after it does.

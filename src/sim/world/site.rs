@@ -15,7 +15,7 @@ use crate::{
     sim::{Dice, Draft, Facts, SignedRequest, SimulatedProvider},
 };
 
-/// How a provider sends webhooks (`providers.md` 0.1 and 7.2).
+/// How a provider sends webhooks.
 #[derive(Debug, Clone, Copy)]
 pub struct Manners {
     /// How long it waits for the answer, milliseconds.

@@ -1,4 +1,4 @@
-//! What people do at GitHub after connecting, and what GitHub tells of it (`providers.md` 1.7).
+//! What people do at GitHub after connecting, and what GitHub tells of it.
 
 use serde_json::{Value, json};
 

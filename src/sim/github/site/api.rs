@@ -1,4 +1,4 @@
-//! The REST API (`providers.md` 1.3, 1.4).
+//! The REST API.
 //!
 //! **Invariants.** Every call needs a `User-Agent` and the kind of token its endpoint is for. Lists answer at most 100
 //! at a time and link the rest.

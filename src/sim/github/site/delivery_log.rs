@@ -1,4 +1,4 @@
-//! The App's log of what it sent, and redelivery from it (`providers.md` 1.4, "missed-webhook recovery").
+//! The App's log of what it sent, and redelivery from it (docs.github.com, "Handling failed webhook deliveries").
 //!
 //! **Invariants.** Newest first. `id` is of an attempt, `guid` of the event: a redelivery has a new id and the same
 //! guid. Entries older than three days are neither listed nor redelivered.

@@ -1,4 +1,4 @@
-//! GitHub's pages and API as a GitHub App sees them (`providers.md` 1.1 to 1.4, 7; docs.github.com/rest/apps).
+//! GitHub's pages and API as a GitHub App sees them (docs.github.com/rest/apps).
 //!
 //! **Owns** the installations, repositories, grants and the delivery log of an invented GitHub. **Invariants.** Accounts
 //! are numbered as [`super::PROVIDER`]'s facts are: a webhook about account 1 is about the installation that a visit

@@ -1,4 +1,4 @@
-//! User tokens: codes, exchange, refresh, checks (`providers.md` 1.2).
+//! User tokens: codes, exchange, refresh, checks.
 //!
 //! **Invariants.** A code is good once, for its lifetime, with its redirect URI and its PKCE verifier. Errors of the
 //! exchange are answered with 200, as GitHub does.

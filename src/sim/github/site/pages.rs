@@ -1,4 +1,4 @@
-//! What people see: the App's installation pages and the authorization page (`providers.md` 1.1).
+//! What people see: the App's installation pages and the authorization page.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Repositories and what is in them: listing, renaming, the contents endpoint with its size rules (`providers.md` 1.4).
+//! Repositories and what is in them: listing, renaming, the contents endpoint with its size rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! The authorization page and the token endpoint (`providers.md` 3.1 to 3.3).
+//! The authorization page and the token endpoint.
 
 use std::time::Duration;
 

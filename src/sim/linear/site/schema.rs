@@ -1,4 +1,4 @@
-//! What can be asked and changed through GraphQL (`providers.md` 3.4).
+//! What can be asked and changed through GraphQL.
 
 use serde_json::{Map, Value, json};
 

@@ -1,4 +1,4 @@
-//! Tokens, installations and projects (`providers.md` 4.2 to 4.4).
+//! Tokens, installations and projects.
 
 use std::time::Duration;
 

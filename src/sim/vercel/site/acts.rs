@@ -1,4 +1,4 @@
-//! What people do at Vercel after connecting, and what Vercel tells of it (`providers.md` 2.7).
+//! What people do at Vercel after connecting, and what Vercel tells of it.
 
 use serde_json::{Value, json};
 

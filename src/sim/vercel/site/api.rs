@@ -1,4 +1,4 @@
-//! The REST API (`providers.md` 2.4).
+//! The REST API.
 
 use serde_json::{Value, json};
 

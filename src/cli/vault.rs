@@ -80,7 +80,11 @@ fn print_report(vault: &Vault, rotation: &Rotation) {
     let (kept, free): (Vec<&str>, Vec<&str>) =
         ids.iter().skip(1).copied().partition(|id| rotation.still_used.contains(*id));
     if !free.is_empty() {
-        println!("no record is sealed with these keys any more, they can be removed: {}", free.join(", "));
+        println!(
+            "no record is sealed with these keys any more; if every gateway has {newest} as its first, they can be \
+             removed: {}",
+            free.join(", ")
+        );
     }
     if !kept.is_empty() {
         println!("these keys are still used, keep them: {}", kept.join(", "));

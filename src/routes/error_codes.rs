@@ -108,7 +108,7 @@ codes! {
     STALE_TIMESTAMP = "stale_timestamp", 401, "The signed time is outside its window", [],
         "The provider's signed timestamp is too far from the present; check the clock.";
     TOKEN_EXPIRED = "token_expired", 401, "The grant is dead", [],
-        "The provider does not renew the connection's token any more; the connection is `needs_reauth`. Connect it again.";
+        "The provider does not renew the connection's token any more; the connection is `needs_reauth`. Connect it again. Where tokens are made from the installation (GitHub), an installation that is gone is `installation_not_active` instead.";
     CONNECTION_EXPIRED = "connection_expired", 401, "The provider does not accept the connection's token", [],
         "A token that was renewed for the purpose was not accepted either; the connection is `needs_reauth`. Connect it again.";
     FORBIDDEN = "forbidden", 403, "Not allowed for this org", [],
@@ -122,7 +122,7 @@ codes! {
     NOT_FOUND = "not_found", 404, "Not found", [],
         "There is no such route, or no such thing among those this key may see.";
     NO_TOKEN_FOUND = "no_token_found", 404, "The connection has no token", [],
-        "No token is kept for the connection: it was adopted, and never connected through the provider. Connect it.";
+        "No token is kept for the connection: it was adopted, and never connected through the provider. Connect it. Where tokens are made from the installation (GitHub), there is none to be kept, and this is not answered.";
     RESOURCE_NOT_ACCESSIBLE = "resource_not_accessible", 404, "The provider does not list this resource for the connection", ["providerResourceId"],
         "An org key may link only what the provider lists for the connection; for a connection without a token, only a service key may link. Elsewhere: the connection does not reach what the request names.";
     NO_MATCHING_DLQ_ENTRIES = "no_matching_dlq_entries", 404, "No dead letter matches", ["requestedIds"],

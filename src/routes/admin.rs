@@ -4,7 +4,7 @@ use actix_web::{HttpResponse, http::StatusCode, web};
 use serde_json::{Value, json};
 
 use super::{
-    auth::{ServiceReader, ServiceWriter},
+    auth::{ServiceProbe, ServiceReader, ServiceWriter},
     connections::log_json,
     gateway::Gateway,
     health::is_store_reachable,
@@ -18,7 +18,8 @@ use crate::{
 };
 
 /// `GET /admin/health[?deep=true]`: whether the gateway is well. 503 while the database does not answer or the counters contradict each other. `deep`
-/// counts every row and looks for contradictions among them: for tests and for doubts, not for probes.
+/// counts every row and looks for contradictions among them: for tests and for doubts, not for probes. While the database does not answer, a key
+/// is taken that this node knows to have been good within the last day; any other is answered `store_unavailable`.
 ///
 /// # Errors
 /// `invalid_parameter`.
@@ -30,7 +31,7 @@ use crate::{
         (status = 503, description = "Not well", body = schemas::Health),
     ),
 )]
-pub async fn health(_caller: ServiceReader, query: Query, gateway: web::Data<Gateway>) -> Answer {
+pub async fn health(ServiceProbe(_caller): ServiceProbe, query: Query, gateway: web::Data<Gateway>) -> Answer {
     let deep = query.flag("deep")?.unwrap_or(false);
     let reachable = is_store_reachable(&gateway).await;
     let ledger = gateway.metrics.ledger();

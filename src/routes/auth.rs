@@ -1,8 +1,8 @@
 //! Who asks: API keys, the org and the person they act for.
 //!
 //! **Owns** the key ring and the extractors that handlers name in their signatures. **Invariants**: only hashes are
-//! stored and remembered; hashes are compared in constant time; a revocation is effective within a second; what an org
-//! key may not see looks exactly like what does not exist. **Must not know** any single route.
+//! stored and remembered; hashes are compared in constant time; a revocation is effective within a second of the store's
+//! answer; what an org key may not see looks exactly like what does not exist. **Must not know** any single route.
 
 use std::{
     collections::HashMap,
@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use super::{
     error_codes as codes,
     gateway::Gateway,
+    health::PROBE_LIMIT,
     problem::Problem,
     request_frame::note,
     session::{self, Resumed},
@@ -42,6 +43,9 @@ use crate::{
 /// How long an answer of the store about a key is remembered. With the query it stays under the second that a
 /// revocation may take.
 const REMEMBERED_FOR: Duration = Duration::from_millis(800);
+/// How long a key that was good stays so for whoever asks whether the store answers, while it does not: longer than
+/// people take to mend a database.
+const TRUSTED_FOR: Duration = Duration::from_hours(24);
 /// How many answers are remembered at the most: wrong keys are remembered too.
 const REMEMBERED_KEYS: usize = 10_000;
 /// How often the use of a key is written down.
@@ -97,6 +101,23 @@ impl KeyRing {
         self.look_up(api_key::hash(presented)).await
     }
 
+    /// The same, but while the store does not answer a key is what the store last said it was. Only for what says whether
+    /// the store answers.
+    ///
+    /// # Errors
+    /// Only if the store cannot be asked about a key that was not good lately.
+    pub(super) async fn identify_or_recall(&self, presented: &str) -> Result<Option<KnownKey>, StoreError> {
+        let asked = tokio::time::timeout(PROBE_LIMIT, self.identify(presented)).await;
+        let error = match asked {
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(error)) => error,
+            Err(_) => StoreError::Unavailable("it does not answer in time".into()),
+        };
+        let hash = api_key::hash(presented);
+        let last = self.memory().last_answer(&hash, Instant::now());
+        last.and_then(|key| good(key, hash)).map(Some).ok_or(error)
+    }
+
     /// The same, asked of the store whatever is remembered: what begins now is not to begin with a key that just ended.
     ///
     /// # Errors
@@ -134,11 +155,11 @@ impl KeyRing {
                 found
             }
         };
-        let good = found.filter(|key| key.revoked_at.is_none() && bool::from(key.hash.ct_eq(&hash)));
-        if let Some(key) = &good {
+        let known = found.and_then(|key| good(key, hash));
+        if let Some(key) = &known {
             self.note_use(&key.id);
         }
-        Ok(good.map(|key| KnownKey { id: key.id, org: key.org, can_write: key.can_write, hash }))
+        Ok(known)
     }
 
     /// Writes down, now and then and beside the request, that a key is used.
@@ -158,6 +179,12 @@ impl KeyRing {
         // Nothing in the memory can be left half done: what a panicking thread left is as good as ever.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The key of this row and hash, unless it ended.
+fn good(key: ApiKey, hash: [u8; 32]) -> Option<KnownKey> {
+    let is_good = key.revoked_at.is_none() && bool::from(key.hash.ct_eq(&hash));
+    is_good.then_some(KnownKey { id: key.id, org: key.org, can_write: key.can_write, hash })
 }
 
 /// What is remembered of keys; pure, the present is an argument.
@@ -189,9 +216,16 @@ impl KeyMemory {
         }
     }
 
+    /// The key that the store last said this is, if that is not too long ago.
+    fn last_answer(&self, hash: &[u8; 32], now: Instant) -> Option<ApiKey> {
+        let (at, found) = self.answers.get(hash)?;
+        found.clone().filter(|_| now.duration_since(*at) < TRUSTED_FOR)
+    }
+
     fn remember(&mut self, hash: [u8; 32], found: Option<ApiKey>, now: Instant) {
         if self.answers.len() >= REMEMBERED_KEYS {
-            self.answers.retain(|_, (at, _)| now.duration_since(*at) < REMEMBERED_FOR);
+            // Whoever sends wrong keys does not make it forget the good ones.
+            self.answers.retain(|_, (at, found)| found.is_some() || now.duration_since(*at) < REMEMBERED_FOR);
         }
         if self.answers.len() >= REMEMBERED_KEYS {
             self.answers.clear();
@@ -288,11 +322,19 @@ impl Caller {
     /// # Errors
     /// `unauthorized`, `cross_origin_request`, `invalid_org_id`, `invalid_user_id`, `forbidden`.
     pub async fn authenticate(gateway: &Gateway, request: &HttpRequest) -> Result<Self, Problem> {
+        Self::authenticate_by(KeyRing::identify, gateway, request).await
+    }
+
+    async fn authenticate_by(
+        identify: impl AsyncFn(&KeyRing, &str) -> Result<Option<KnownKey>, StoreError>,
+        gateway: &Gateway,
+        request: &HttpRequest,
+    ) -> Result<Self, Problem> {
         let headers = request.headers();
         let from = request.peer_addr().map(|peer| peer.ip().to_string());
         let cookie = session::read_cookie(request, gateway).filter(|_| !headers.contains_key("x-api-key"));
         let (key, resumed) = match (presented_key(headers), cookie) {
-            (Some(key), _) => (gateway.keys.identify(key).await?, None),
+            (Some(key), _) => (identify(&gateway.keys, key).await?, None),
             (None, Some(cookie)) => {
                 let is_person = session::is_person(request);
                 let resumed = gateway.sessions.resume(&gateway.keys, &cookie, is_person).await?;
@@ -373,9 +415,12 @@ pub struct ServiceReader(pub Caller);
 /// A service key that may change things.
 #[derive(Debug)]
 pub struct ServiceWriter(pub Caller);
+/// A service key, or one that was good lately while the store does not answer.
+#[derive(Debug)]
+pub struct ServiceProbe(pub Caller);
 
 macro_rules! extractors {
-    ($($name:ident: |$caller:ident| $check:expr;)*) => {$(
+    ($($name:ident by $identify:ident: |$caller:ident| $check:expr;)*) => {$(
         impl FromRequest for $name {
             type Error = Problem;
             type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
@@ -386,7 +431,7 @@ macro_rules! extractors {
                     let Some(gateway) = request.app_data::<web::Data<Gateway>>() else {
                         return Err(Problem::new(&codes::INTERNAL_ERROR).caused_by("the gateway is not in the app's data"));
                     };
-                    let $caller = Caller::authenticate(gateway, &request).await?;
+                    let $caller = Caller::authenticate_by(KeyRing::$identify, gateway, &request).await?;
                     $check.map($name)
                 })
             }
@@ -395,10 +440,11 @@ macro_rules! extractors {
 }
 
 extractors! {
-    Reader: |caller| Ok::<Caller, Problem>(caller);
-    Writer: |caller| caller.require_write();
-    ServiceReader: |caller| caller.require_service();
-    ServiceWriter: |caller| caller.require_service().and_then(Caller::require_write);
+    Reader by identify: |caller| Ok::<Caller, Problem>(caller);
+    Writer by identify: |caller| caller.require_write();
+    ServiceReader by identify: |caller| caller.require_service();
+    ServiceWriter by identify: |caller| caller.require_service().and_then(Caller::require_write);
+    ServiceProbe by identify_or_recall: |caller| caller.require_service();
 }
 
 #[cfg(test)]
@@ -418,6 +464,20 @@ mod tests {
 
     fn key(org: Option<&str>, can_write: bool) -> KnownKey {
         KnownKey { id: KeyId::from_raw("key_1"), org: org.map(OrgId::from_raw), can_write, hash: [0; 32] }
+    }
+
+    fn row(hash: [u8; 32]) -> ApiKey {
+        ApiKey {
+            id: KeyId::from_raw("key_1"),
+            name: "ci".into(),
+            hash,
+            prefix: "sbx_".into(),
+            org: None,
+            can_write: true,
+            created_at: EpochMs(0),
+            last_used_at: None,
+            revoked_at: None,
+        }
     }
 
     fn code<T: std::fmt::Debug>(result: Result<T, Problem>) -> &'static str {
@@ -490,17 +550,7 @@ mod tests {
         let mut memory = KeyMemory::default();
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let row = ApiKey {
-            id: KeyId::from_raw("key_1"),
-            name: "ci".into(),
-            hash: [7; 32],
-            prefix: "sbx_".into(),
-            org: None,
-            can_write: true,
-            created_at: EpochMs(0),
-            last_used_at: None,
-            revoked_at: None,
-        };
+        let row = row([7; 32]);
         memory.remember([7; 32], Some(row.clone()), start);
         memory.remember([8; 32], None, start);
         assert_eq!(memory.recall(&[7; 32], start), Recalled::Key(row.clone()));
@@ -509,17 +559,23 @@ mod tests {
         assert_eq!(memory.recall(&[7; 32], after(1)), Recalled::Nothing);
         assert!(!memory.should_touch(&row.id, after(1)));
         assert!(memory.should_touch(&row.id, after(60)));
+        assert_eq!(memory.last_answer(&[7; 32], after(3600)), Some(row), "for a store that does not answer");
+        assert_eq!(memory.last_answer(&[7; 32], after(24 * 3600)), None);
+        assert_eq!(memory.last_answer(&[8; 32], start), None);
     }
 
     #[test]
-    fn remembered_keys_are_bounded() {
+    fn remembered_keys_are_bounded_and_wrong_ones_make_room_first() {
         let mut memory = KeyMemory::default();
         let now = Instant::now();
+        memory.remember([255; 32], Some(row([255; 32])), now);
         for index in 0..=REMEMBERED_KEYS {
             let mut hash = [0; 32];
             hash[..8].copy_from_slice(&index.to_le_bytes());
-            memory.remember(hash, None, now);
+            let later = if index == REMEMBERED_KEYS - 1 { now + REMEMBERED_FOR } else { now };
+            memory.remember(hash, None, later);
         }
         assert!(memory.answers.len() <= REMEMBERED_KEYS);
+        assert!(memory.last_answer(&[255; 32], now).is_some());
     }
 }

@@ -16,7 +16,7 @@ use super::{
 use crate::telemetry::metrics::Metrics;
 
 /// How long a probe of the store may take.
-const PROBE_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
 /// `GET /`: who answers here.
 #[utoipa::path(method(get, head), path = "/", responses((status = 200, body = schemas::Name)))]

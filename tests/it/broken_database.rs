@@ -194,6 +194,47 @@ async fn a_postgresql_without_a_free_connection_is_a_503_until_there_is_one() {
     expect_nothing_lost(app, load, &mut arrivals, MAX_IN_FLIGHT).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_is_told_to_a_key_of_the_database_while_the_database_is_away_unless_it_was_revoked() {
+    let Some(server) = OwnPostgres::prepare("health without a PostgreSQL", "") else { return };
+    server.start();
+    let app = App::start(server.backend(), options()).await;
+    let (used, unused) = (app.make_key(&[]), app.make_key(&[]));
+    let ask = async |key: &str| app.send("GET", "/admin/health", &[("x-api-key", key)], "").await;
+    let until_health_is = async |status: u16| {
+        let asking = async {
+            while ask(&used).await.status != status {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asking).await.expect("in time");
+    };
+    let expect_told = async || {
+        let answer = ask(&used).await;
+        let shown = answer.json();
+        assert_eq!((answer.status, &shown["status"], &shown["database"]), (503, &json!("degraded"), &json!("error")));
+        assert!(shown["uptime_ms"].is_u64(), "{shown}");
+        let to_a_stranger = ask(&unused).await.json();
+        assert_eq!(to_a_stranger["error"], "store_unavailable", "nobody knows whether this key is good");
+    };
+    until_health_is(200).await;
+    server.stop();
+    expect_told().await;
+    server.start();
+    until_health_is(200).await;
+    server.freeze();
+    expect_told().await;
+    server.thaw();
+    until_health_is(200).await;
+    server.execute("UPDATE gw_api_keys SET revoked_at = 1".into()).await;
+    until_health_is(401).await;
+    server.stop();
+    let shown = ask(&used).await.json();
+    assert!(shown["error"].is_string() && shown.get("database").is_none(), "{shown}");
+    server.start();
+    app.finish().await;
+}
+
 on_both! {
     async fn a_pool_of_one_connection_serves_everybody_under_load(backend) {
         let sink = Sink::start_keeping(Keep::Nothing).await.expect("a port");

@@ -6,7 +6,7 @@
 use actix_web::{HttpRequest, web};
 
 use super::super::{
-    auth::{Reader, ServiceReader, ServiceWriter, Writer},
+    auth::{Reader, ServiceProbe, ServiceReader, ServiceWriter, Writer},
     query::Query,
     request_body::ApiBody,
     request_frame::RequestIds,
@@ -60,6 +60,7 @@ arguments! {
     Reader: |needs| needs.key = Some(KeyNeed { service: false, write: false });
     Writer: |needs| needs.key = Some(KeyNeed { service: false, write: true });
     ServiceReader: |needs| needs.key = Some(KeyNeed { service: true, write: false });
+    ServiceProbe: |needs| needs.key = Some(KeyNeed { service: true, write: false });
     ServiceWriter: |needs| needs.key = Some(KeyNeed { service: true, write: true });
     ApiBody: |needs| needs.body = true;
     Query: |needs| needs.query = true;

@@ -221,7 +221,7 @@ pub struct IngestConfig {
 pub struct RetentionConfig {
     /// Events; at least 7, so that dedup outlives every provider's redelivery window.
     pub events: Duration,
-    /// Dead letters.
+    /// Dead letters: longer than events, whose events stay with them, or shorter.
     pub dead_letters: Duration,
     /// Quarantined webhooks.
     pub quarantine: Duration,

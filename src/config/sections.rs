@@ -18,7 +18,7 @@ use crate::model::secret::Secret;
 
 /// The shortest service key anybody may configure, characters: shorter ones can be guessed.
 const SERVICE_KEY_MIN_CHARS: usize = 32;
-/// Retention of events, and of those with a dead letter, is at least this, so that dedup memory outlives every provider's redelivery window.
+/// Retention of events, and of dead letters, is at least this, so that dedup memory outlives every provider's redelivery window.
 const DEDUP_MIN_DAYS: u32 = 7;
 /// Where on the console a connect flow ends unless configured otherwise.
 const CONNECTED_PATH: &str = "/{provider}/connected";

@@ -221,7 +221,7 @@ fn resource_names(explained: &Value, record: Option<&InstallationRecord>) -> Str
 fn outcome(event: &Event) -> (&'static str, String) {
     let why = event.reason.as_deref().map(says).unwrap_or_default();
     match event.outcome {
-        EventOutcome::Routed => ("good", "Routed.".to_owned()),
+        EventOutcome::Routed => ("good", format!("Routed. {why}").trim_end().to_owned()),
         EventOutcome::Control if event.installation.is_some() => {
             ("good", "This is about our records, and was applied to them. No workspace gets it.".to_owned())
         }
@@ -234,7 +234,7 @@ fn outcome(event: &Event) -> (&'static str, String) {
     }
 }
 
-/// Why an event was not routed, in a sentence.
+/// Why an event ended as it did, in a sentence.
 pub(super) fn says(reason: &str) -> String {
     words::EVENT_REASONS.says(reason).map_or_else(|| reason.to_owned(), str::to_owned)
 }

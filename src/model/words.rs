@@ -53,7 +53,7 @@ macro_rules! words {
 
 words! {
     /// Why an event ended as it did.
-    EVENT_REASONS = "Why an event was not routed", "`reason` of an event; `null` where it was routed", {
+    EVENT_REASONS = "Why an event ended as it did", "`reason` of an event; `null` where it was routed and has its deliveries", {
         "ping": "It is a test message of the provider, and for nobody.",
         "unmapped_event": "No event of the catalogue has this name, so nobody can subscribe to it.",
         "no_installation": "No connection has the account that it names.",
@@ -63,6 +63,7 @@ words! {
         "no_resource": "Nothing that it is about is linked.",
         "no_integration": "No workspace is subscribed to what it is about.",
         "no_active_integration": "No subscription to what it is about is active.",
+        "dead_letters_expired": "It was routed; its deliveries ended as dead letters, and those have expired.",
         "event_not_allowed": "No subscription chose this event.",
         "paused": "The subscription that would get it was paused.",
         "possible_replay": "The same bytes came before under another delivery id, and `ingest.possible_replay` is `drop`.",

@@ -339,12 +339,12 @@ macro_rules! impl_store {
                     let (expired, looked_up_to) =
                         retention::find_expired_events(&mut db, cutoffs, after, limit).await?;
                     drop(conn);
-                    if expired.is_empty() {
+                    if expired.len() == 0 {
                         return Ok(super::DeletedEvents { deleted: 0, looked_up_to });
                     }
                     let mut transaction = self.writing().await?;
                     let mut db = Session { conn: &mut transaction, known: &self.known };
-                    let deleted = retention::delete_events(&mut db, &expired).await?;
+                    let deleted = retention::delete_events(&mut db, cutoffs, &expired).await?;
                     transaction.commit().await?;
                     Ok(super::DeletedEvents { deleted, looked_up_to })
                 })

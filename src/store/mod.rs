@@ -425,9 +425,9 @@ pub struct DeadLetter {
 /// Ages past which rows are deleted.
 #[derive(Debug, Clone, Copy)]
 pub struct RetentionCutoffs {
-    /// Events that arrived before this go, unless a delivery of theirs is open or dead.
+    /// Events that arrived before this go, unless a delivery of theirs is open or a dead letter that does not go yet.
     pub events: EpochMs,
-    /// Dead letters that died before this go with their events.
+    /// Dead letters that died before this go, of events that stay too.
     pub dead_letters: EpochMs,
     /// Quarantined webhooks last seen before this go.
     pub quarantine: EpochMs,
@@ -842,8 +842,9 @@ pub trait Store: ConnectionStore + OverviewStore {
 
     // --- retention --------------------------------------------------------------------------------------------------
 
-    /// Looks at a bounded number of old events after `after`, oldest first, and deletes at the most `limit` of them, in one
-    /// short transaction. Who goes on from what it answers, and from the beginning at the end, deletes every expired one.
+    /// Looks at a bounded number of old events after `after`, oldest first, and deletes at the most `limit` of them, or of
+    /// those that stay the dead letters, in one short transaction. Who goes on from what it answers, and from the beginning
+    /// at the end, deletes everything that expired.
     async fn delete_expired_events(
         &self,
         cutoffs: &RetentionCutoffs,

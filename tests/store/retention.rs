@@ -76,11 +76,54 @@ store_suite! {
         store.let_everything_die().await;
         store.clock.advance(Duration::from_secs(10));
         store.let_everything_die().await;
-        let cutoffs = |dead_letters| RetentionCutoffs { events: NEVER, dead_letters, quarantine: NEVER, log: NEVER, flows: NEVER, activity: NEVER };
+        let now = store.now();
+        let cutoffs = |dead_letters| RetentionCutoffs { events: now, dead_letters, quarantine: NEVER, log: NEVER, flows: NEVER, activity: NEVER };
         let between = EpochMs(START.0 + 5_000);
         assert_eq!(store.delete_expired_events(&cutoffs(between), None, 100).await.expect("deleted").deleted, 0);
+        assert_eq!(rows(&store, "SELECT COUNT(*) FROM gw_deliveries").await, 1, "the older dead letter has an age of its own");
         let after = EpochMs(START.0 + 20_000);
         assert_eq!(store.delete_expired_events(&cutoffs(after), None, 100).await.expect("deleted").deleted, 1);
+    }
+
+    async fn a_dead_letter_that_expires_first_leaves_its_event_with_body_and_other_deliveries(store: TestStore) {
+        let event = store.with_delivery(store.with_delivery(store.event("both")));
+        let delivered = event.deliveries[0].delivery.id.clone();
+        store.accept_event(event.clone()).await.expect("stored");
+        for claimed in store.claim("node-a").await {
+            let is_delivered = claimed.delivery.id == delivered;
+            let status = if is_delivered { DeliveryStatus::Delivered } else { DeliveryStatus::Dead };
+            let record = store.attempt(&claimed.delivery.id, 1, "node-a", status);
+            store.record_attempts(vec![record]).await.expect("recorded");
+        }
+        let only_dead = store.accept_one("dead").await;
+        store.let_everything_die().await;
+        let delivered_only = store.accept_one("delivered").await;
+        for claimed in store.claim("node-a").await {
+            let record = store.attempt(&claimed.delivery.id, 1, "node-a", DeliveryStatus::Delivered);
+            store.record_attempts(vec![record]).await.expect("recorded");
+        }
+        store.clock.advance(Duration::from_secs(10));
+        let cutoffs =
+            RetentionCutoffs { events: NEVER, dead_letters: store.now(), quarantine: NEVER, log: NEVER, flows: NEVER, activity: NEVER };
+        let mut looked_up_to = None;
+        // A batch of one at a time, to the end.
+        loop {
+            let pass = store.delete_expired_events(&cutoffs, looked_up_to.as_ref(), 1).await.expect("deleted");
+            assert_eq!(pass.deleted, 0, "no event is old enough");
+            looked_up_to = pass.looked_up_to;
+            if looked_up_to.is_none() {
+                break;
+            }
+        }
+        let detail = store.find_event_detail(&event.event.id).await.expect("read").expect("it stays");
+        let left: Vec<_> = detail.deliveries.iter().map(|delivery| delivery.id.clone()).collect();
+        assert_eq!((left, detail.attempts.len(), detail.event.reason), (vec![delivered], 1, None));
+        assert!(store.find_event_body(&event.event.id).await.expect("read").is_some());
+        let detail = store.find_event_detail(&only_dead.event).await.expect("read").expect("it stays");
+        assert_eq!((detail.deliveries.len(), detail.attempts.len()), (0, 0));
+        assert_eq!(detail.event.reason.as_deref(), Some("dead_letters_expired"));
+        assert_eq!(store.find_event(&delivered_only.event).await.expect("read").expect("it stays").reason, None);
+        assert_eq!(store.take_census().await.expect("counted").contradictions, Vec::<String>::new());
     }
 
     async fn old_events_that_stay_are_passed_over_a_bounded_number_at_a_time(store: TestStore) {

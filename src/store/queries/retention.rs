@@ -3,8 +3,9 @@
 //! An event's age is that of its id, which is when it arrived: ids are the primary key and begin with their time. The
 //! service path may name an older `received_at`; what it brings is kept as long as anything that arrives now.
 //!
-//! Dead letters outlive events, so that there may be any number of old events that stay. **Invariants**: one pass looks at
-//! a bounded number of events, and says where the next one goes on.
+//! Dead letters have an age of their own. A longer one keeps their events, so that there may be any number of old events
+//! that stay; with a shorter one they go before their event, which stays with its body and its other deliveries.
+//! **Invariants**: one pass looks at a bounded number of events, and says where the next one goes on.
 
 use super::{Fields, Session, id_floor, list, query, text};
 use crate::{
@@ -21,13 +22,16 @@ const EVENTS_LOOKED_AT: u32 = 5_000;
 /// Minutes of activity deleted at once. Retention looks once a minute at least, so that none is left behind.
 const MINUTES_AT_ONCE: i64 = 10;
 
-/// Old events, with how many of their deliveries are open or dead, and how many of those are a reason to keep them.
+/// Old events, with how many of their deliveries are open or dead, and how many of those have not expired.
 /// Counted, because PostgreSQL reads a whole table of deliveries once for what it can turn into a join.
 const LOOK_AT_EVENTS: &str = "SELECT e.id, \
      (SELECT COUNT(*) FROM gw_deliveries d WHERE d.event_id = e.id AND d.status <> 'delivered'), \
      (SELECT COUNT(*) FROM gw_deliveries d WHERE d.event_id = e.id AND d.status <> 'delivered' \
          AND (d.status <> 'dead' OR d.finished_at >= $1)) \
      FROM gw_events e WHERE e.id > $2 AND e.id < $3 ORDER BY e.id LIMIT $4";
+
+/// Why a routed event has no delivery.
+const DEAD_LETTERS_EXPIRED: &str = "dead_letters_expired";
 
 const LOCK: &str = concat!("SELECT id FROM gw_events WHERE id", in_list!("$1"), for_update!());
 
@@ -46,6 +50,19 @@ const DELETE_ATTEMPTS: &str = concat!(
 const DELETE_DELIVERIES: &str = concat!("DELETE FROM gw_deliveries WHERE event_id", in_list!("$1"));
 const DELETE_EVENTS: &str = concat!("DELETE FROM gw_events WHERE id", in_list!("$1"));
 
+const DELETE_DEAD_ATTEMPTS: &str = concat!(
+    "DELETE FROM gw_attempts WHERE delivery_id IN (SELECT d.id FROM gw_deliveries d WHERE d.event_id",
+    in_list!("$1"),
+    " AND d.status = 'dead' AND d.finished_at < $2)"
+);
+const DELETE_DEAD: &str =
+    concat!("DELETE FROM gw_deliveries WHERE event_id", in_list!("$1"), " AND status = 'dead' AND finished_at < $2");
+const SAY_WHY_NOTHING_IS_LEFT: &str = concat!(
+    "UPDATE gw_events SET reason = $2 WHERE id",
+    in_list!("$1"),
+    " AND NOT EXISTS (SELECT 1 FROM gw_deliveries d WHERE d.event_id = gw_events.id)"
+);
+
 const DELETE_QUARANTINED: &str = "DELETE FROM gw_quarantine WHERE id IN \
      (SELECT id FROM gw_quarantine WHERE last_at < $1 ORDER BY id LIMIT $2)";
 const DELETE_LOG: &str =
@@ -63,14 +80,29 @@ const DELETE_BACKFILL_RUNS: &str = "DELETE FROM gw_backfill_runs WHERE id IN (SE
 const DELETE_HEAL_RUNS: &str = "DELETE FROM gw_heal_runs WHERE id IN (SELECT id FROM gw_heal_runs \
      WHERE id < $1 AND status <> 'running' ORDER BY id LIMIT $2)";
 
-/// Events after that one that may go, oldest first, and the last one looked at, if there may be more behind it. Reads
-/// only: the writer is needed elsewhere.
+/// What may go of the events that one pass looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Expired {
+    /// Events with all they have.
+    events: Vec<String>,
+    /// Events that stay, without dead letters of theirs.
+    with_dead_letters: Vec<String>,
+}
+
+impl Expired {
+    pub(crate) fn len(&self) -> usize {
+        self.events.len() + self.with_dead_letters.len()
+    }
+}
+
+/// What may go of the events after that one, oldest first, and the last one looked at, if there may be more behind it.
+/// Reads only: the writer is needed elsewhere.
 pub(crate) async fn find_expired_events(
     db: &mut Session<'_>,
     cutoffs: &RetentionCutoffs,
     after: Option<&EventId>,
     limit: u32,
-) -> StoreResult<(Vec<String>, Option<EventId>)> {
+) -> StoreResult<(Expired, Option<EventId>)> {
     let old = id_floor(EventId::PREFIX, cutoffs.events);
     // An event is not younger than what died of it.
     let last = id_floor(EventId::PREFIX, cutoffs.events.max(cutoffs.dead_letters));
@@ -80,17 +112,19 @@ pub(crate) async fn find_expired_events(
         .bind(last)
         .bind(i64::from(EVENTS_LOOKED_AT));
     let rows = found.fetch_all(&mut *db.conn).await?;
-    let mut expired = Vec::new();
+    let mut expired = Expired::default();
     let mut looked_at = None;
     for row in &rows {
         let mut fields = Fields::new(row);
         let (id, undelivered, keeping): (String, i64, i64) = (fields.get()?, fields.get()?, fields.get()?);
         looked_at = Some(EventId::from_raw(id.as_str()));
-        if keeping == 0 && (undelivered > 0 || id < old) {
-            expired.push(id);
-            if expired.len() >= limit as usize {
-                return Ok((expired, looked_at));
-            }
+        if keeping == 0 && id < old {
+            expired.events.push(id);
+        } else if undelivered > keeping {
+            expired.with_dead_letters.push(id);
+        }
+        if expired.len() >= limit as usize {
+            return Ok((expired, looked_at));
         }
     }
     let more = rows.len() >= EVENTS_LOOKED_AT as usize;
@@ -115,10 +149,22 @@ pub(crate) async fn delete(db: &mut Session<'_>, cutoffs: &RetentionCutoffs, lim
     Ok(Deleted { quarantined, log_entries, flows, runs })
 }
 
-/// Deletes those events, if they may still go.
-pub(crate) async fn delete_events(db: &mut Session<'_>, expired: &[String]) -> StoreResult<u64> {
-    let candidates = list(expired.iter().map(String::as_str));
+/// Deletes what was found, if it may still go; how many events.
+pub(crate) async fn delete_events(
+    db: &mut Session<'_>,
+    cutoffs: &RetentionCutoffs,
+    expired: &Expired,
+) -> StoreResult<u64> {
+    let staying = list(expired.with_dead_letters.iter().map(String::as_str));
+    let candidates = list(expired.events.iter().chain(&expired.with_dead_letters).map(String::as_str));
     query(LOCK).bind(&candidates).fetch_all(&mut *db.conn).await?;
+    if !expired.with_dead_letters.is_empty() {
+        for sql in [DELETE_DEAD_ATTEMPTS, DELETE_DEAD] {
+            query(sql).bind(&staying).bind(cutoffs.dead_letters.0).execute(&mut *db.conn).await?;
+        }
+        query(SAY_WHY_NOTHING_IS_LEFT).bind(&staying).bind(DEAD_LETTERS_EXPIRED).execute(&mut *db.conn).await?;
+    }
+    let candidates = list(expired.events.iter().map(String::as_str));
     let rows = query(STILL_EXPIRED).bind(&candidates).fetch_all(&mut *db.conn).await?;
     let doomed: Vec<String> = rows.iter().map(|row| Fields::new(row).get()).collect::<StoreResult<_>>()?;
     let doomed = list(doomed.iter().map(String::as_str));

@@ -117,13 +117,14 @@ impl DeliveryClient {
     pub async fn post(&self, post: Post<'_>) -> Answer {
         let started = Instant::now();
         let deadline = started + self.timeout;
-        let (result, error, response_body) = self.outcome(post, deadline).await;
+        let (result, error, response_body) = self.outcome(post, started, deadline).await;
         Answer { result, error, response_body, took: started.elapsed() }
     }
 
     async fn outcome(
         &self,
         post: Post<'_>,
+        started: Instant,
         deadline: Instant,
     ) -> (AttemptResult, Option<&'static str>, Option<String>) {
         let failed = |result, error| (result, Some(error), None);
@@ -142,9 +143,10 @@ impl DeliveryClient {
                 failed(result, error)
             }
             Ok(Ok(response)) => {
+                let our_now_s = post.timestamp_s.saturating_add_unsigned(started.elapsed().as_secs());
                 let result = AttemptResult::Answered {
                     status: response.status().as_u16(),
-                    retry_after_s: retry_after_s(response.headers()),
+                    retry_after_s: retry_after_s(response.headers(), our_now_s),
                 };
                 let body_deadline = deadline.min(Instant::now() + ANSWER_BODY_TIME);
                 (result, None, first_bytes(response, body_deadline).await)
@@ -213,15 +215,16 @@ fn classify(error: &reqwest::Error) -> (AttemptResult, &'static str) {
     }
 }
 
-/// `Retry-After` in seconds. A date is measured against the answer's own `Date`: their clock, not ours.
-fn retry_after_s(headers: &HeaderMap) -> Option<u64> {
+/// `Retry-After` in seconds. A date is measured against the answer's own `Date`, their clock, and against ours where they do
+/// not tell; one that has passed is now.
+fn retry_after_s(headers: &HeaderMap, our_now_s: i64) -> Option<u64> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(seconds);
     }
     let then = http_date_s(text)?;
-    let now = http_date_s(headers.get(DATE)?.to_str().ok()?)?;
-    u64::try_from(then - now).ok()
+    let their_now = headers.get(DATE).and_then(|date| http_date_s(date.to_str().ok()?));
+    Some(u64::try_from(then.saturating_sub(their_now.unwrap_or(our_now_s))).unwrap_or(0))
 }
 
 fn http_date_s(text: &str) -> Option<i64> {
@@ -437,6 +440,11 @@ mod tests {
                 "HTTP/1.1 429 Slow\r\ndate: Wed, 25 Feb 2026 00:40:00 GMT\r\nretry-after: Wed, 25 Feb 2026 00:41:30 GMT\r\ncontent-length: 0\r\n\r\n",
                 Some(90),
             ),
+            (
+                "HTTP/1.1 503 Busy\r\ndate: Wed, 25 Feb 2026 00:40:00 GMT\r\nretry-after: Tue, 24 Feb 2026 23:00:00 GMT\r\ncontent-length: 0\r\n\r\n",
+                Some(0),
+            ),
+            ("HTTP/1.1 503 Busy\r\nretry-after: Tue, 24 Feb 2026 23:00:00 GMT\r\ncontent-length: 0\r\n\r\n", Some(0)),
             ("HTTP/1.1 503 Busy\r\nretry-after: soon\r\ncontent-length: 0\r\n\r\n", None),
             ("HTTP/1.1 503 Busy\r\nretry-after: -5\r\ncontent-length: 0\r\n\r\n", None),
         ] {
@@ -444,6 +452,22 @@ mod tests {
             let answer = post_to(&format!("http://127.0.0.1:{port}/"), PATIENT, true).await;
             let AttemptResult::Answered { retry_after_s, .. } = answer.result else { panic!("{answer:?}") };
             assert_eq!(retry_after_s, expected, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_date_in_retry_after_is_measured_by_our_clock_if_the_answer_has_none() {
+        for date in ["", "date: today\r\n"] {
+            let (port, _requests) = server(move |mut stream| async move {
+                // An hour after the attempt's timestamp.
+                let wait = "retry-after: Wed, 25 Feb 2026 01:40:00 GMT";
+                let text = format!("HTTP/1.1 503 Busy\r\n{date}{wait}\r\ncontent-length: 0\r\n\r\n");
+                stream.write_all(text.as_bytes()).await.expect("written");
+            })
+            .await;
+            let answer = post_to(&format!("http://127.0.0.1:{port}/"), PATIENT, true).await;
+            let AttemptResult::Answered { retry_after_s: Some(wait), .. } = answer.result else { panic!("{answer:?}") };
+            assert!((3600 - PATIENT.as_secs()..=3600).contains(&wait), "{wait}");
         }
     }
 

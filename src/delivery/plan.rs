@@ -255,7 +255,7 @@ fn reason_for(question: &Question<'_>, key: &EventKey, integration: &Integration
     if let Insistence::On(wanted) = question.insistence {
         return match integration.status {
             _ if !wanted.contains(&integration.id) => "not_asked_for",
-            IntegrationStatus::Active => "routed",
+            IntegrationStatus::Active | IntegrationStatus::Paused => "routed",
             _ => "inactive_integration",
         };
     }
@@ -390,11 +390,11 @@ mod tests {
                 ],
             )],
         );
-        let named = [IntegrationId::from_raw("int_c"), IntegrationId::from_raw("int_d")];
+        let named = ["int_b", "int_c", "int_d"].map(IntegrationId::from_raw);
         for (insistence, expected) in [
             (Insistence::Nothing, &[][..]),
             (Insistence::PastPauses, &["int_a", "int_b"]),
-            (Insistence::On(&named), &["int_c"]),
+            (Insistence::On(&named), &["int_b", "int_c"]),
         ] {
             let plan = ask_insisting(Some(&table), Some("acme:push"), Some(&["r"]), false, insistence);
             let to: Vec<_> = plan.deliveries.iter().map(|delivery| delivery.integration.as_str()).collect();

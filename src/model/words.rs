@@ -70,7 +70,7 @@ words! {
     };
     /// Why an integration does or does not get an event.
     CONSIDERED_REASONS = "Why an integration does or does not get an event",
-        "`considered[].reason` of `GET /events/{id}/explain`; where there is a delivery, its newest state", {
+        "`considered[].reason` of `GET /events/{id}/explain`; where it was routed, the state of its newest delivery", {
         "routed": "It gets the event.",
         "pending": "On its way.",
         "held": "Held until it is released.",

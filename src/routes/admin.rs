@@ -93,14 +93,20 @@ pub async fn rebuild_cache(_caller: ServiceWriter, gateway: web::Data<Gateway>) 
     Ok(HttpResponse::Ok().json(json!({"status": "rebuilt", "count": count})))
 }
 
-/// `GET /admin/actors`: a copy of every live actor's state; with `X-Org-Id` only supervisors of that org.
+/// `GET /admin/actors`: a copy of every live actor's state; with `X-Org-Id` only the supervisors and the dispatcher's lanes
+/// of that org.
 ///
 /// # Errors
 /// None of its own.
 #[utoipa::path(get, path = "/admin/actors", responses((status = 200, body = schemas::Actors)))]
 pub async fn actors(ServiceReader(caller): ServiceReader, gateway: web::Data<Gateway>) -> Answer {
     let mut supervisors = gateway.directory.snapshots().await;
-    if caller.org.is_some() {
+    let mut dispatcher = gateway.dispatcher.snapshot().await;
+    if let Some(org) = &caller.org {
+        if let Some(lanes) = dispatcher["lanes"].as_array_mut() {
+            let own = gateway.store.list_destinations(org).await?;
+            lanes.retain(|lane| own.iter().any(|destination| lane["destination"] == destination.id.as_str()));
+        }
         let mut visible = Vec::new();
         for snapshot in supervisors {
             let id = snapshot["installationId"].as_str().unwrap_or_default();
@@ -114,7 +120,7 @@ pub async fn actors(ServiceReader(caller): ServiceReader, gateway: web::Data<Gat
     Ok(HttpResponse::Ok().json(json!({
         "supervisors": supervisors,
         "routers": gateway.routers.snapshot(),
-        "dispatcher": gateway.dispatcher.snapshot().await,
+        "dispatcher": dispatcher,
     })))
 }
 

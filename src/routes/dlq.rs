@@ -1,5 +1,7 @@
 //! `/admin/dlq` and `/admin/replay/catchup`: dead letters, and sending them again.
 
+use std::collections::HashSet;
+
 use actix_web::{HttpResponse, web};
 use serde_json::{Value, json};
 
@@ -72,14 +74,17 @@ pub async fn replay(ServiceWriter(caller): ServiceWriter, body: ApiBody, gateway
     })))
 }
 
-/// At least one pair, each complete.
+/// At least one pair, each complete and once.
 fn read_pairs(requested: &Value) -> Option<Vec<(String, String)>> {
-    let pairs: Option<Vec<_>> = requested
-        .as_array()?
-        .iter()
-        .map(|pair| Some((as_text(pair.get("provider")?)?, as_text(pair.get("deliveryId")?)?)))
-        .collect();
-    pairs.filter(|pairs| !pairs.is_empty())
+    let mut pairs = Vec::new();
+    let mut seen = HashSet::new();
+    for pair in requested.as_array()? {
+        let pair = (as_text(pair.get("provider")?)?, as_text(pair.get("deliveryId")?)?);
+        if seen.insert(pair.clone()) {
+            pairs.push(pair);
+        }
+    }
+    Some(pairs).filter(|pairs| !pairs.is_empty())
 }
 
 /// `POST /admin/replay/catchup {installationId, batchSize?, provider?, since?, until?}`: sends a batch of a
@@ -121,9 +126,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn at_least_one_complete_pair_is_needed() {
-        let good = json!([{"provider": "github", "deliveryId": "d-1"}]);
-        assert_eq!(read_pairs(&good), Some(vec![("github".into(), "d-1".into())]));
+    fn at_least_one_complete_pair_is_needed_and_a_repeated_one_counts_once() {
+        let good = json!([
+            {"provider": "github", "deliveryId": "d-1"},
+            {"provider": "linear", "deliveryId": "d-1"},
+            {"provider": "github", "deliveryId": "d-1"},
+        ]);
+        let expected = vec![("github".into(), "d-1".into()), ("linear".into(), "d-1".into())];
+        assert_eq!(read_pairs(&good), Some(expected));
         for bad in
             [json!([]), json!("d-1"), json!(["d-1"]), json!([{"provider": "github"}]), json!([{"deliveryId": ""}])]
         {

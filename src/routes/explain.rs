@@ -1,7 +1,7 @@
 //! `GET /events/{id}/explain`: the whole decision about an event, and what became of each integration it considered.
 //!
 //! **Invariants**: each considered integration has exactly one reason; for one that was routed it is where its newest
-//! delivery stands now. **Must not know** how decisions are made: the stored one is shown.
+//! delivery stands now, for any other the reason stays and what a replay made later stands beside it. **Must not know** how decisions are made: the stored one is shown.
 
 use actix_web::{HttpResponse, web};
 use serde_json::{Map, Value, json};
@@ -44,7 +44,9 @@ pub fn explanation(detail: &EventDetail) -> Result<Value, Problem> {
         let integration = entry["integrationId"].as_str().unwrap_or_default();
         let own: Vec<_> =
             detail.deliveries.iter().filter(|delivery| delivery.integration.as_str() == integration).collect();
-        if let Some(newest) = own.last() {
+        if let Some(newest) = own.last()
+            && entry["reason"] == "routed"
+        {
             entry["reason"] = json!(newest.status);
         }
         entry["deliveries"] = own.iter().map(|delivery| delivery_json(delivery)).collect();
@@ -166,12 +168,14 @@ mod tests {
             delivery("dlv_2", "int_1", DeliveryStatus::Delivered),
             delivery("dlv_3", "int_9", DeliveryStatus::Pending),
             delivery("dlv_4", "int_9", DeliveryStatus::Held),
+            Delivery { replay: true, ..delivery("dlv_5", "int_2", DeliveryStatus::Delivered) },
         ];
         let shown = explanation(&detail(&decision, deliveries)).expect("explained");
         let reasons: Vec<_> =
             shown["considered"].as_array().expect("a list").iter().map(|e| e["reason"].clone()).collect();
         assert_eq!(reasons, [json!("delivered"), json!("filtered:event_not_allowed"), json!("held")]);
         assert_eq!(shown["considered"][0]["deliveries"].as_array().expect("a list").len(), 2);
+        assert_eq!(shown["considered"][1]["deliveries"][0]["status"], "delivered", "replayed since");
         assert_eq!(shown["considered"][2]["deliveries"].as_array().expect("a list").len(), 2);
         assert_eq!(shown["verifiedBy"], decision["verifiedBy"]);
         assert_eq!(shown["dedup"]["verdict"], "new");

@@ -2,8 +2,9 @@
 //!
 //! Polls the store, because any node may have stored an event. Ids are made when a webhook is taken in and committed a
 //! moment later, so they may appear out of order: every poll looks again at the last few seconds and leaves out what it
-//! has sent. **Invariants**: an event is sent once per stream; a client that comes back with `Last-Event-ID` gets what
-//! is newer than that; the stream ends when the process stops, the key is revoked or the console's session ends.
+//! has sent; and a client that comes back begins as far before the last one it saw. **Invariants**: an event is sent once
+//! per stream; a client that comes back with `Last-Event-ID` gets everything that it has not seen, and some of what it has;
+//! the stream ends when the process stops, the key is revoked or the console's session ends.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -36,18 +37,23 @@ const CHUNK: u32 = 200;
 
 /// `GET /events/stream`: the org's events as they are stored, as server-sent events.
 ///
+/// An event may appear a moment after a later one. Whoever comes back with `Last-Event-ID`, as an `EventSource` does by
+/// itself, therefore gets the five seconds before that event again: leave out by `id` what was seen.
+///
 /// # Errors
 /// `missing_org_id`.
 #[utoipa::path(
     get, path = "/events/stream",
-    params(("Last-Event-ID" = Option<String>, Header, description = "Goes on after this event.")),
+    params((
+        "Last-Event-ID" = Option<String>, Header, description = "Goes on from five seconds before this event on.",
+    )),
     responses((status = 200, description = "Each `data` is an event", content_type = "text/event-stream", body = String)),
 )]
 pub async fn follow(Reader(caller): Reader, request: HttpRequest, gateway: web::Data<Gateway>) -> Answer {
     let org = caller.require_org()?.clone();
     let resumed = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
     let start = match resumed.filter(|id| id.starts_with(EventId::PREFIX)) {
-        Some(id) => EventId::from_raw(id),
+        Some(id) => resuming_after(EventId::from_raw(id)),
         None => Ids::event_floor(gateway.clock.now()),
     };
     let follower =
@@ -57,6 +63,11 @@ pub async fn follow(Reader(caller): Reader, request: HttpRequest, gateway: web::
         Some((Ok::<_, actix_web::Error>(chunk), follower))
     });
     Ok(HttpResponse::Ok().content_type("text/event-stream").insert_header(("x-accel-buffering", "no")).streaming(body))
+}
+
+/// Where a stream goes on whose reader has seen this event: others may have appeared before it since.
+fn resuming_after(id: EventId) -> EventId {
+    Ids::event_made_at(&id).map_or(id, |at| Ids::event_floor(at.minus(SETTLES_AFTER)))
 }
 
 /// One stream in progress.
@@ -201,6 +212,17 @@ mod tests {
         assert!(window.take(vec![late.clone()], false, EpochMs(start + 60_000)).is_empty());
         assert!(window.cursor() > &late.id, "what is settled is not read again");
         assert!(window.sent.is_empty());
+    }
+
+    #[test]
+    fn an_event_that_appears_behind_a_later_one_between_two_streams_is_sent_by_the_second() {
+        let start = 1_771_980_000_000;
+        let (early, seen) = (event(start + 10, "a"), event(start + 500, "b"));
+        let mut window = Window::starting_after(resuming_after(seen.id.clone()));
+        assert!(window.cursor() < &early.id);
+        assert_eq!(window.take(vec![early.clone(), seen.clone()], false, EpochMs(start + 900)), [early, seen]);
+        let foreign = EventId::from_raw("evt_x");
+        assert_eq!(resuming_after(foreign.clone()), foreign);
     }
 
     #[test]

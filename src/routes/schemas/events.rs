@@ -166,8 +166,9 @@ shapes! {
         integration_id: String,
         workspace_id: String,
         resource_id: String,
-        /// The state of its newest delivery, or why there is none.
+        /// The state of its newest delivery, or why it was to get none; a replay changes nothing in that.
         reason: ConsideredReason,
+        /// Oldest first, those of replays included.
         deliveries: Vec<ConsideredDelivery>,
     }
 

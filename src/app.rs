@@ -1,8 +1,8 @@
 //! The only place that knows every room: builds them bottom-up, and stops them top-down.
 //!
-//! **Invariants**: everything that can be wrong is found before the listener is bound; stopping goes intake → routers →
-//! dispatcher → supervisors → store, each with what is left of one deadline, so that no acknowledged event is lost and no
-//! lease outlives its node in silence.
+//! **Invariants**: everything that can be wrong is found before the listener is bound; stopping goes readiness → webhooks
+//! and attempts in flight → listener → routers → dispatcher → supervisors → store, each with what is left of one deadline,
+//! so that whoever asks is told, no acknowledged event is lost and no lease outlives its node in silence.
 
 mod opening;
 
@@ -55,6 +55,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// One part in this many of the time to stop in is kept back, so that stopping in order ends before it is aborted.
 const RESERVE: u32 = 10;
+/// One part in this many of the time to stop in is left to open requests, however long attempts took.
+const CLOSING: u32 = 4;
+/// How long the listener's thread may take to notice that it is to take nobody any more.
+const LISTENER_NOTICES: Duration = Duration::from_millis(50);
 /// Connections held at once, per worker.
 const MAX_CONNECTIONS: usize = 20_000;
 /// How long the last spans may take to their collector when stopping, within what is left of the deadline.
@@ -376,10 +380,27 @@ impl Running {
         let began = Instant::now();
         let planned = self.deadline.saturating_sub(self.deadline / RESERVE);
         let left = || planned.saturating_sub(began.elapsed());
+        let intake_left = || intake_time(self.deadline).saturating_sub(began.elapsed());
         self.readiness.begin_drain();
-        if tokio::time::timeout(intake_time(self.deadline), self.server.stop(true)).await.is_err() {
+        // The listener stays open for what is in flight: a load balancer that asks is told that this node is going, and
+        // providers are told to come again, instead of finding the port closed.
+        let in_flight = async {
+            self.routers.drain(left()).await;
+            self.dispatcher.drain(left()).await;
+        };
+        if tokio::time::timeout(intake_left(), in_flight).await.is_err() {
+            tracing::info!("webhooks or attempts are still in flight; the listener closes all the same");
+        }
+        if began.elapsed() > LISTENER_NOTICES {
+            // It took connections until now. One that it hands on to workers which have ended is an error in the log.
+            self.server.pause().await;
+            tokio::time::sleep(LISTENER_NOTICES).await;
+        }
+        let closing = intake_left().max(self.deadline / CLOSING);
+        if tokio::time::timeout(closing, self.server.stop(true)).await.is_err() {
             tracing::warn!("requests were still open at the deadline");
         }
+        // Again: what was still being received has come in since, and the rest of the time is for attempts.
         self.routers.drain(left()).await;
         self.dispatcher.drain(left()).await;
         if let Err(error) = self.janitor.drain().await {

@@ -118,7 +118,8 @@ async fn prepare(
     intake: &mut Intake,
 ) -> Result<Work, Problem> {
     if gateway.readiness.is_draining() {
-        return Err(Problem::new(&codes::TEMPORARILY_UNAVAILABLE).caused_by("stopping"));
+        // No complaint: whoever comes while it stops is told to come again.
+        return Err(Problem::new(&codes::TEMPORARILY_UNAVAILABLE));
     }
     let body = read_body(request.headers(), pieces, limits, Some(&mut intake.share)).await?;
     note(request, |notes| notes.body_bytes = Some(body.len()));

@@ -185,6 +185,42 @@ on_both! {
         app.finish().await;
     }
 
+    async fn while_a_load_balancer_asks(backend) {
+        let sink = Sink::start().await.expect("a port");
+        // Long enough to ask a few things.
+        sink.behave("/in", Behaviour::After(Duration::from_secs(4), Box::new(Behaviour::ok())));
+        let mut app = App::start(backend, Options::default()).await;
+        let github = subscribed(&app, &sink).await;
+        assert_eq!(app.post_event(&github, "github:push", 1).await.1.status, 200);
+        sink.wait_for(1, SOON).await.expect("in flight");
+        app.begin_to_stop().await;
+        let told = async {
+            loop {
+                let answer = app.send("GET", "/readyz", &[], "").await;
+                if answer.status != 200 {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let told = tokio::time::timeout(SOON, told).await.expect("readiness goes down");
+        assert_eq!((told.status, &told.json()["error"], &told.json()["reason"]), (503, &json!("not_ready"), &json!("draining")));
+        assert_eq!(app.send("GET", "/healthz", &[], "").await.status, 200, "the process is well");
+        let refused = app.post_event(&github, "github:push", 2).await.1;
+        assert_eq!((refused.status, &refused.json()["error"]), (503, &json!("temporarily_unavailable")));
+        assert!(refused.headers.get("retry-after").is_some());
+        let delivered = app.count("SELECT COUNT(*) FROM gw_deliveries WHERE status = 'delivered'").await;
+        assert_eq!(delivered, 0, "all of that while the attempt is in flight");
+        app.ended_in_order().await;
+        expect_no_lease(&app).await;
+        assert_eq!((sink.total(), app.count("SELECT COUNT(*) FROM gw_events").await), (1, 1), "nothing more was taken in");
+        app.restart().await;
+        until_recorded(&app, 1).await;
+        assert_eq!(app.post_event(&github, "github:push", 2).await.1.json()["status"], "accepted");
+        expect_each_once(&sink, 2).await;
+        app.finish().await;
+    }
+
     async fn during_the_wait_before_a_retry(backend) {
         let sink = Sink::start().await.expect("a port");
         sink.behave("/in", Behaviour::FailFirst { times: 1, with: Box::new(Behaviour::status_only(500)) });

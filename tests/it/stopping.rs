@@ -54,6 +54,9 @@ on_both! {
                             let posted = Client::new(address).post_webhook("github", &event.expect("known")).await;
                             if posted.is_ok_and(|answer| answer.status == 200) {
                                 acked.lock().expect("no panic").insert(facts.delivery_id);
+                            } else {
+                                // Told to come again, or nobody there: no provider is back at once.
+                                tokio::time::sleep(Duration::from_millis(50)).await;
                             }
                         }
                     })
@@ -86,11 +89,7 @@ on_both! {
         assert_eq!(repeated, [], "of {} acknowledged", acked.len());
         // Whoever comes while it stops is told to come again: that is no complaint.
         let log = app.log_text();
-        let complaints: Vec<_> = log
-            .lines()
-            .filter(|line| line.contains("WARN") || line.contains("ERROR"))
-            .filter(|line| !line.contains(r#""cause":"stopping""#))
-            .collect();
+        let complaints: Vec<_> = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
         assert_eq!(complaints, Vec::<&str>::new());
         app.finish().await;
     }

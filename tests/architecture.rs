@@ -22,7 +22,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("providers", &["model", "crypto"]),
     ("delivery", &["model", "crypto", "store", "telemetry"]),
     ("actors", &["model", "crypto", "providers", "store", "cache", "delivery", "vault", "telemetry", "config"]),
-    ("doctor", &["model", "config", "crypto", "providers", "store", "vault"]),
+    ("doctor", &["model", "config", "crypto", "delivery", "providers", "store", "vault"]),
     ("routes", &["model", "crypto", "providers", "store", "actors", "config", "doctor", "telemetry"]),
     ("console", &["model", "providers", "store", "actors", "config", "doctor", "telemetry", "routes"]),
     ("sim", &["model", "crypto"]),

@@ -147,6 +147,52 @@ fn the_doctor_does_not_invent_the_port_that_the_start_will_choose() {
 }
 
 #[test]
+fn the_doctor_and_a_start_read_a_signing_secret_alike_and_a_default_destination_nobody_dials_is_a_warning() {
+    let sound = format!("whsec_{}", "QUJD".repeat(8));
+    let unpadded = format!("whsec_{}QQ", "QUJD".repeat(8));
+    for (secret, is_good) in [
+        (sound.clone(), true),
+        (format!("{sound} "), true),
+        (unpadded, true),
+        (format!("{sound}!"), false),
+        ("whsec_QUJD".to_owned(), false),
+    ] {
+        let bench = Bench::new();
+        let settings = [
+            ("SIGNALBOX_DELIVERY__URL", "https://hooks.example.com/in"),
+            ("SIGNALBOX_DELIVERY__SECRET", secret.as_str()),
+            // Nobody's, so that a start ends by itself.
+            ("SIGNALBOX_SERVER__LISTEN", "192.0.2.1:1"),
+        ];
+        let examined = bench.run_with(&["doctor"], &settings);
+        assert_eq!(examined.succeeded, is_good, "{secret:?}: {}", examined.out);
+        let started = bench.run_with(&["serve"], &settings);
+        assert!(!started.succeeded);
+        assert_eq!(!started.err.contains("delivery.secret"), is_good, "{secret:?}: {}", started.err);
+        assert_eq!(bench.path("signalbox.key").exists(), is_good, "what is refused is refused before anything is made");
+    }
+    for (url, allow, warned) in [
+        ("http://localhost:4107/in", "false", "private, local or reserved"),
+        ("http://10.0.0.7/in", "false", "private, local or reserved"),
+        ("http://[::1]/in", "false", "private, local or reserved"),
+        ("http://169.254.169.254/", "true", "at a reserved address"),
+        ("http://localhost:4107/in", "true", ""),
+        ("https://hooks.example.com/in", "false", ""),
+    ] {
+        let settings = [
+            ("SIGNALBOX_DELIVERY__URL", url),
+            ("SIGNALBOX_DELIVERY__SECRET", sound.as_str()),
+            ("SIGNALBOX_DELIVERY__ALLOW_PRIVATE_NETWORKS", allow),
+        ];
+        let said = Bench::new().run_with(&["doctor"], &settings);
+        assert!(said.succeeded, "{}", said.out);
+        let found = said.out.lines().find(|line| line.contains("nothing is sent there")).unwrap_or_default();
+        assert_eq!(found.is_empty(), warned.is_empty(), "{url}: {}", said.out);
+        assert!(found.contains(warned) && (found.is_empty() || found.starts_with("WARNING  delivery: ")), "{found}");
+    }
+}
+
+#[test]
 fn the_doctor_reports_every_mistake_together_and_fails() {
     let bench = Bench::new();
     std::fs::write(bench.path("readable.key"), format!("k1:{}\n", "ab".repeat(32))).expect("writes");

@@ -4,7 +4,6 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
@@ -14,7 +13,7 @@ use super::{
     TelemetryConfig, VaultConfig, VaultKey,
     section::{Reader, Section, http_url},
 };
-use crate::model::secret::Secret;
+use crate::model::secret::{Secret, signing_bytes};
 
 /// The shortest service key anybody may configure, characters: shorter ones can be guessed.
 const SERVICE_KEY_MIN_CHARS: usize = 32;
@@ -225,7 +224,7 @@ impl DeliveryConfig {
                 Ok(None) if url.is_some() => {
                     section.mistake("secret", "is missing: what goes to `delivery.url` is signed with it");
                 }
-                Ok(Some(secret)) if !is_signing_secret(secret) => {
+                Ok(Some(secret)) if secret.expose_str().and_then(signing_bytes).is_none() => {
                     section.mistake("secret", "must be `whsec_` and the base64 of 24 to 64 bytes");
                 }
                 _ => {}
@@ -244,12 +243,6 @@ impl DeliveryConfig {
             }
         })
     }
-}
-
-/// Whether this is a Standard Webhooks secret.
-fn is_signing_secret(secret: &Secret) -> bool {
-    let encoded = secret.expose_str().and_then(|text| text.trim().strip_prefix("whsec_"));
-    encoded.and_then(|text| STANDARD.decode(text).ok()).is_some_and(|bytes| (24..=64).contains(&bytes.len()))
 }
 
 impl IngestConfig {

@@ -6,31 +6,19 @@
 
 use std::fmt;
 
-use base64::{
-    Engine, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
-};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
 use crate::{
     crypto::hmac::hmac_sha256,
-    model::{error_kind::ErrorKind, secret::Secret},
+    model::{
+        error_kind::ErrorKind,
+        secret::{SIGNING_PREFIX, Secret, signing_bytes},
+    },
 };
-
-/// What every secret begins with.
-pub const SECRET_PREFIX: &str = "whsec_";
-
-/// Lengths the specification allows, bytes.
-const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
 /// How many bytes a generated secret has.
 const GENERATED_BYTES: usize = 32;
-
-/// Standard base64 that does not insist on its padding: people copy secrets by hand.
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// Why a text is no signing secret. Says nothing about the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -59,9 +47,7 @@ impl SigningSecret {
     /// # Errors
     /// [`NotASigningSecret`] if it has another form or length.
     pub fn parse(text: &str) -> Result<Self, NotASigningSecret> {
-        let encoded = text.strip_prefix(SECRET_PREFIX).ok_or(NotASigningSecret)?;
-        let bytes = Zeroizing::new(LENIENT.decode(encoded).map_err(|_| NotASigningSecret)?);
-        SECRET_BYTES.contains(&bytes.len()).then_some(Self(bytes)).ok_or(NotASigningSecret)
+        signing_bytes(text).map(Self).ok_or(NotASigningSecret)
     }
 
     /// Reads an opened secret in the `whsec_…` form.
@@ -80,7 +66,7 @@ impl SigningSecret {
     /// The `whsec_…` form, to be shown once and sealed.
     pub fn to_text(&self) -> Zeroizing<String> {
         let encoded = Zeroizing::new(STANDARD.encode(&*self.0));
-        Zeroizing::new(format!("{SECRET_PREFIX}{}", &*encoded))
+        Zeroizing::new(format!("{SIGNING_PREFIX}{}", &*encoded))
     }
 
     /// `v1,` and the base64 of the MAC over `id.timestamp.body`.
@@ -177,13 +163,14 @@ mod tests {
 
     #[test]
     fn texts_of_another_form_or_length_are_refused() {
-        let of_length = |bytes: usize| format!("{SECRET_PREFIX}{}", STANDARD.encode(vec![7; bytes]));
+        let of_length = |bytes: usize| format!("{SIGNING_PREFIX}{}", STANDARD.encode(vec![7; bytes]));
         for text in ["", "whsec_", "whsec_!!!!", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", &of_length(23), &of_length(65)] {
             assert_eq!(SigningSecret::parse(text), Err(NotASigningSecret), "{text}");
         }
         for bytes in [24, 32, 64] {
             assert!(SigningSecret::parse(&of_length(bytes)).is_ok());
             assert!(SigningSecret::parse(of_length(bytes).trim_end_matches('=')).is_ok());
+            assert!(SigningSecret::parse(&format!(" {}\n", of_length(bytes))).is_ok(), "copied with what is around it");
         }
     }
 

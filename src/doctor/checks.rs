@@ -12,6 +12,7 @@ use super::Report;
 use crate::{
     config::{Config, Mistake, ProviderConfig},
     crypto::private_key::unwrap_private_key,
+    delivery::{address, destination::literal_address},
     model::secret::Secret,
     providers::Registry,
     store::Store,
@@ -126,14 +127,19 @@ fn sqlite_path(url: &str) -> Option<PathBuf> {
     Some(PathBuf::from(rest.split('?').next().unwrap_or(rest)))
 }
 
-pub(super) fn check_public_url(config: &Config, url: &Url, report: &mut Report) {
-    let shown = Reached(url);
-    let is_local = match url.host() {
+/// Whether the URL names this machine.
+fn is_local(url: &Url) -> bool {
+    match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
         Some(url::Host::Ipv6(address)) => address.is_loopback(),
         None => true,
-    };
+    }
+}
+
+pub(super) fn check_public_url(config: &Config, url: &Url, report: &mut Report) {
+    let shown = Reached(url);
+    let is_local = is_local(url);
     match (is_local, url.scheme()) {
         (true, _) if config.providers.is_empty() => report.fine("public_url", format!("{shown}, this machine only")),
         (true, _) => report.warning("public_url", format!("{shown} is this machine only: no provider can reach it")),
@@ -144,6 +150,23 @@ pub(super) fn check_public_url(config: &Config, url: &Url, report: &mut Report) 
         report.warning(
             "delivery",
             "allow_private_networks is on: whoever sets a destination can reach this machine's own network",
+        );
+    }
+}
+
+/// The default destination is dialled by the rules of all others. A name is not resolved: it may answer otherwise later.
+pub(super) fn check_default_destination(config: &Config, report: &mut Report) {
+    let Some(url) = &config.delivery.url else { return };
+    let allow_private_networks = config.delivery.allow_private_networks;
+    let is_refused = literal_address(url).is_some_and(|at| !address::is_allowed(at, allow_private_networks));
+    if is_refused || (is_local(url) && !allow_private_networks) {
+        report.warning(
+            "delivery",
+            if allow_private_networks {
+                "url is at a reserved address: nothing is sent there"
+            } else {
+                "url is at a private, local or reserved address, and allow_private_networks is off: nothing is sent there"
+            },
         );
     }
 }

@@ -90,6 +90,7 @@ pub fn check_settings(config: &Config, public_url: &Url, mistakes: &[Mistake], r
     if is_sound("server") {
         checks::check_public_url(config, public_url, report);
     }
+    checks::check_default_destination(config, report);
     checks::check_timing(config, report);
     for registered in Registry::built_in() {
         let slug = registered.spec.slug;

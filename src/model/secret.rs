@@ -2,7 +2,29 @@
 
 use std::fmt;
 
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use zeroize::Zeroizing;
+
+/// What every signing secret of Standard Webhooks begins with.
+pub const SIGNING_PREFIX: &str = "whsec_";
+/// Lengths that specification allows, bytes.
+const SIGNING_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+/// Standard base64 that does not insist on its padding: people copy secrets by hand.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// The bytes of a signing secret of Standard Webhooks in its text form, whitespace around it left aside; `None` if it is
+/// none. The one reading: what the configuration takes, the sender can sign with.
+pub fn signing_bytes(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let encoded = text.trim().strip_prefix(SIGNING_PREFIX)?;
+    let bytes = Zeroizing::new(LENIENT.decode(encoded).ok()?);
+    SIGNING_BYTES.contains(&bytes.len()).then_some(bytes)
+}
 
 /// A secret. `Debug` hides it, it has no `Display`, and it cannot be empty.
 #[derive(Clone, PartialEq, Eq)]

@@ -124,7 +124,7 @@ impl<'a> Listener<'a> {
             key.context("which API key? Give --api-key or SIGNALBOX_API_KEY; a key that may only read will do")?;
         let gateway = Gateway::new(from, key.trim(), arguments.org.as_deref())?;
         let secret = match &arguments.secret {
-            Some(text) => SigningSecret::parse(text.trim()).context("--secret")?,
+            Some(text) => SigningSecret::parse(text).context("--secret")?,
             None => SigningSecret::generate(),
         };
         // Private networks are the point of it.

@@ -76,6 +76,8 @@ async fn fill(source: &Backend) {
         INSERT INTO lightfast_gw_tokens (id, installation_id, access_token, refresh_token, expires_at, token_type, scope)
             VALUES ('tok_1', 'linInst1', '{access}', '{refresh}', now() + interval '20 hours', 'Bearer', 'read write'),
             ('tok_2', 'verInst1', 'bm90IG9uZSBvZiB0aGVpcnMgYXQgYWxsLCByZWFsbHk=', NULL, NULL, NULL, NULL);
+        INSERT INTO lightfast_gw_tokens (id, installation_id, access_token, created_at)
+            VALUES ('tok_0', 'linInst1', '{rotated}', '2026-02-02T10:00:00Z');
         INSERT INTO lightfast_gw_resources (id, installation_id, provider_resource_id, resource_name, status) VALUES
             ('resOne', 'ghInst01', '771204001', 'harborworks-1/tide-clock', 'active'),
             ('resOneOld', 'ghInst01', '771204001', 'harborworks-1/tide-clock', 'removed'),
@@ -90,6 +92,7 @@ async fn fill(source: &Backend) {
         linear = linear.external_id,
         access = encrypt("lin_imported_access", 1),
         refresh = encrypt("lin_imported_refresh", 2),
+        rotated = encrypt("lin_imported_rotated", 3),
     );
     source.execute(Path::new("/"), TABLES).await;
     source.execute(Path::new("/"), &rows).await;
@@ -127,9 +130,10 @@ on_both! {
         assert!(succeeded, "rows that are left out are no failure");
         assert_eq!(report["counts"], dry["counts"], "a dry run says what would be done");
         assert_eq!(report["counts"]["installations"], json!({"found": 5, "carried": 4, "alreadyHere": 0}));
-        assert_eq!(report["counts"]["tokens"], json!({"found": 2, "carried": 1, "alreadyHere": 0}));
+        assert_eq!(report["counts"]["tokens"], json!({"found": 3, "carried": 1, "alreadyHere": 0}));
         assert_eq!(report["counts"]["integrations"], json!({"found": 3, "carried": 3, "alreadyHere": 0}));
-        let left_out = [("resOneOld", "second_row"), ("tok_2", "does_not_open"), ("unkInst1", "unknown_provider")];
+        let left_out = [("resOneOld", "second_row"), ("tok_0", "second_token"), ("tok_2", "does_not_open"),
+            ("unkInst1", "unknown_provider")];
         assert_eq!(codes(&report, "leftOut"), left_out.map(|(id, code)| (id.to_owned(), code.to_owned())));
 
         let mut operator = app.operator("org_a");
@@ -144,7 +148,7 @@ on_both! {
         let vercel = app.operator("org_b").ask("GET", "/connections/verInst1", None).await.expect("imported");
         assert_eq!((&vercel["externalId"], &vercel["status"]), (&json!("team_Zr5"), &json!("needs_reauth")));
 
-        // The token was opened and sealed again: it is the one it was.
+        // The token was opened and sealed again: it is the one it was, and the newest of two.
         let token = operator.ask("GET", "/connections/linInst1/token", None).await.expect("a token");
         assert_eq!(token["accessToken"], json!("lin_imported_access"));
 

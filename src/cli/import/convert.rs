@@ -216,13 +216,10 @@ fn token(row: Columns<'_>, of: &mut Imported, now: EpochMs, report: &mut Report)
     if of.installation.status == InstallationStatus::Revoked {
         return report.leave_out(TOKEN_TABLE, &row.id(), "connection_ended", "its connection has ended");
     }
-    if of.token.is_some() {
-        return report.leave_out(TOKEN_TABLE, &row.id(), "second_token", "its connection has an older row already");
-    }
     let Some(access) = row.text("access_token") else {
         return report.leave_out(TOKEN_TABLE, &row.id(), "no_access_token", "it has no access token");
     };
-    of.token = Some(ImportedToken {
+    let token = ImportedToken {
         row: row.id(),
         access,
         refresh: row.text("refresh_token"),
@@ -230,7 +227,16 @@ fn token(row: Columns<'_>, of: &mut Imported, now: EpochMs, report: &mut Report)
         scope: row.text("scope"),
         expires_at: row.time("expires_at"),
         issued_at: row.time("updated_at").or_else(|| row.time("created_at")).unwrap_or(now),
-    });
+    };
+    // A rotation ends the tokens before it: of several rows the newest lives. They come oldest first.
+    let (newest, other) = match of.token.take() {
+        Some(known) if known.issued_at > token.issued_at => (known, Some(token)),
+        known => (token, known),
+    };
+    of.token = Some(newest);
+    if let Some(other) = other {
+        report.leave_out(TOKEN_TABLE, &other.row, "second_token", "its connection has a newer row");
+    }
 }
 
 fn resource(row: Columns<'_>, of: &mut Imported, registry: &Registry, now: EpochMs, report: &mut Report) {

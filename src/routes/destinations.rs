@@ -199,6 +199,9 @@ macro_rules! handlers {
 
         /// Makes a new signing secret and shows it. The one before keeps signing beside it for a day.
         ///
+        /// Only the one before: a second rotation within that day ends the first one's overlap at once. Rotate again when
+        /// every receiver has the newest secret.
+        ///
         /// # Errors
         /// `missing_org_id`, `not_found`, `invalid_workspace_id`.
         #[utoipa::path(

@@ -162,6 +162,10 @@ impl Provider for GitHub {
         true
     }
 
+    fn read_headers(&self) -> &'static [&'static str] {
+        &["x-github-event", "x-github-delivery", "content-type"]
+    }
+
     fn extract(&self, headers: &Headers, body: &Bytes) -> Result<Inbound, ExtractError> {
         let event = header_text(headers, "x-github-event").ok_or(ExtractError::MissingHeader("X-GitHub-Event"))?;
         let id = header_text(headers, "x-github-delivery").ok_or(ExtractError::MissingHeader("X-GitHub-Delivery"))?;

@@ -155,6 +155,10 @@ impl Provider for Linear {
     }
 
     fn extract(&self, headers: &Headers, body: &Bytes) -> Result<Inbound, ExtractError> {
+    fn read_headers(&self) -> &'static [&'static str] {
+        &["linear-event", "linear-delivery"]
+    }
+
         let hook = Hook::read(body)?;
         let event = header_text(headers, "linear-event");
         let delivery_id = header_text(headers, "linear-delivery")

@@ -74,6 +74,12 @@ pub trait Provider: Send + Sync + 'static {
     /// body could come again under another id (`promises.md` S2b).
     fn delivery_id_is_unsigned(&self) -> bool;
 
+    /// The headers that `extract` reads, in lower case. With the body and its signature they are all that a webhook is:
+    /// what came again without a difference in these is the same webhook.
+    fn read_headers(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Understands a verified webhook.
     ///
     /// # Errors

@@ -116,6 +116,10 @@ impl Provider for Sentry {
         true
     }
 
+    fn read_headers(&self) -> &'static [&'static str] {
+        &["sentry-hook-resource"]
+    }
+
     fn extract(&self, headers: &Headers, body: &Bytes) -> Result<Inbound, ExtractError> {
         let resource =
             header_text(headers, "sentry-hook-resource").ok_or(ExtractError::MissingHeader("Sentry-Hook-Resource"))?;

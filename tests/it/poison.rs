@@ -64,6 +64,9 @@ impl Provider for Faulty {
     fn delivery_id_is_unsigned(&self) -> bool {
         self.real.delivery_id_is_unsigned()
     }
+    fn read_headers(&self) -> &'static [&'static str] {
+        self.real.read_headers()
+    }
     fn extract(&self, headers: &Headers, body: &Bytes) -> Result<Inbound, ExtractError> {
         let poisonous = body.windows(6).any(|window| window == b"poison");
         assert!(!(poisonous && self.fault.load(Ordering::SeqCst)), "this provider has a fault");

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use signalbox::{
+    crypto::hmac::sha256,
     model::clock::{Clock, SystemClock},
     sim::{self, Encoding, sink::Sink},
 };
@@ -42,6 +43,51 @@ on_both! {
         sink.wait_for(1, SOON).await.expect("delivered at last");
         let empty = app.operator("org").ask_for_all("GET", "/admin/quarantine").await.expect("an answer");
         assert_eq!(empty["items"], json!([]));
+        app.finish().await;
+    }
+
+    async fn whoever_has_the_bytes_of_a_kept_webhook_takes_nothing_from_it(backend) {
+        let mut app = App::start(backend, Options::default()).await;
+        let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+        app.subscribe("org", "ws", &github, Some(&["github:push"])).await;
+        let facts = github.facts(1, SystemClock.now());
+        let first = github.provider.event("github:push", &facts, b"the secret nobody told us about").expect("known");
+        let copies = [
+            ("user-agent", Some("GitHub-Hookshot/1")),
+            // It comes again.
+            ("user-agent", Some("GitHub-Hookshot/2")),
+            // The same bytes are an event of their own.
+            ("x-github-delivery", Some("another delivery")),
+            // What anybody can send who saw it.
+            ("x-hub-signature-256", None),
+            ("x-hub-signature-256", Some("sha256=00")),
+            ("content-type", Some("application/x-www-form-urlencoded")),
+            ("x-github-event", Some("ping")),
+        ];
+        for (name, value) in copies {
+            let copy = first.clone().with_header(name, value);
+            let answer = app.outsider().post_webhook("github", &copy).await.expect("an answer");
+            assert_eq!(answer.status, 401);
+        }
+        let kept = app.operator("org").ask_for_all("GET", "/admin/quarantine").await.expect("an answer");
+        let kept = kept["items"].as_array().expect("items");
+        let attempts: Vec<_> = kept.iter().rev().map(|webhook| webhook["attempts"].as_i64()).collect();
+        assert_eq!(attempts, [2, 1, 1, 1, 1, 1].map(Some), "{kept:#?}");
+        let digest = hex::encode(sha256(&first.body));
+        assert!(kept.iter().all(|webhook| webhook["bodySha256"] == json!(digest)), "it is the body's: {kept:#?}");
+
+        app.terminate().await;
+        let secrets = format!("[\"{}\", \"the secret nobody told us about\"]", github.provider.secret);
+        app.set("SIGNALBOX_PROVIDERS__GITHUB__WEBHOOK_SECRETS", &secrets);
+        app.restart().await;
+        let mended = app.operator("org").ask_for_all("POST", "/admin/quarantine/reverify").await.expect("an answer");
+        assert_eq!((mended["accepted"].as_i64(), mended["duplicates"].as_i64()), (Some(2), Some(2)), "{mended}");
+        let events = app.operator("org").ask("GET", "/events?key=github:push", None).await.expect("a list");
+        let mut ids: Vec<_> = events["items"].as_array().expect("items").iter().map(|event| &event["deliveryId"]).collect();
+        ids.sort_by_key(|id| id.to_string());
+        let mut wanted = [json!(facts.delivery_id), json!("another delivery")];
+        wanted.sort_by_key(ToString::to_string);
+        assert_eq!(ids, wanted.iter().collect::<Vec<_>>(), "{events:#}");
         app.finish().await;
     }
 

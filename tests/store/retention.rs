@@ -199,6 +199,7 @@ store_suite! {
                 headers: "[]".into(),
                 body: Bytes::new(),
                 body_sha256: number.to_string(),
+                headers_sha256: String::new(),
                 attempts: 1,
                 received_at: store.now(),
                 last_at: store.now(),

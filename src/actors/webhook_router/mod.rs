@@ -94,6 +94,7 @@ impl RouterPool {
         };
         let quarantine = QuarantineWriter::start(
             deps.store.clone(),
+            deps.registry.clone(),
             limits,
             deps.metrics.clone(),
             deps.clock.clone(),

@@ -19,13 +19,14 @@ use tokio::{
 
 use super::uncommitted::Uncommitted;
 use crate::{
-    crypto::hmac::sha256,
+    crypto::hmac::{sha256, sha256_hex_of_parts},
     model::{
         clock::{Clock, EpochMs, Ids},
         ids::QuarantineId,
         provider::ProviderSlug,
         webhook::{Headers, ReceivedWebhook},
     },
+    providers::{Provider, Registry},
     store::{QuarantineBounds, Quarantined, SharedStore, StoreError},
     telemetry::metrics::Metrics,
 };
@@ -91,7 +92,7 @@ pub(super) struct QuarantineLimits {
 /// Where a webhook was kept.
 #[derive(Debug, Clone)]
 pub(super) struct SetAside {
-    /// Its id: that of the first time the same body came.
+    /// Its id: that of the first time it came.
     pub id: QuarantineId,
     /// How often it has come.
     pub times: u32,
@@ -120,6 +121,7 @@ pub(super) struct QuarantineWriter {
     unverified: Arc<AtomicUsize>,
     /// Bytes that wait, of genuine webhooks.
     genuine: Arc<AtomicUsize>,
+    registry: Arc<Registry>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     ids: Ids,
@@ -129,6 +131,7 @@ impl QuarantineWriter {
     /// Starts the writer on the current runtime.
     pub fn start(
         store: SharedStore,
+        registry: Arc<Registry>,
         limits: QuarantineLimits,
         metrics: Arc<Metrics>,
         clock: Arc<dyn Clock>,
@@ -144,11 +147,12 @@ impl QuarantineWriter {
                 }
             }
         });
-        Self::writing_to(queue, limits, metrics, clock, ids)
+        Self::writing_to(queue, registry, limits, metrics, clock, ids)
     }
 
     fn writing_to(
         queue: mpsc::Sender<Item>,
+        registry: Arc<Registry>,
         limits: QuarantineLimits,
         metrics: Arc<Metrics>,
         clock: Arc<dyn Clock>,
@@ -162,6 +166,7 @@ impl QuarantineWriter {
             max_unverified: limits.bounds.max_bytes / UNVERIFIED_PART,
             unverified: Arc::default(),
             genuine: Arc::default(),
+            registry,
             metrics,
             clock,
             ids,
@@ -214,6 +219,7 @@ impl QuarantineWriter {
         done: oneshot::Sender<Result<(QuarantineId, u32), StoreError>>,
         room: Uncommitted,
     ) -> Item {
+        let provider = self.registry.find(webhook.provider.as_str());
         let row = Quarantined {
             id: self.ids.quarantine(),
             provider: webhook.provider,
@@ -221,6 +227,7 @@ impl QuarantineWriter {
             headers: headers_to_json(&webhook.headers),
             body: webhook.body.clone(),
             body_sha256: hex::encode(sha256(&webhook.body)),
+            headers_sha256: provider.map_or_else(String::new, |provider| digest_of(&**provider, &webhook.headers)),
             attempts: 1,
             received_at: webhook.received_at,
             last_at: self.clock.now(),
@@ -264,6 +271,14 @@ async fn keep_all(store: &SharedStore, bounds: QuarantineBounds, items: Vec<Item
             tracing::trace!("nobody waited for the quarantine");
         }
     }
+}
+
+/// A digest of the headers that make a webhook what it is. Without them in its identity, whoever has the bytes of a genuine
+/// webhook could send them with another signature, or under another delivery id, and would take its place.
+fn digest_of(provider: &dyn Provider, headers: &Headers) -> String {
+    let names = std::iter::once(&provider.scheme().header).chain(provider.read_headers());
+    let parts: Vec<&[u8]> = names.flat_map(|name| std::iter::once(name.as_bytes()).chain(headers.all(name))).collect();
+    sha256_hex_of_parts(&parts)
 }
 
 /// Every header as `[name, value]`; a value that is not UTF-8 as `[name, null, hex]`.
@@ -321,7 +336,8 @@ mod tests {
     fn writer_to(queue: mpsc::Sender<Item>, max_bytes: u64) -> QuarantineWriter {
         let clock = Arc::new(ManualClock::starting_at(EpochMs(1)));
         let limits = QuarantineLimits { bounds: QuarantineBounds { max_count: 100, max_bytes }, per_s: 100 };
-        QuarantineWriter::writing_to(queue, limits, Arc::default(), clock.clone(), Ids::new(clock))
+        let nobody = Arc::new(Registry::new(Vec::new(), Vec::new()).expect("a registry"));
+        QuarantineWriter::writing_to(queue, nobody, limits, Arc::default(), clock.clone(), Ids::new(clock))
     }
 
     fn webhook_of_bytes(bytes: usize) -> ReceivedWebhook {
@@ -391,6 +407,7 @@ mod tests {
             headers: headers_to_json(&headers),
             body: bytes::Bytes::from_static(b"{}"),
             body_sha256: String::new(),
+            headers_sha256: String::new(),
             attempts: 1,
             received_at: EpochMs(1),
             last_at: EpochMs(1),

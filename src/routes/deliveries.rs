@@ -125,7 +125,7 @@ pub async fn retry(Writer(caller): Writer, id: web::Path<String>, gateway: web::
 }
 
 /// `POST /deliveries/retry {"deliveryIds": ["dlv_…"]}`: makes up to 200 deliveries due now, their attempts counted anew. Each id has its own result:
-/// `pending` (it will be sent), `not_found`, `not_retryable` (it was delivered, or is in flight), or `failed` (the store could not, try again).
+/// `pending` (it will be sent), `not_found`, `not_retryable` (it was delivered, is held, or is in flight), or `failed` (the store could not, try again).
 ///
 /// # Errors
 /// `invalid_json`, `missing_required_fields`, `invalid_fields`.

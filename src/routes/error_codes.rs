@@ -136,7 +136,7 @@ codes! {
     RESOURCE_ALREADY_LINKED = "resource_already_linked", 409, "The resource is linked already", ["resourceId"],
         "`resourceId` names the resource that is linked.";
     DELIVERY_NOT_RETRYABLE = "delivery_not_retryable", 409, "The delivery cannot be retried", ["deliveryStatus"],
-        "It was delivered, or an attempt of it is in flight. To send a delivered event again, replay the event.";
+        "It was delivered, or an attempt of it is in flight: to send a delivered event again, replay the event. Or it is held: release the connection's held events, or replay this one.";
     INVALID_BACKFILL_TRANSITION = "invalid_backfill_transition", 409, "The run cannot go from its status to that one", ["from", "to"],
         "A run goes from `pending` to `running` to `completed`, `failed` or `cancelled`, and does not come back from these.";
     HEAL_ALREADY_RUNNING = "heal_already_running", 409, "The provider's log is being compared already", [],

@@ -27,17 +27,22 @@ async fn post(app: &App, to: &Connected, seed: u64) -> String {
 
 /// Asks until the first delivery of the event has that status.
 async fn until_status(app: &App, event: &str, status: &str) -> Value {
+    until(app, event, |detail| detail["deliveries"][0]["status"] == status).await
+}
+
+/// Asks until the event is as it should be.
+async fn until(app: &App, event: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let path = format!("/events/{event}");
     let asked = async {
         loop {
             let detail = app.operator("org").ask("GET", &path, None).await.expect("the event");
-            if detail["deliveries"][0]["status"] == status {
+            if is_so(&detail) {
                 return detail;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(SOON, asked).await.unwrap_or_else(|_| panic!("{event} never was {status}"))
+    tokio::time::timeout(SOON, asked).await.unwrap_or_else(|_| panic!("{event} never was so"))
 }
 
 on_both! {
@@ -151,6 +156,50 @@ on_both! {
         }
         let third = operator.ask("POST", "/admin/replay/catchup", Some(&request)).await.expect("caught up");
         assert_eq!(third, json!({"status": "empty"}));
+        app.finish().await;
+    }
+
+    async fn catching_up_counts_events_and_leaves_alone_what_a_disabled_destination_would_bury_again(backend) {
+        let sink = Sink::start().await.expect("a port");
+        sink.behave("/in", Behaviour::status_only(400));
+        sink.behave("/gone", Behaviour::status_only(410));
+        let options = Options::default()
+            .with("SIGNALBOX_DELIVERY__RETRY_SCHEDULE_S", "1")
+            .with("SIGNALBOX_DELIVERY__CIRCUIT_FAILURES", "1000");
+        let app = App::start(backend, options).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = connected(&app).await;
+        app.subscribe("org", "another", &github, Some(&["github:push"])).await;
+        app.subscribe("org", "ended", &github, Some(&["github:push"])).await;
+        app.set_destination("org", Some("ended"), &sink.url("/gone")).await;
+        let events = [post(&app, &github, 1).await, post(&app, &github, 2).await];
+        let until_each_is = async |wanted: [&str; 3]| {
+            for event in &events {
+                until(&app, event, |detail| {
+                    let deliveries = detail["deliveries"].as_array().expect("deliveries");
+                    let mut each: Vec<_> = deliveries.iter().filter_map(|it| it["status"].as_str()).collect();
+                    each.sort_unstable();
+                    each == wanted
+                })
+                .await;
+            }
+        };
+        until_each_is(["dead", "dead", "dead"]).await;
+
+        sink.behave("/in", Behaviour::ok());
+        let mut operator = app.operator("org");
+        let request = json!({"installationId": github.connection, "batchSize": 1});
+        let mut replayed = Vec::new();
+        for remaining in [1, 0] {
+            let done = operator.ask("POST", "/admin/replay/catchup", Some(&request)).await.expect("caught up");
+            assert_eq!(done["remaining"], json!(remaining), "{done}");
+            replayed.extend(done["replayed"].as_array().expect("a list").clone());
+        }
+        replayed.dedup();
+        assert_eq!(replayed.len(), 2, "each event in one call: {replayed:?}");
+        until_each_is(["dead", "delivered", "delivered"]).await;
+        let over = operator.ask("POST", "/admin/replay/catchup", Some(&request)).await.expect("caught up");
+        assert_eq!(over, json!({"status": "empty"}));
         app.finish().await;
     }
 

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use signalbox::sim::{self, sink::Sink};
+use signalbox::{
+    model::clock::{Clock, SystemClock},
+    sim::{self, Encoding, SignedRequest, SimulatedProvider, sink::Sink},
+};
 
 use crate::support::{App, Connected, Options, on_both};
 
@@ -14,6 +17,17 @@ async fn outcome(app: &App, to: &Connected, kind: &str, seed: u64) -> String {
     let body = answer.json();
     assert_eq!(answer.status, 200, "{body}");
     body["outcome"].as_str().expect("an outcome").to_owned()
+}
+
+/// A genuine event of that kind without whatever names its account.
+fn nameless_event(provider: &SimulatedProvider, kind: &str, account: u32, nameless: fn(&mut Value)) -> SignedRequest {
+    let facts = provider.facts(account, u64::from(account), SystemClock.now());
+    let request = provider.event(kind, &facts, provider.secret.as_bytes()).expect("known");
+    let mut body: Value = serde_json::from_slice(&request.body).expect("JSON");
+    nameless(&mut body);
+    let is_made_anew = |name: &str| [provider.signing.header, "content-type"].contains(&name);
+    let headers = request.headers.into_iter().filter(|(name, _)| !is_made_anew(name)).collect();
+    provider.signing.sign(headers, body.to_string(), provider.secret.as_bytes(), Encoding::Json)
 }
 
 async fn integration(app: &App, id: &str) -> Value {
@@ -169,7 +183,7 @@ on_both! {
         app.set_destination("org", None, &sink.url("/in")).await;
         let provider = sim::find("github").expect("simulated");
         // Before anybody has connected the account …
-        let facts = provider.facts(1, 1, signalbox::model::clock::Clock::now(&signalbox::model::clock::SystemClock));
+        let facts = provider.facts(1, 1, SystemClock.now());
         let early = provider.event("github:push", &facts, provider.secret.as_bytes()).expect("known");
         let answer = app.outsider().post_webhook("github", &early).await.expect("an answer").json();
         assert_eq!(answer["outcome"], "unrouted", "{answer}");
@@ -183,6 +197,93 @@ on_both! {
         app.operator("org").ask("POST", &path, Some(&json!({}))).await.expect("rerouted");
         app.finish().await;
         assert_eq!(sink.total(), 2, "rerouting again delivers nothing again");
+    }
+
+    async fn an_unrouted_event_that_names_no_account_or_only_the_second_id_of_one_is_routed_when_its_link_appears(backend) {
+        let sink = Sink::start().await.expect("a port");
+        let app = App::start(backend, Options::default()).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let post = async |slug: &str, kind: &str, account: u32, nameless: fn(&mut Value)| {
+            let provider = sim::find(slug).expect("simulated");
+            let request = nameless_event(provider, kind, account, nameless);
+            let answer = app.outsider().post_webhook(slug, &request).await.expect("an answer").json();
+            assert_eq!(answer["outcome"], "unrouted", "{answer}");
+            answer["eventId"].as_str().expect("an id").to_owned()
+        };
+        let without_installation: fn(&mut Value) = |body| body["installation"] = Value::Null;
+        let without_team: fn(&mut Value) = |body| {
+            body["payload"]["team"] = Value::Null;
+            body["payload"]["user"] = Value::Null;
+        };
+        let push = post("github", "github:push", 1, without_installation).await;
+        let contested = post("github", "github:push", 2, without_installation).await;
+        let deployment = post("vercel", "vercel:deployment.created", 1, without_team).await;
+
+        let mut operator = app.operator("org");
+        let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+        app.subscribe("org", "ws", &github, Some(&["github:push"])).await;
+        // Another account's repository, which that account has linked too: whose event it is nobody can say.
+        let other = app.connect("org", sim::find("github").expect("simulated"), 2).await;
+        app.subscribe("org", "ws", &other, Some(&["github:push"])).await;
+        operator.subscribe("ws", &github.connection, &other.facts(0, SystemClock.now()), None).await.expect("subscribed");
+        let vercel = sim::find("vercel").expect("simulated");
+        let facts = vercel.facts(1, 0, SystemClock.now());
+        let adopting = json!({"provider": "vercel", "externalId": facts.external_id, "orgId": "org", "connectedBy": "me",
+            "alternateExternalId": facts.alternate_external_id});
+        let adopted = operator.ask("POST", "/admin/connections", Some(&adopting)).await.expect("adopted");
+        let vercel = adopted["id"].as_str().expect("an id").to_owned();
+        operator.subscribe("ws", &vercel, &facts, None).await.expect("subscribed");
+
+        for (connection, routed) in [(&github.connection, 1), (&other.connection, 0), (&vercel, 1)] {
+            let path = format!("/connections/{connection}/reroute");
+            let done = operator.ask("POST", &path, Some(&json!({}))).await.expect("rerouted");
+            assert_eq!(done["routed"], json!(routed), "{done}");
+        }
+        sink.wait_for(2, SOON).await.expect("both are delivered");
+        for (event, outcome) in [(&push, "routed"), (&contested, "unrouted"), (&deployment, "routed")] {
+            // What nobody has is seen without an org.
+            let event = operator.ask_for_all("GET", &format!("/events/{event}")).await.expect("the event");
+            assert_eq!(event["outcome"], outcome, "{event:#}");
+        }
+        app.finish().await;
+        assert_eq!(sink.total(), 2);
+    }
+
+    async fn a_held_event_stays_held_when_its_link_appears_and_a_person_may_replay_it(backend) {
+        let sink = Sink::start().await.expect("a port");
+        let app = App::start(backend, Options::default()).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+        let facts = github.facts(1, SystemClock.now());
+        let push = github.provider.event("github:push", &facts, b"unused").expect("known");
+        let payload: Value = serde_json::from_slice(&push.body).expect("JSON");
+        let body = json!({"connectionId": github.connection, "orgId": "org", "deliveryId": "b-1", "eventType": "push",
+            "payload": payload, "receivedAt": SystemClock.now().0});
+        let headers = [("x-api-key", App::service_key()), ("x-backfill-hold", "true")];
+        let accepted = app.send("POST", "/webhooks/github", &headers, body.to_string()).await.json();
+        assert_eq!((&accepted["outcome"], &accepted["held"]), (&json!("unrouted"), &json!(true)), "{accepted}");
+        let event = format!("/events/{}", accepted["eventId"].as_str().expect("an id"));
+
+        app.subscribe("org", "ws", &github, Some(&["github:push"])).await;
+        let mut operator = app.operator("org");
+        let connection = format!("/connections/{}", github.connection);
+        let done = operator.ask("POST", &format!("{connection}/reroute"), Some(&json!({}))).await.expect("rerouted");
+        assert_eq!(done["routed"], 1, "{done}");
+        let delivery = operator.ask("GET", &event, None).await.expect("the event")["deliveries"][0].clone();
+        assert_eq!(delivery["status"], "held", "{delivery}");
+        let retry = format!("/deliveries/{}/retry", delivery["id"].as_str().expect("an id"));
+        let refused = operator.call("POST", &retry, None).await.expect("an answer");
+        let refusal = refused.json();
+        let told = (refused.status, &refusal["error"], &refusal["deliveryStatus"]);
+        assert_eq!(told, (409, &json!("delivery_not_retryable"), &json!("held")), "{refusal}");
+
+        operator.ask("POST", &format!("{event}/replay"), Some(&json!({}))).await.expect("replayed");
+        sink.wait_for(1, SOON).await.expect("whoever replays it wants it now");
+        let released = operator.ask("POST", &format!("{connection}/release-held"), None).await.expect("released");
+        assert_eq!(released["released"], 1, "{released}");
+        sink.wait_for(2, SOON).await.expect("and then it is let go");
+        app.finish().await;
+        assert_eq!(sink.total(), 2);
     }
 
     async fn late_binding_routes_by_itself_when_it_is_switched_on(backend) {

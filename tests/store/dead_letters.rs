@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
-use signalbox::model::{clock::EpochMs, delivery::DeliveryStatus, ids::OrgId, provider::ProviderDeliveryId};
+use signalbox::model::{
+    clock::EpochMs, delivery::DeliveryStatus, destination::DestinationScope, ids::OrgId, provider::ProviderDeliveryId,
+};
 
-use crate::{START, fixtures::org};
+use crate::{
+    START,
+    fixtures::{destination, org},
+};
 
 store_suite! {
     async fn dead_letters_are_listed_oldest_first(store: TestStore) {
@@ -48,11 +53,12 @@ store_suite! {
         assert_eq!(find(None, "github", "d3").await, 0);
     }
 
-    async fn dead_letters_of_an_installation_are_listed_within_a_window_and_counted(store: TestStore) {
+    async fn events_of_an_installation_with_dead_letters_are_listed_within_a_window_and_counted(store: TestStore) {
         let installation = store.insert_installation_of("4711").await;
         for number in 0..5 {
             store.clock.advance(Duration::from_secs(1));
-            let mut event = store.with_delivery(store.event(&format!("d{number}")));
+            // Each for two integrations.
+            let mut event = store.with_delivery(store.with_delivery(store.event(&format!("d{number}"))));
             event.event.installation = Some(installation.id.clone());
             store.accept_event(event).await.expect("stored");
         }
@@ -65,8 +71,15 @@ store_suite! {
             let ids = letters.iter().map(|letter| letter.event.provider_delivery_id.as_str().to_owned());
             (ids.collect::<Vec<_>>(), total)
         };
+        let twice = |ids: [&str; 2]| ids.iter().flat_map(|id| [(*id).to_owned(), (*id).to_owned()]).collect::<Vec<_>>();
         assert_eq!(list(None, None, 10).await.1, 5);
-        assert_eq!(list(None, None, 2).await, (vec!["d0".to_owned(), "d1".to_owned()], 5));
-        assert_eq!(list(Some(2), Some(4), 10).await, (vec!["d1".to_owned(), "d2".to_owned()], 2));
+        assert_eq!(list(None, None, 2).await, (twice(["d0", "d1"]), 5));
+        assert_eq!(list(Some(2), Some(4), 10).await, (twice(["d1", "d2"]), 2));
+
+        let mut disabled = store.destination_for(DestinationScope::Org, "org_1");
+        disabled.id = destination();
+        disabled.disabled_reason = Some("gone".into());
+        store.save_destination(&disabled, &store.entry("x")).await.expect("saved");
+        assert_eq!(list(None, None, 2).await, (vec![], 0), "they would die again at once");
     }
 }

@@ -26,7 +26,7 @@ store_suite! {
         assert_eq!(store.claim("node-a").await.len(), 1, "as a first try");
     }
 
-    async fn a_delivery_in_flight_or_delivered_is_not_retried(store: TestStore) {
+    async fn a_delivery_in_flight_held_or_delivered_is_not_retried(store: TestStore) {
         let delivery = store.accept_one("d1").await;
         let retry = async || {
             store.retry_delivery(&delivery.id, store.now(), &store.entry("delivery.retried")).await.expect("answered")
@@ -88,6 +88,12 @@ store_suite! {
         let failed = store.attempt(&delivery.id, 1, "node-a", DeliveryStatus::Pending);
         store.record_attempts(vec![failed.clone()]).await.expect("recorded");
 
+        let mut held = store.with_delivery(store.event("d2"));
+        held.event.held = true;
+        held.deliveries[0].delivery.status = DeliveryStatus::Held;
+        let waiting = held.deliveries[0].delivery.id.clone();
+        store.accept_event(held).await.expect("stored");
+        assert!(!store.retry_delivery(&waiting, store.now(), &store.entry("x")).await.expect("answered"), "held");
         assert!(store.delete_destination(&destination.id, &store.entry("x")).await.expect("deleted"));
         store.readdress_deliveries(Some(&org()), None, EpochMs(1)).await.expect("readdressed");
         let read = store.delivery(&delivery.id).await;

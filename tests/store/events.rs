@@ -9,7 +9,7 @@ use signalbox::{
         delivery::DeliveryStatus,
         event::{EventKey, EventOutcome},
         ids::{EventId, InstallationId, OrgId},
-        provider::{ExternalId, ProviderDeliveryId},
+        provider::{ExternalId, ProviderDeliveryId, ProviderResourceId},
     },
     store::{Accepted, EventFilter, NewDelivery, PageRequest, Rerouting, UnroutedFilter},
 };
@@ -290,6 +290,7 @@ store_suite! {
         let mut known = unrouted(store.event("known"));
         known.event.installation = Some(InstallationId::from_raw("in_1"));
         known.event.external_id = None;
+        store.clock.advance(Duration::from_millis(1));
         let mut stranger = unrouted(store.event("stranger"));
         stranger.event.external_id = Some(ExternalId::new("4712"));
         let mut of_another = unrouted(store.event("of another installation"));
@@ -303,6 +304,7 @@ store_suite! {
             provider: GITHUB,
             installation: InstallationId::from_raw("in_1"),
             external_id: ExternalId::new("4711"),
+            alternate_external_id: None,
             since: START,
             after: None,
             limit: 10,
@@ -315,7 +317,60 @@ store_suite! {
         assert_eq!(list(UnroutedFilter { limit: 1, ..filter.clone() }).await, ["named"]);
         assert_eq!(list(UnroutedFilter { after: Some(named.event.id.clone()), ..filter.clone() }).await, ["known"]);
         assert_eq!(list(UnroutedFilter { since: EpochMs(START.0 + 1), ..filter.clone() }).await, ["known"]);
-        assert_eq!(list(UnroutedFilter { provider: LINEAR, ..filter }).await, Vec::<String>::new());
+        assert_eq!(list(UnroutedFilter { provider: LINEAR, ..filter.clone() }).await, Vec::<String>::new());
+        let alternate_external_id = Some(ExternalId::new("4712"));
+        let both = ["named", "known", "stranger"];
+        assert_eq!(list(UnroutedFilter { alternate_external_id, ..filter.clone() }).await, both);
+        let alternate_external_id = Some(filter.external_id.clone());
+        assert_eq!(list(UnroutedFilter { alternate_external_id, ..filter }).await, ["named", "known"], "each once");
+    }
+
+    async fn an_unrouted_event_that_names_no_account_is_found_by_a_resource_that_is_linked(store: TestStore) {
+        let installation = store.insert_installation_of("4711").await;
+        let linked = store.resource(&installation.id, "repo_1");
+        let link = Box::new(move |record: &mut signalbox::store::InstallationRecord| {
+            record.resources.push(linked);
+            true
+        });
+        store.change_installation(&installation.id, link).await.expect("changed");
+        for (name, resources) in [("of both", &["repo_0", "repo_1"][..]), ("of another", &["repo_2"]), ("of none", &[])] {
+            let mut event = unrouted(store.event(name));
+            event.event.external_id = None;
+            event.event.resources = resources.iter().map(|id| ProviderResourceId::new(*id)).collect();
+            store.accept_event(event).await.expect("stored");
+        }
+        let filter = UnroutedFilter {
+            provider: GITHUB,
+            installation: installation.id.clone(),
+            external_id: ExternalId::new("4711"),
+            alternate_external_id: None,
+            since: EpochMs(0),
+            after: None,
+            limit: 10,
+        };
+        let found = store.list_unrouted(&filter).await.expect("read");
+        assert_eq!(found.iter().map(|event| event.provider_delivery_id.as_str()).collect::<Vec<_>>(), ["of both"]);
+        // Behind more of others' than one step looks at; and in one order with those that name the account.
+        store.meddle(
+            "INSERT INTO gw_events (id, provider, provider_delivery_id, wire_type, resources, outcome, possible_replay, held, \
+             received_at, correlation_id, headers, decision, payload_encoding, payload_bytes, payload) \
+             WITH RECURSIVE n (i) AS (SELECT CAST(100000 AS BIGINT) UNION ALL SELECT i + 1 FROM n WHERE i < 125000) \
+             SELECT 'evt_000000' || CAST(i AS TEXT), 'github', CAST(i AS TEXT), 'push', '[\"repo_2\"]', 'unrouted', false, \
+             false, 7, 'c', '{}', '{}', 'raw', 0, (SELECT payload FROM gw_events LIMIT 1) FROM n",
+        ).await;
+        store.clock.advance(Duration::from_millis(1));
+        let mut named = unrouted(store.event("named"));
+        named.event.external_id = Some(filter.external_id.clone());
+        store.accept_event(named).await.expect("stored");
+        let mut pages = UnroutedFilter { limit: 1, ..filter.clone() };
+        for expected in ["of both", "named"] {
+            let found = store.list_unrouted(&pages).await.expect("read");
+            assert_eq!(found[0].provider_delivery_id.as_str(), expected);
+            pages.after = Some(found[0].id.clone());
+        }
+        assert_eq!(store.list_unrouted(&pages).await.expect("read"), []);
+        store.meddle("UPDATE gw_resources SET status = 'removed'").await;
+        assert_eq!(store.list_unrouted(&filter).await.expect("read").len(), 1, "the one that names it");
     }
 
     async fn unrouted_events_are_looked_for_from_a_day_before_the_time_asked_about(store: TestStore) {
@@ -344,6 +399,7 @@ store_suite! {
             provider: GITHUB,
             installation: InstallationId::from_raw("in_1"),
             external_id: ExternalId::new("4711"),
+            alternate_external_id: None,
             since,
             after: None,
             limit: 3,
@@ -426,5 +482,33 @@ store_suite! {
         assert_eq!(claimed, [ids[2].clone(), ids[0].clone()]);
         assert_eq!(store.list_held(&installation, 10).await.expect("read"), [ids[1].clone()]);
         assert!(!store.find_event(&ids[0]).await.expect("read").expect("there").held);
+    }
+
+    async fn an_event_that_is_released_while_it_is_rerouted_gets_no_held_delivery(store: TestStore) {
+        let mut event = store.event("d1");
+        event.event.outcome = EventOutcome::Unrouted;
+        event.event.held = true;
+        let id = event.event.id.clone();
+        store.accept_event(event.clone()).await.expect("stored");
+        let reroute = async |deliveries: Vec<NewDelivery>| {
+            let rerouting = Rerouting {
+                event: id.clone(),
+                installation: None,
+                only_if: None,
+                outcome: EventOutcome::Routed,
+                reason: None,
+                decision: None,
+                deliveries,
+            };
+            assert!(store.reroute_event(rerouting).await.expect("rerouted"));
+        };
+        let mut delivery = store.delivery_of(&event.event);
+        delivery.status = DeliveryStatus::Held;
+        reroute(vec![NewDelivery { delivery: delivery.clone(), lease_owner: None }]).await;
+        assert_eq!(store.delivery(&delivery.id).await.status, DeliveryStatus::Held);
+        store.release_held(std::slice::from_ref(&id), store.now()).await.expect("released");
+        delivery.id = store.ids.delivery();
+        reroute(vec![NewDelivery { delivery: delivery.clone(), lease_owner: None }]).await;
+        assert_eq!(store.delivery(&delivery.id).await.status, DeliveryStatus::Pending, "nobody releases it again");
     }
 }

@@ -26,8 +26,8 @@ async fn no_hot_statement_scans_a_table_on_sqlite() {
     .await;
 }
 
-/// The halves of `list_unrouted`, with the index each is to have.
-const UNROUTED: [(&str, &str); 2] = [
+/// The parts of `list_unrouted`, with the index each is to have.
+const UNROUTED: [(&str, &str); 3] = [
     (
         "gw_events_unrouted_of_installation",
         "SELECT e.resources FROM gw_events e WHERE e.outcome = 'unrouted' AND e.provider = 'github' \
@@ -38,6 +38,12 @@ const UNROUTED: [(&str, &str); 2] = [
         "SELECT e.resources FROM gw_events e WHERE e.outcome = 'unrouted' AND e.provider = 'github' \
          AND e.installation_id IS NULL AND e.external_id = '4711' AND e.received_at >= 7 AND e.id > 'evt_0' \
          ORDER BY e.id LIMIT 100",
+    ),
+    (
+        "gw_events_unrouted_of_account",
+        "SELECT e.resources FROM gw_events e WHERE e.outcome = 'unrouted' AND e.provider = 'github' \
+         AND e.installation_id IS NULL AND e.external_id IS NULL AND e.received_at >= 7 AND e.id > 'evt_0' \
+         ORDER BY e.external_id, e.id LIMIT 100",
     ),
 ];
 

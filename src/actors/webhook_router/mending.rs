@@ -102,7 +102,7 @@ impl MendingHandle {
             filter.after = Some(last.id.clone());
             for event in &events {
                 done.considered += 1;
-                match self.reroute_unrouted(event, &table, None).await? {
+                match self.reroute_unrouted(event, &table).await? {
                     Some(EventOutcome::Routed) => {
                         done.routed += 1;
                         self.pipeline.store.append_log(&[self.entry(event, "event.rerouted", actor)]).await?;
@@ -115,28 +115,39 @@ impl MendingHandle {
         Ok(done)
     }
 
-    /// Routes one unrouted event if its installation has a place for it now. `until` bounds catch-ups.
+    /// Routes one unrouted event if its installation has a place for it now.
     async fn reroute_unrouted(
         &self,
         event: &Event,
         table: &Arc<RouteTable>,
-        until: Option<EpochMs>,
     ) -> Result<Option<EventOutcome>, StoreError> {
-        if until.is_some_and(|until| event.received_at >= until) {
-            return Ok(None);
-        }
-        let Some(detail) = self.pipeline.store.find_event_detail(&event.id).await? else { return Ok(None) };
-        let matched_by = if event.external_id.is_some() { MatchedBy::ExternalId } else { MatchedBy::Resource };
-        let plan = self.plan_again(&detail, (table.clone(), matched_by), Insistence::Nothing).await?;
+        let Some((detail, plan)) = self.plan_unrouted(event, table).await? else { return Ok(None) };
         match plan.outcome {
-            EventOutcome::Routed | EventOutcome::Filtered => {
-                let outcome = plan.outcome;
+            outcome @ (EventOutcome::Routed | EventOutcome::Filtered) => {
                 // Somebody else, here or on another node, may have been quicker.
                 let rerouted = self.reroute_one(&detail.event, table, plan, false).await?;
                 Ok(rerouted.map(|_added| outcome))
             }
             _ => Ok(None),
         }
+    }
+
+    /// What would become of an unrouted event now, if it is this installation's.
+    async fn plan_unrouted(
+        &self,
+        event: &Event,
+        table: &Arc<RouteTable>,
+    ) -> Result<Option<(EventDetail, Plan)>, StoreError> {
+        let matched_by = if event.external_id.is_some() { MatchedBy::ExternalId } else { MatchedBy::Resource };
+        let found = if event.installation.is_some() {
+            Some((table.clone(), matched_by))
+        } else {
+            self.find_routes(event).await?.filter(|(found, _)| found.installation == table.installation)
+        };
+        let Some(found) = found else { return Ok(None) };
+        let Some(detail) = self.pipeline.store.find_event_detail(&event.id).await? else { return Ok(None) };
+        let plan = self.plan_again(&detail, found, Insistence::Nothing).await?;
+        Ok(Some((detail, plan)))
     }
 
     /// Lets an installation's held events go, oldest first; answers how many.
@@ -178,7 +189,7 @@ impl MendingHandle {
         Ok(retried)
     }
 
-    /// Tries a delivery again, its attempts counted anew. False if it is delivered or in flight.
+    /// Tries a delivery again, its attempts counted anew. False if it is delivered, held or in flight.
     pub async fn retry_delivery(&self, delivery: &Delivery, event: &Event, actor: &Actor) -> Result<bool, StoreError> {
         let mut entry = self.entry(event, "delivery.retried", actor);
         entry.org = Some(delivery.org.clone());
@@ -196,21 +207,19 @@ impl MendingHandle {
     pub async fn catch_up(&self, request: CatchUp, actor: &Actor) -> Result<CaughtUp, StoreError> {
         let _one_at_a_time = self.rerouting.lock().await;
         let mut done = CaughtUp::default();
-        let (dead, dead_in_all) = self
+        let (dead, events_in_all) = self
             .pipeline
             .store
             .list_dead_of_installation(&request.installation, request.since, request.until, request.batch_size)
             .await?;
-        let mut retried = 0;
         for letter in &dead {
-            if self.retry_delivery(&letter.delivery, &letter.event, actor).await? {
-                retried += 1;
-                if !done.replayed.iter().any(|(event, _)| *event == letter.event.id) {
-                    done.replayed.push((letter.event.id.clone(), letter.event.provider_delivery_id.clone()));
-                }
+            // Whatever cannot be retried is delivered or on its way by now: somebody else has replayed it.
+            self.retry_delivery(&letter.delivery, &letter.event, actor).await?;
+            if done.replayed.last().is_none_or(|(event, _)| *event != letter.event.id) {
+                done.replayed.push((letter.event.id.clone(), letter.event.provider_delivery_id.clone()));
             }
         }
-        done.remaining = dead_in_all.saturating_sub(retried);
+        done.remaining = events_in_all.saturating_sub(done.replayed.len() as u64);
         let Some(table) = self.routes_by_id(&request.installation).await? else { return Ok(done) };
         let mut filter = unrouted_of(&table, request.since);
         let mut looked_at = 0;
@@ -218,34 +227,22 @@ impl MendingHandle {
             let events = self.pipeline.store.list_unrouted(&filter).await?;
             let Some(last) = events.last() else { break };
             filter.after = Some(last.id.clone());
-            for event in &events {
-                looked_at += 1;
+            looked_at += events.len() as u64;
+            let is_asked_for = |event: &&Event| request.until.is_none_or(|until| event.received_at < until);
+            for event in events.iter().filter(is_asked_for) {
                 if done.replayed.len() < request.batch_size as usize {
-                    let rerouted = self.reroute_unrouted(event, &table, request.until).await?;
-                    if rerouted == Some(EventOutcome::Routed) {
+                    if self.reroute_unrouted(event, &table).await? == Some(EventOutcome::Routed) {
                         done.replayed.push((event.id.clone(), event.provider_delivery_id.clone()));
                         self.pipeline.store.append_log(&[self.entry(event, "event.rerouted", actor)]).await?;
                     }
-                } else if self.would_route(event, &table, request.until).await? {
+                } else if let Some((_, plan)) = self.plan_unrouted(event, &table).await?
+                    && plan.outcome == EventOutcome::Routed
+                {
                     done.remaining += 1;
                 }
             }
         }
         Ok(done)
-    }
-
-    async fn would_route(
-        &self,
-        event: &Event,
-        table: &Arc<RouteTable>,
-        until: Option<EpochMs>,
-    ) -> Result<bool, StoreError> {
-        if until.is_some_and(|until| event.received_at >= until) {
-            return Ok(false);
-        }
-        let Some(detail) = self.pipeline.store.find_event_detail(&event.id).await? else { return Ok(false) };
-        let plan = self.plan_again(&detail, (table.clone(), MatchedBy::ExternalId), Insistence::Nothing).await?;
-        Ok(plan.outcome == EventOutcome::Routed)
     }
 
     /// Checks quarantined webhooks again; those that verify enter at the step "extract".
@@ -383,7 +380,8 @@ impl MendingHandle {
         let mut addressed = event.clone();
         addressed.org = Some(table.org.clone());
         addressed.installation = Some(table.installation.clone());
-        let mut deliveries = self.pipeline.deliveries_of(&addressed, plan.deliveries, false);
+        // Whoever replays a held event wants this one now; a link that appears lets none go.
+        let mut deliveries = self.pipeline.deliveries_of(&addressed, plan.deliveries, event.held && !replay);
         for new in &mut deliveries {
             new.delivery.replay = replay;
         }
@@ -410,6 +408,7 @@ fn unrouted_of(table: &RouteTable, since: Option<EpochMs>) -> UnroutedFilter {
         provider: table.provider,
         installation: table.installation.clone(),
         external_id: table.external_id.clone(),
+        alternate_external_id: table.alternate_external_id.clone(),
         since: since.unwrap_or(EpochMs(0)),
         after: None,
         limit: CHUNK,

@@ -363,7 +363,7 @@ pub struct Reverified {
 pub struct CaughtUp {
     /// The events replayed, with the provider's ids.
     pub replayed: Vec<(EventId, ProviderDeliveryId)>,
-    /// How many are left.
+    /// How many events are left.
     pub remaining: u64,
 }
 
@@ -372,7 +372,7 @@ pub struct CaughtUp {
 pub struct CatchUp {
     /// Whose events.
     pub installation: InstallationId,
-    /// How many in this call.
+    /// How many events in this call.
     pub batch_size: u32,
     /// Received at or after.
     pub since: Option<EpochMs>,

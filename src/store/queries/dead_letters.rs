@@ -52,13 +52,16 @@ pub(crate) async fn list_of_installation(
     until: Option<EpochMs>,
     limit: u32,
 ) -> StoreResult<(Vec<DeadLetter>, u64)> {
-    const COUNT: &str =
-        "SELECT COUNT(*) FROM gw_deliveries d JOIN gw_events e ON e.id = d.event_id WHERE d.status = 'dead'";
-    let of_installation = |sql: &mut Builder| {
-        // The org's dead letters are indexed; an installation's events are all in its org.
-        sql.push(" AND d.org_id = (SELECT i.org_id FROM gw_installations i WHERE i.id = ");
-        sql.push_bind(&*text(installation.as_str())).push(") AND e.installation_id = ");
-        sql.push_bind(&*text(installation.as_str()));
+    let dead_of_installation = |sql: &mut Builder| {
+        // What is sent to a disabled destination dies again at once. The org's dead letters are indexed; an installation's
+        // events are all in its org.
+        sql.push(
+            " FROM gw_deliveries d JOIN gw_events e ON e.id = d.event_id WHERE d.status = 'dead' AND NOT EXISTS \
+             (SELECT 1 FROM gw_destinations x WHERE x.id = d.destination_id AND x.disabled_reason IS NOT NULL) \
+             AND d.org_id = (SELECT i.org_id FROM gw_installations i WHERE i.id = ",
+        );
+        sql.push_bind(text(installation.as_str()).into_owned()).push(") AND e.installation_id = ");
+        sql.push_bind(text(installation.as_str()).into_owned());
         if let Some(since) = since {
             sql.push(" AND e.received_at >= ").push_bind(since.0);
         }
@@ -66,13 +69,15 @@ pub(crate) async fn list_of_installation(
             sql.push(" AND e.received_at < ").push_bind(until.0);
         }
     };
-    let mut sql = Builder::new(COUNT);
-    of_installation(&mut sql);
+    let mut sql = Builder::new("SELECT COUNT(DISTINCT d.event_id)");
+    dead_of_installation(&mut sql);
     let row = sql.build().fetch_one(&mut *db.conn).await?;
     let total = count(Fields::new(&row).get()?);
-    let mut sql = Builder::new(SELECT);
-    of_installation(&mut sql);
-    sql.push(" ORDER BY d.id LIMIT ").push_bind(i64::from(limit));
+    let mut sql = Builder::new(concat!("SELECT ", delivery_columns!(), ", ", event_columns!()));
+    dead_of_installation(&mut sql);
+    sql.push(" AND d.event_id IN (SELECT DISTINCT d.event_id");
+    dead_of_installation(&mut sql);
+    sql.push(" ORDER BY d.event_id LIMIT ").push_bind(i64::from(limit)).push(") ORDER BY d.event_id, d.id");
     let rows = sql.build().fetch_all(&mut *db.conn).await?;
     let letters = rows.iter().map(|row| letter(row, db.known)).collect::<StoreResult<_>>()?;
     Ok((letters, total))

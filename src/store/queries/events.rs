@@ -4,10 +4,13 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use super::{Builder, Fields, Session, deliveries, event_search::RECEIVED_AHEAD_MS, id_floor, list, query, text};
+use super::{
+    Builder, Fields, PAST_EVERY_ID, Session, deliveries, event_search::RECEIVED_AHEAD_MS, id_floor, list, query, text,
+};
 use crate::{
     model::{
         clock::EpochMs,
+        delivery::DeliveryStatus,
         event::Event,
         ids::{EventId, InstallationId, OrgId},
         provider::{ProviderDeliveryId, ProviderSlug},
@@ -26,20 +29,59 @@ const FIND_WITH_DETAIL: &str =
 const FIND_BODY: &str =
     "SELECT id, content_type, payload_encoding, payload_bytes, payload FROM gw_events WHERE id = $1";
 
-/// Each half ends at the page's length by itself: PostgreSQL would rather read and sort all of both than merge two indexes.
+/// Each part ends at the page's length by itself: PostgreSQL would rather read and sort all of them than merge indexes.
+macro_rules! unrouted_where {
+    ($whose:literal, $index:literal) => {
+        concat!(
+            "SELECT * FROM (SELECT ",
+            event_columns!(),
+            " FROM gw_events e",
+            by_index!($index),
+            " WHERE e.outcome = 'unrouted' AND e.provider = $1 AND ",
+            $whose,
+            " AND e.received_at >= $4 AND e.id > $5 ORDER BY e.id LIMIT $6) part"
+        )
+    };
+}
+
 const LIST_UNROUTED: &str = concat!(
-    "SELECT * FROM (SELECT ",
-    event_columns!(),
-    " FROM gw_events e",
-    by_index!("gw_events_unrouted_of_installation"),
-    " WHERE e.outcome = 'unrouted' AND e.provider = $1 AND e.installation_id = $2 \
-     AND e.received_at >= $4 AND e.id > $5 ORDER BY e.id LIMIT $6) known UNION ALL SELECT * FROM (SELECT ",
-    event_columns!(),
-    " FROM gw_events e",
-    by_index!("gw_events_unrouted_of_account"),
-    " WHERE e.outcome = 'unrouted' AND e.provider = $1 AND e.installation_id IS NULL AND e.external_id = $3 \
-     AND e.received_at >= $4 AND e.id > $5 ORDER BY e.id LIMIT $6) named ORDER BY 1 LIMIT $6"
+    unrouted_where!("e.installation_id = $2", "gw_events_unrouted_of_installation"),
+    " UNION ALL ",
+    unrouted_where!("e.installation_id IS NULL AND e.external_id = $3", "gw_events_unrouted_of_account"),
+    " UNION ALL ",
+    unrouted_where!("e.installation_id IS NULL AND e.external_id = $7", "gw_events_unrouted_of_account"),
+    " ORDER BY 1 LIMIT $6"
 );
+
+/// Unrouted events of no account, in the order of their index: to PostgreSQL, a NULL is not one and the same account.
+macro_rules! nameless_where {
+    ($further:expr) => {
+        concat!(
+            " FROM gw_events e",
+            by_index!("gw_events_unrouted_of_account"),
+            " WHERE e.outcome = 'unrouted' AND e.provider = $1 AND e.installation_id IS NULL AND e.external_id IS NULL \
+             AND e.id > $2",
+            $further,
+            " ORDER BY e.external_id, e.id LIMIT $3"
+        )
+    };
+}
+
+pub(super) const LIST_NAMELESS: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    nameless_where!(concat!(
+        " AND e.id <= $4 AND e.received_at >= $5 AND EXISTS (SELECT 1 FROM gw_resources r WHERE r.installation_id = $6 \
+         AND r.status = 'active' AND r.provider_resource_id",
+        in_list!("e.resources"),
+        ")"
+    ))
+);
+
+pub(super) const LAST_NAMELESS_OF_STEP: &str = concat!("SELECT e.id", nameless_where!(""), " OFFSET $4");
+
+/// Events of no account that one statement looks at: there may be any number, and of any account.
+const STEP_ROWS: i64 = 10_000;
 
 pub(super) const LIST_HELD: &str = "SELECT id FROM gw_events WHERE installation_id = $1 AND held ORDER BY id LIMIT $2";
 
@@ -137,16 +179,51 @@ pub(crate) async fn find_body(db: &mut Session<'_>, id: &EventId) -> StoreResult
 pub(crate) async fn list_unrouted(db: &mut Session<'_>, filter: &UnroutedFilter) -> StoreResult<Vec<Event>> {
     // The bound on the id is where reading begins; the bound on the time is the answer.
     let first = id_floor(EventId::PREFIX, EpochMs(filter.since.0.saturating_sub(RECEIVED_AHEAD_MS)));
-    let after = text(filter.after.as_ref().map_or("", EventId::as_str)).into_owned();
+    let after = text(filter.after.as_ref().map_or("", EventId::as_str)).into_owned().max(first);
+    let alternate = filter.alternate_external_id.as_ref().filter(|id| **id != filter.external_id);
     let found = query(LIST_UNROUTED)
         .bind(filter.provider.as_str())
         .bind(&*text(filter.installation.as_str()))
         .bind(&*text(filter.external_id.as_str()))
         .bind(filter.since.0)
-        .bind(after.max(first))
-        .bind(i64::from(filter.limit));
+        .bind(&*after)
+        .bind(i64::from(filter.limit))
+        .bind(alternate.map(|id| text(id.as_str()).into_owned()));
     let rows = found.fetch_all(&mut *db.conn).await?;
-    rows.iter().map(|row| Fields::new(row).event(db.known)).collect()
+    let mut events = rows.iter().map(|row| Fields::new(row).event(db.known)).collect::<StoreResult<Vec<_>>>()?;
+    let is_full = events.len() >= filter.limit as usize;
+    let until = events.last().filter(|_| is_full).map_or(PAST_EVERY_ID, |last| last.id.as_str()).to_owned();
+    events.extend(list_nameless(db, filter, after, &until).await?);
+    events.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+    events.truncate(filter.limit as usize);
+    Ok(events)
+}
+
+/// Those of no account that concern something which the installation has linked, from `after` to `until`.
+async fn list_nameless(
+    db: &mut Session<'_>,
+    filter: &UnroutedFilter,
+    after: String,
+    until: &str,
+) -> StoreResult<Vec<Event>> {
+    let mut found = Vec::new();
+    let mut next = Some(after);
+    while let Some(after) = next.filter(|after| after.as_str() < until && found.len() < filter.limit as usize) {
+        let step = query(LAST_NAMELESS_OF_STEP).bind(filter.provider.as_str()).bind(&*after).bind(1_i64);
+        let step = step.bind(STEP_ROWS - 1).fetch_optional(&mut *db.conn).await?;
+        next = step.map(|row| Fields::new(&row).get()).transpose()?;
+        let listing = query(LIST_NAMELESS)
+            .bind(filter.provider.as_str())
+            .bind(&*after)
+            .bind(i64::from(filter.limit))
+            .bind(next.as_deref().map_or(until, |last| last.min(until)))
+            .bind(filter.since.0)
+            .bind(&*text(filter.installation.as_str()));
+        for row in listing.fetch_all(&mut *db.conn).await? {
+            found.push(Fields::new(&row).event(db.known)?);
+        }
+    }
+    Ok(found)
 }
 
 pub(crate) async fn list_held(
@@ -174,18 +251,23 @@ pub(crate) async fn release_held(db: &mut Session<'_>, events: &[EventId], now: 
 
 pub(crate) async fn reroute(db: &mut Session<'_>, rerouting: Rerouting) -> StoreResult<bool> {
     // The lock keeps retention from deleting the event under its new deliveries.
-    const LOCK: &str = concat!("SELECT outcome FROM gw_events WHERE id = $1", for_update!());
+    const LOCK: &str = concat!("SELECT outcome, held FROM gw_events WHERE id = $1", for_update!());
     const REROUTE: &str = "UPDATE gw_events SET installation_id = COALESCE(installation_id, $2), \
          org_id = COALESCE(org_id, $3), \
          outcome = CASE WHEN outcome = 'routed' THEN outcome ELSE $4 END, \
          reason = CASE WHEN outcome = 'routed' THEN reason ELSE $5 END, \
          decision = COALESCE($6, decision) WHERE id = $1";
-    let Rerouting { event, installation, only_if, outcome, reason, decision, deliveries } = rerouting;
+    let Rerouting { event, installation, only_if, outcome, reason, decision, mut deliveries } = rerouting;
     let event = text(event.as_str()).into_owned();
     let Some(row) = query(LOCK).bind(&event).fetch_optional(&mut *db.conn).await? else { return Ok(false) };
-    let outcome_before: &str = Fields::new(&row).get()?;
+    let mut fields = Fields::new(&row);
+    let (outcome_before, is_held): (&str, bool) = (fields.get()?, fields.get()?);
     if only_if.is_some_and(|wanted| wanted.as_str() != outcome_before) {
         return Ok(false);
+    }
+    // It was released since it was read, and is not released again.
+    for new in deliveries.iter_mut().filter(|new| !is_held && new.delivery.status == DeliveryStatus::Held) {
+        new.delivery.status = DeliveryStatus::Pending;
     }
     let (installation, org) = installation.unzip();
     query(REROUTE)

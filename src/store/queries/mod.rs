@@ -208,6 +208,8 @@ pub(super) fn hot_statements() -> Vec<(&'static str, &'static str)> {
         ("release_leases", leases::LIST_LEASED),
         ("list_held", events::LIST_HELD),
         ("find_event_by_delivery_id", events::FIND_BY_DELIVERY_ID),
+        ("list_unrouted: of no account", events::LIST_NAMELESS),
+        ("list_unrouted: a step through those", events::LAST_NAMELESS_OF_STEP),
         ("find_event_detail: deliveries", deliveries::OF_EVENT),
         ("find_event_detail: attempts", deliveries::ATTEMPTS_OF_EVENT),
         ("find_key", keys::FIND),

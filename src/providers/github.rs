@@ -282,6 +282,7 @@ fn understand(
     let control_at = if is_dated { control_time(event, &payload) } else { None };
     Ok(Inbound {
         delivery_id,
+        identity: None,
         wire_type: event.to_owned(),
         key,
         also_keys: Vec::new(),

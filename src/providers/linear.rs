@@ -16,6 +16,7 @@ use super::{
     ResourceSelector, SeedAccount, SignatureScheme,
     catalogue::find_key,
     delivery_id::{content_id, header_text},
+    digest_of,
     facts::{self, facts},
     partial::{Json, distinct},
 };
@@ -154,11 +155,11 @@ impl Provider for Linear {
         true
     }
 
-    fn extract(&self, headers: &Headers, body: &Bytes) -> Result<Inbound, ExtractError> {
     fn read_headers(&self) -> &'static [&'static str] {
         &["linear-event", "linear-delivery"]
     }
 
+    fn extract(&self, headers: &Headers, body: &Bytes) -> Result<Inbound, ExtractError> {
         let hook = Hook::read(body)?;
         let event = header_text(headers, "linear-event");
         let delivery_id = header_text(headers, "linear-delivery")
@@ -203,14 +204,26 @@ impl Provider for Linear {
     }
 }
 
-/// When this attempt was sent.
+/// When this attempt was sent. Linear writes a number; the same digits as text, or a date, say it as well. What nobody can
+/// read is no reason to refuse what Linear signed, and the header of that name is not signed.
 fn signed_timestamp(body: &[u8]) -> Option<EpochMs> {
     let [timestamp] = Json::body_members(body, ["webhookTimestamp"]).ok()?;
-    timestamp.epoch_millis()
+    let digits = || timestamp.text()?.parse().ok().map(EpochMs);
+    timestamp.epoch_millis().or_else(digits).or_else(|| timestamp.rfc3339())
+}
+
+/// What a retry has too, if it comes under another delivery id and with another time of the attempt (Linear does not say
+/// that it does not); `None` of what is not about one entity, for want of which two events could be taken for one.
+fn identity(hook: &Hook<'_>) -> Option<[u8; 16]> {
+    let members = [hook.webhook_id, hook.kind, hook.action, hook.data.member("id"), hook.created_at];
+    let members: Option<Vec<String>> = members.into_iter().map(Json::id).collect();
+    // No member holds a line break.
+    members.map(|members| digest_of(members.join("\n").as_bytes()))
 }
 
 /// The members of a webhook that anything here reads, unread.
 struct Hook<'a> {
+    webhook_id: Json<'a>,
     kind: Json<'a>,
     action: Json<'a>,
     organization_id: Json<'a>,
@@ -227,10 +240,10 @@ struct Hook<'a> {
 impl<'a> Hook<'a> {
     #[rustfmt::skip]
     fn read(body: &'a [u8]) -> Result<Self, ExtractError> {
-        let [kind, action, organization_id, created_at, data, updated_from, issue_data, active_tokens, user_id, added_teams, removed_teams] =
-            Json::body_members(body, ["type", "action", "organizationId", "createdAt", "data", "updatedFrom", "issueData",
+        let [webhook_id, kind, action, organization_id, created_at, data, updated_from, issue_data, active_tokens, user_id, added_teams, removed_teams] =
+            Json::body_members(body, ["webhookId", "type", "action", "organizationId", "createdAt", "data", "updatedFrom", "issueData",
                 "activeTokensForUser", "userId", "addedTeamIds", "removedTeamIds"])?;
-        Ok(Self { kind, action, organization_id, created_at, data, updated_from, issue_data, active_tokens, user_id, added_teams, removed_teams })
+        Ok(Self { webhook_id, kind, action, organization_id, created_at, data, updated_from, issue_data, active_tokens, user_id, added_teams, removed_teams })
     }
 }
 
@@ -244,6 +257,7 @@ fn understand(
     let control = control_changes(kind, action, hook);
     Inbound {
         delivery_id,
+        identity: identity(hook),
         wire_type: action.map_or_else(|| kind.to_owned(), |action| format!("{kind}:{action}")),
         key: find_event_key(kind, action),
         also_keys: Vec::new(),

@@ -209,8 +209,8 @@ pub fn verify(
     }
 }
 
-fn digest_of(signature: &[u8]) -> [u8; 16] {
-    let digest = sha256(signature);
+fn digest_of(bytes: &[u8]) -> [u8; 16] {
+    let digest = sha256(bytes);
     let mut prefix = [0; 16];
     prefix.copy_from_slice(&digest[..16]);
     prefix
@@ -221,6 +221,9 @@ fn digest_of(signature: &[u8]) -> [u8; 16] {
 pub struct Inbound {
     /// The provider's id of it, never random (`providers.md` 0.1).
     pub delivery_id: ProviderDeliveryId,
+    /// A digest of what is signed and no other event has, where the delivery id is not signed and a retry may come under
+    /// another: what has the same is the same event.
+    pub identity: Option<[u8; 16]>,
     /// The provider's name of it: `pull_request`, `deployment.created`, `Issue:create`, `issue`.
     pub wire_type: String,
     /// What `sync.events` compares with; `None` when the catalogue has no such event.

@@ -177,6 +177,7 @@ fn understand(
     let control = if resource == "installation" { control_changes(action, data) } else { Vec::new() };
     Ok(Inbound {
         delivery_id,
+        identity: None,
         wire_type: resource.to_owned(),
         key,
         also_keys,

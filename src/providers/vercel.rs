@@ -217,6 +217,7 @@ fn understand(wire_type: String, delivery_id: ProviderDeliveryId, hook: &Hook<'_
     let control = control_changes(modern, hook, project_id.as_deref());
     Inbound {
         delivery_id,
+        identity: None,
         key: find_event_key(modern),
         also_keys: Vec::new(),
         installation: accounts.installation.map(ExternalId::new),

@@ -188,6 +188,35 @@ on_both! {
         app.finish().await;
     }
 
+    async fn a_retry_of_linear_under_another_id_and_with_another_time_is_not_delivered_twice(backend) {
+        let sink = Sink::start().await.expect("a port");
+        let app = App::start(backend, Options::default()).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let linear = app.connect("org", sim::find("linear").expect("simulated"), 1).await;
+        app.subscribe("org", "ws", &linear, Some(&["linear:issue.updated"])).await;
+        let facts = linear.facts(3, SystemClock.now());
+        let request = linear.provider.event("linear:issue.updated", &facts, b"unused").expect("known");
+        let mut body: Value = serde_json::from_slice(&request.body).expect("JSON");
+        let post = async |id: &str, body: &Value| {
+            let headers = vec![("linear-event", "Issue".to_owned()), ("linear-delivery", id.to_owned())];
+            let answer = app.outsider().post_webhook("linear", &signed("linear", headers, body.to_string())).await;
+            let answer = answer.expect("an answer").json();
+            assert_eq!((&answer["status"], &answer["deliveryId"]), (&json!("accepted"), &json!(id)), "{answer}");
+            let path = format!("/events/{}", answer["eventId"].as_str().expect("an id"));
+            let event = app.operator("org").ask("GET", &path, None).await.expect("the event");
+            json!([answer["outcome"], event["reason"], event["possibleReplay"]])
+        };
+        assert_eq!(post("first", &body).await, json!(["routed", null, false]));
+        body["webhookTimestamp"] = json!(SystemClock.now().0 + 1);
+        assert_eq!(post("its retry", &body).await, json!(["filtered", "possible_replay", true]), "kept, and said");
+        // The same issue, changed again a moment later.
+        body["createdAt"] = json!(EpochMs(facts.at.0 + 1).to_rfc3339());
+        assert_eq!(post("another", &body).await, json!(["routed", null, false]));
+        sink.wait_for(2, SOON).await.expect("two are delivered");
+        app.finish().await;
+        assert_eq!(sink.total(), 2);
+    }
+
     async fn a_ping_and_an_unlisted_event_are_acknowledged_and_ignored(backend) {
         let app = App::start(backend, Options::default()).await;
         let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
@@ -249,6 +278,11 @@ on_both! {
         let envelope: Value = serde_json::from_slice(&received[0].body).expect("JSON");
         assert_eq!(envelope["receivedAt"], json!(1_771_980_000_000_i64), "seconds became milliseconds");
         assert_eq!(envelope["eventKey"], "github:pull-request.opened");
+
+        let path = format!("/events/{}/payload", accepted["eventId"].as_str().expect("an id"));
+        let kept = operator.call("GET", &path, None).await.expect("an answer");
+        assert_eq!(kept.headers.get("content-type"), Some("application/json"));
+        assert_eq!(kept.json(), payload);
 
         let mut held = operator_with_hold(&app, &body(&[("deliveryId", json!("b-2"))])).await;
         assert_eq!((held["status"].take(), held["held"].take()), (json!("accepted"), json!(true)));

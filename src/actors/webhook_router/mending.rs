@@ -431,6 +431,7 @@ fn stored_headers(detail: &EventDetail) -> Headers {
 fn as_stored(event: &Event) -> Inbound {
     Inbound {
         delivery_id: event.provider_delivery_id.clone(),
+        identity: None,
         wire_type: event.wire_type.clone(),
         key: event.key.clone(),
         also_keys: Vec::new(),

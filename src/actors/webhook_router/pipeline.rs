@@ -105,8 +105,9 @@ impl Pipeline {
         let mut span = self.traces.begin_webhook(webhook.provider);
         let handled = isolate(async {
             let (provider, inbound) = self.extract(&verified)?;
+            let body_digest = inbound.identity.unwrap_or_else(|| verified.body_digest());
             let understood = Understood {
-                body_digest: provider.delivery_id_is_unsigned().then(|| verified.body_digest()),
+                body_digest: provider.delivery_id_is_unsigned().then_some(body_digest),
                 provider,
                 inbound,
                 verified_by: VerifiedBy::Secret { index: verified.secret_index() },
@@ -160,7 +161,8 @@ impl Pipeline {
                 inbound,
                 verified_by: VerifiedBy::ServiceKey,
                 body_digest: None,
-                headers: Headers::new(),
+                // The writer's own headers are of the whole request; the payload in it is JSON.
+                headers: [("content-type", "application/json")].into_iter().collect(),
                 body: webhook.payload.clone(),
                 received_at: webhook.received_at,
                 correlation_id: webhook.correlation_id.clone(),
@@ -260,6 +262,8 @@ impl Pipeline {
         let outcome = plan.outcome;
         let mut deliveries = self.deliveries_of(&event, plan.deliveries, understood.hold);
         let slots = self.lease(&mut deliveries, understood.body.len());
+        // What is known for the same event is not delivered twice; of what merely looks like one the operator decides.
+        let drop_replay = understood.inbound.identity.is_some() || self.ingest.possible_replay == ReplayPolicy::Drop;
         let new_event = NewEvent {
             headers: kept_headers(&understood.headers)?,
             content_type: understood.headers.get("content-type").map(str::to_owned),
@@ -267,7 +271,7 @@ impl Pipeline {
             body: understood.body.clone(),
             decision: decision_json(&plan.decision)?,
             deliveries,
-            drop_possible_replay: self.ingest.possible_replay == ReplayPolicy::Drop,
+            drop_possible_replay: drop_replay,
             event,
         };
         let delivery_count = new_event.deliveries.len();
@@ -279,7 +283,7 @@ impl Pipeline {
         let accepted = committed?;
         match accepted {
             Accepted::New { possible_replay } => {
-                let dropped = possible_replay && self.ingest.possible_replay == ReplayPolicy::Drop;
+                let dropped = possible_replay && drop_replay;
                 let outcome = if dropped { EventOutcome::Filtered } else { outcome };
                 let took = understood.arrived.elapsed();
                 let deliveries = if dropped { 0 } else { delivery_count };

@@ -248,7 +248,7 @@ impl Directory {
         }
     }
 
-    /// The same in the background.
+    /// Looks again, beside whatever goes on.
     pub(super) fn look_in_background(&self, id: &InstallationId) {
         let (directory, id) = (self.clone(), id.clone());
         self.in_background(async move {

@@ -85,6 +85,7 @@ words! {
     DELIVERY_REASONS = "Why a delivery is not there yet, or was given up",
         "`reason` of a delivery; `result` of an attempt or of a test, which may also be `delivered` or `destination_disabled`", {
         "no_destination": "There is no destination; it waits for one.",
+        "released": "It was held and is released: it goes out after those released before it.",
         "http_status": "It was answered with an error.",
         "gone": "It was answered 410, gone: the destination is disabled.",
         "timeout": "There was no answer in time.",

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     model::{
         clock::EpochMs,
-        delivery::DeliveryStatus,
+        delivery::{Delivery, DeliveryStatus},
         event::Event,
         ids::{EventId, InstallationId, OrgId},
         provider::{ProviderDeliveryId, ProviderSlug},
@@ -239,12 +239,14 @@ pub(crate) async fn list_held(
 pub(crate) async fn release_held(db: &mut Session<'_>, events: &[EventId], now: EpochMs) -> StoreResult<u64> {
     const RELEASE_EVENTS: &str = concat!("UPDATE gw_events SET held = false WHERE held AND id", in_list!("$1"));
     const RELEASE_DELIVERIES: &str = "UPDATE gw_deliveries SET status = 'pending', due_at = $2, \
-         reason = CASE WHEN destination_id IS NULL THEN 'no_destination' END WHERE event_id = $1 AND status = 'held'";
+         reason = CASE WHEN destination_id IS NULL THEN 'no_destination' ELSE $3 END \
+         WHERE event_id = $1 AND status = 'held'";
     let released = query(RELEASE_EVENTS).bind(list(events.iter().map(EventId::as_str))).execute(&mut *db.conn).await?;
     // Claiming goes by due time: a millisecond each keeps the order given.
     for (event, age_ms) in events.iter().zip((0..i64::try_from(events.len()).unwrap_or(i64::MAX)).rev()) {
         let due_at = now.0.saturating_sub(age_ms);
-        query(RELEASE_DELIVERIES).bind(&*text(event.as_str())).bind(due_at).execute(&mut *db.conn).await?;
+        let releasing = query(RELEASE_DELIVERIES).bind(&*text(event.as_str())).bind(due_at).bind(Delivery::RELEASED);
+        releasing.execute(&mut *db.conn).await?;
     }
     Ok(released.rows_affected())
 }

@@ -34,6 +34,10 @@ on_both! {
             let body = json!({"connectionId": id, "resources": [{"providerResourceId": resource}]});
             let made = stage.ask(ORG, "POST", "/workspaces/ws/integrations", Some(body)).await;
             let integration = format!("/integrations/{}", made["integrations"][0]["id"].as_str().expect("an id"));
+            if provider == "github" {
+                // What is looked up after a link would find out about the suspension, too.
+                stage.until(ORG, &integration, |made| made["sourceConfig"]["status"].is_object()).await;
+            }
             let (path, validate) = (format!("/connections/{id}"), format!("/connections/{id}/validate"));
             act(&stage, provider, pause).await;
             for _again in 0..2 {

@@ -36,6 +36,7 @@ use crate::{
     cli::keys::create_first_service_key,
     config::{Config, ProviderConfig},
     console,
+    delivery::schedule::longest_wait,
     model::{
         clock::{Clock, Ids, SystemClock},
         ids::DestinationId,
@@ -208,6 +209,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
             relist: config.resources.relist,
             retention: config.retention.clone(),
             ingest: config.ingest.clone(),
+            longest_wait: longest_wait(&config.delivery.retry_schedule),
             fallback_destination,
             backfill,
             metrics: metrics.clone(),

@@ -31,7 +31,7 @@ use crate::{
         ids::{DestinationId, EventId, InstallationId},
         log_entry,
     },
-    store::{Change, EventFilter, PageRequest, RetentionCutoffs, SharedStore, Store, StoreError},
+    store::{Change, EventFilter, PageRequest, RetentionCutoffs, Setback, SharedStore, Store, StoreError},
     telemetry::metrics::Metrics,
 };
 
@@ -80,6 +80,8 @@ pub struct JanitorDeps {
     pub retention: RetentionConfig,
     /// `[ingest]`
     pub ingest: IngestConfig,
+    /// The longest wait before a retry.
+    pub longest_wait: Duration,
     /// The configured default destination, if there is one.
     pub fallback_destination: Option<DestinationId>,
     /// The backfill service, where one is configured.
@@ -138,9 +140,23 @@ impl Actor for Janitor {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.every(ctx, LEASES_EVERY, "leases", |deps| async move { take_over_leases(&deps).await });
         let watch = Arc::new(Mutex::new(None));
+        let watched = Arc::clone(&watch);
         self.every(ctx, CLOCK_EVERY, "clock", move |deps| {
             let watch = Arc::clone(&watch);
-            async move { follow_clock(&deps, &watch).await }
+            async move {
+                deps.dispatcher.follow_server_clock().await?;
+                watch_clock(&*deps.store, deps.clock.now(), deps.longest_wait, &watch).await
+            }
+        });
+        // Apart from the clock, which a long backlog must not keep from being watched.
+        self.every(ctx, CLOCK_EVERY, "backlog", move |deps| {
+            let watch = Arc::clone(&watched);
+            async move {
+                if hasten_backlog(&*deps.store, &*deps.clock, &watch).await? > 0 {
+                    deps.dispatcher.nudge(None);
+                }
+                Ok(())
+            }
         });
         self.every(ctx, LAST_SEEN_EVERY, "last seen", |deps| async move {
             deps.directory.forget_the_stopped();
@@ -179,11 +195,13 @@ impl Actor for Janitor {
                 deps.directory.look_at_all().await
             });
         }
-        let deps = self.deps.clone();
-        ctx.spawn(async move { follow_changes(deps).await }.into_actor(self));
-        if let Some(linked) = self.linked.take() {
+        let (store, deps) = (self.deps.store.clone(), self.deps.clone());
+        let changes = async move || Some(store.next_change().await);
+        ctx.spawn(follow("changes", changes, async move |change| follow_change(&deps, change).await).into_actor(self));
+        if let Some(mut linked) = self.linked.take() {
             let deps = self.deps.clone();
-            ctx.spawn(async move { follow_links(deps, linked).await }.into_actor(self));
+            let links = async move || linked.recv().await;
+            ctx.spawn(follow("links", links, async move |linked| follow_link(&deps, linked).await).into_actor(self));
         }
     }
 }
@@ -239,29 +257,50 @@ async fn take_over_leases(deps: &JanitorDeps) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Leases last as long by the store's clock as by this one's; and after a clock that was set back, what waits is due when
-/// it would have been.
-async fn follow_clock(deps: &JanitorDeps, watch: &Mutex<Option<ClockWatch>>) -> Result<(), StoreError> {
-    deps.dispatcher.follow_server_clock().await?;
+/// Notices that the clock was set back: while nobody looked, at the first look, and since the last one.
+async fn watch_clock(
+    store: &dyn Store,
+    now: EpochMs,
+    longest_wait: Duration,
+    watch: &Mutex<Option<ClockWatch>>,
+) -> Result<(), StoreError> {
     let lock = || watch.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_first = lock().is_none();
-    let behind_at_start =
-        if is_first { behind_what_is_stored(&*deps.store, deps.clock.now()).await? } else { Duration::ZERO };
-    let now = deps.clock.now();
-    let owed = {
-        let mut watch = lock();
-        let watch = watch.get_or_insert_with(ClockWatch::default);
-        watch.owe(behind_at_start);
-        watch.look(now, Instant::now())
-    };
-    let Some(owed) = owed else { return Ok(()) };
-    let deliveries = deps.store.hasten_deliveries(owed, now).await?;
-    if let Some(watch) = lock().as_mut() {
-        watch.settle();
+    let behind_at_start = if lock().is_none() { behind_what_is_stored(store, now).await? } else { Duration::ZERO };
+    let mut watch = lock();
+    let watch = watch.get_or_insert_with(ClockWatch::default);
+    // Made good at a start before this one, perhaps. A retry that waits no longer than any may was, or need not be.
+    let at_start = watch.owe(Setback { by: behind_at_start, retries_within: longest_wait });
+    if let Some(by) = at_start.or(watch.look(now, Instant::now())) {
+        tracing::warn!(seconds = by.as_secs(), "the clock was set back; what waits will be due that much earlier");
     }
-    tracing::warn!(seconds = owed.as_secs(), deliveries, "the clock was set back; what waits is due that much earlier");
-    deps.dispatcher.nudge(None);
     Ok(())
+}
+
+/// After a clock that was set back, what waits is due when it would have been. Answers how many deliveries are due earlier.
+async fn hasten_backlog(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    watch: &Mutex<Option<ClockWatch>>,
+) -> Result<u64, StoreError> {
+    let lock = || watch.lock().unwrap_or_else(PoisonError::into_inner);
+    let owed = || lock().as_ref().and_then(ClockWatch::owed);
+    let mut deliveries = 0;
+    while let Some((setback, after)) = owed() {
+        let portion = store.hasten_deliveries(&setback, after.as_ref(), clock.now()).await?;
+        deliveries += portion.deliveries;
+        let is_end = portion.looked_up_to.is_none();
+        if let Some(watch) = lock().as_mut() {
+            watch.settle(portion.looked_up_to);
+        }
+        if is_end {
+            tracing::warn!(
+                seconds = setback.by.as_secs(),
+                deliveries,
+                "what waited for a clock that was set back is due"
+            );
+        }
+    }
+    Ok(deliveries)
 }
 
 /// How far the clock is behind the newest event, if that is too far to be another node's. By the event's id: the service
@@ -341,31 +380,36 @@ async fn delete_sessions(store: &dyn Store, now: EpochMs) -> Result<(), StoreErr
     Ok(())
 }
 
-/// Changes made on other nodes reach this one's caches.
-async fn follow_changes(deps: JanitorDeps) {
-    loop {
-        match deps.store.next_change().await {
-            Change::Installation(id) => deps.directory.refresh_installation(&id).await,
-            Change::Destinations(org) => {
-                deps.directory.refresh_org(&org).await;
-                deps.dispatcher.nudge(None);
-            }
-            // API keys are remembered for less than a second.
-            Change::Keys => {}
-            Change::Unknown => deps.directory.refresh_everything().await,
+/// Does what follows from each thing that comes, one after the other, to the last. A panic ends that one.
+async fn follow<T>(name: &'static str, mut next: impl AsyncFnMut() -> Option<T>, what_follows: impl AsyncFn(T)) {
+    while let Some(came) = next().await {
+        if isolate(what_follows(came)).await.is_err() {
+            tracing::error!(job = name, "a job of the janitor panicked");
         }
     }
 }
 
+/// Changes made on other nodes reach this one's caches.
+async fn follow_change(deps: &JanitorDeps, change: Change) {
+    match change {
+        Change::Installation(id) => deps.directory.refresh_installation(&id).await,
+        Change::Destinations(org) => {
+            deps.directory.refresh_org(&org).await;
+            deps.dispatcher.nudge(None);
+        }
+        // API keys are remembered for less than a second.
+        Change::Keys => {}
+        Change::Unknown => deps.directory.refresh_everything().await,
+    }
+}
+
 /// What follows from a new connection or link: the backfill service is told, and events that waited for it go out.
-async fn follow_links(deps: JanitorDeps, mut linked: mpsc::UnboundedReceiver<InstallationId>) {
-    while let Some(installation) = linked.recv().await {
-        if let Some(backfill) = &deps.backfill {
-            backfill.trigger(installation.clone());
-        }
-        if deps.ingest.late_binding == LateBinding::Auto {
-            bind_late(&deps, &installation).await;
-        }
+async fn follow_link(deps: &JanitorDeps, installation: InstallationId) {
+    if let Some(backfill) = &deps.backfill {
+        backfill.trigger(installation.clone());
+    }
+    if deps.ingest.late_binding == LateBinding::Auto {
+        bind_late(deps, &installation).await;
     }
 }
 
@@ -471,6 +515,48 @@ mod tests {
         rig.accept(NOW.minus(DAY)).await;
         assert_eq!(behind(NOW.minus(DAY)).await, DAY, "a time gone by was named");
         assert_eq!(behind(NOW.minus(Duration::from_secs(59))).await, Duration::ZERO, "another node's may be ahead");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn starts_with_a_clock_that_is_behind_bring_a_retry_forward_once() {
+        const HOUR: Duration = Duration::from_hours(1);
+        let rig = Rig::start().await;
+        let (ahead, later) = (NOW.plus(DAY), NOW.plus(DAY + HOUR));
+        rig.clock.set(ahead);
+        rig.accept(ahead).await;
+        let mut beside = sqlx::SqliteConnection::connect(&rig.url).await.expect("the file opens");
+        let retry = "INSERT INTO gw_deliveries SELECT 'dlv_1', id, 'int_1', 'res_1', 'ws', 'org', 'dst_1', 'pending', NULL, 1, 1, \
+                     $1, NULL, 0, received_at, NULL FROM gw_events";
+        sqlx::query(retry).bind(later.0).execute(&mut beside).await.expect("inserted");
+        let mut due_at = async || {
+            let due_at = sqlx::query_scalar("SELECT due_at FROM gw_deliveries").fetch_one(&mut beside);
+            EpochMs(due_at.await.expect("read"))
+        };
+        let look = async |watch: &Mutex<Option<ClockWatch>>, now| {
+            rig.clock.set(now);
+            watch_clock(&*rig.store, now, 2 * HOUR, watch).await.expect("watched");
+            hasten_backlog(&*rig.store, &rig.clock, watch).await.expect("hastened")
+        };
+        for hastened in [1, 0, 0] {
+            assert_eq!(look(&Mutex::new(None), NOW).await, hastened);
+            assert_eq!(due_at().await, NOW.plus(HOUR));
+        }
+        let running = Mutex::new(None);
+        assert_eq!(look(&running, ahead).await, 0, "it is due");
+        assert_eq!(look(&running, NOW).await, 1, "set back while it runs, whatever waits is due that much earlier");
+        assert_eq!(due_at().await, NOW);
+    }
+
+    #[tokio::test]
+    async fn what_panics_keeps_nothing_that_comes_later_from_being_followed() {
+        let mut coming = 1..=3;
+        let followed = Mutex::new(Vec::new());
+        let what_follows = async |came| {
+            assert_ne!(came, 2, "the test's own");
+            followed.lock().expect("not poisoned").push(came);
+        };
+        follow("test", async || coming.next(), what_follows).await;
+        assert_eq!(*followed.lock().expect("not poisoned"), [1, 3]);
     }
 
     #[tokio::test(flavor = "multi_thread")]

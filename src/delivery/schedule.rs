@@ -11,6 +11,8 @@ use crate::model::{clock::EpochMs, delivery::AttemptResult};
 /// How far a wait may be from the scheduled one, as a share of it: many deliveries that failed together do not come
 /// back together.
 const JITTER: f64 = 0.2;
+/// How many times the scheduled wait one may be that a destination asked for.
+const MOST: u32 = 2;
 
 /// What becomes of a delivery after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +55,11 @@ pub fn decide(
     })
 }
 
+/// The longest wait before any retry.
+pub fn longest_wait(schedule: &[Duration]) -> Duration {
+    schedule.iter().max().map_or(Duration::ZERO, |longest| longest.saturating_mul(MOST))
+}
+
 /// Whether this answer means that the destination wants nothing more, ever.
 pub fn is_gone(result: &AttemptResult) -> bool {
     result.status() == Some(410)
@@ -79,7 +86,7 @@ fn wait(scheduled: Duration, asked: Option<Duration>, random: f64) -> Duration {
     match asked {
         None => scheduled.mul_f64(1.0 - JITTER + 2.0 * JITTER * random),
         Some(asked) => {
-            let longest = scheduled.saturating_mul(2);
+            let longest = scheduled.saturating_mul(MOST);
             asked.clamp(scheduled, longest).mul_f64(1.0 + JITTER * random).min(longest)
         }
     }
@@ -189,6 +196,7 @@ mod tests {
                 scheduled_ms * 8 / 10..=scheduled_ms * 12 / 10
             };
             prop_assert!(bounds.contains(&waited_ms), "{waited_ms} ms is not in {bounds:?}");
+            prop_assert!(waited_ms <= i64::try_from(longest_wait(&schedule()).as_millis()).expect("small"));
         }
 
         #[test]

@@ -414,7 +414,9 @@ macro_rules! impl_store {
                 ) -> () = installations::touch_last_event;
                 release_held(events: &[EventId], now: EpochMs) -> u64 = events::release_held;
                 reroute_event(rerouting: Rerouting) -> bool = events::reroute;
-                hasten_deliveries(by: std::time::Duration, now: EpochMs) -> u64 = leases::hasten;
+                hasten_deliveries(
+                    setback: &super::Setback, after: Option<&super::BacklogPlace>, now: EpochMs
+                ) -> super::Hastened = leases::hasten_some;
                 retry_delivery(id: &DeliveryId, now: EpochMs, entry: &LogEntry) -> bool = deliveries::retry;
                 save_destination(destination: &Destination, entry: &LogEntry) -> () = destinations::save;
                 note_destination_health(

@@ -2,14 +2,62 @@
 
 use std::time::Duration;
 
-use signalbox::model::{
-    clock::{Clock as _, EpochMs, SystemClock},
-    delivery::DeliveryStatus,
-    destination::DestinationScope,
-    ids::{DeliveryId, DestinationId, OrgId},
+use signalbox::{
+    model::{
+        clock::{Clock as _, EpochMs, SystemClock},
+        delivery::DeliveryStatus,
+        destination::DestinationScope,
+        ids::{DeliveryId, DestinationId, OrgId},
+    },
+    store::Setback,
 };
 
-use crate::fixtures::{org, page};
+use crate::{
+    TestStore,
+    fixtures::{org, page},
+};
+
+const DAY: Duration = Duration::from_hours(24);
+
+impl TestStore {
+    /// Stores an event with a delivery that is due then, perhaps because node-a's lease ends.
+    async fn accept_due(&self, name: &str, due_at: EpochMs, attempts: u32, leased: bool) -> DeliveryId {
+        let mut event = self.with_delivery(self.event(name));
+        let new = &mut event.deliveries[0];
+        let id = new.delivery.id.clone();
+        (new.delivery.due_at, new.delivery.attempts) = (due_at, attempts);
+        if attempts > 0 {
+            // Nobody made them.
+            self.contradicts_itself();
+        }
+        new.delivery.lease_until = leased.then_some(due_at);
+        new.lease_owner = leased.then(|| "node-a".into());
+        self.accept_event(event).await.expect("stored");
+        id
+    }
+
+    /// Makes good a clock that was set back; how many are due earlier.
+    async fn hasten(&self, by: Duration, retries_within: Duration) -> u64 {
+        let setback = Setback { by, retries_within };
+        let (mut hastened, mut place) = (0, None);
+        loop {
+            let portion = self.hasten_deliveries(&setback, place.as_ref(), self.now()).await.expect("written");
+            hastened += portion.deliveries;
+            place = portion.looked_up_to;
+            if place.is_none() {
+                return hastened;
+            }
+        }
+    }
+
+    async fn due(&self, ids: &[DeliveryId]) -> Vec<EpochMs> {
+        let mut due = Vec::new();
+        for id in ids {
+            due.push(self.delivery(id).await.due_at);
+        }
+        due
+    }
+}
 
 store_suite! {
     async fn a_dead_delivery_is_made_pending_again_with_its_attempts_counted_from_zero(store: TestStore) {
@@ -40,6 +88,12 @@ store_suite! {
         let delivered = store.attempt(&delivery.id, 1, "node-a", DeliveryStatus::Delivered);
         store.record_attempts(vec![delivered]).await.expect("recorded");
         assert!(!retry().await, "delivered");
+        let mut held = store.with_delivery(store.event("d2"));
+        held.event.held = true;
+        held.deliveries[0].delivery.status = DeliveryStatus::Held;
+        let waiting = held.deliveries[0].delivery.id.clone();
+        store.accept_event(held).await.expect("stored");
+        assert!(!store.retry_delivery(&waiting, store.now(), &store.entry("x")).await.expect("answered"), "held");
         let nothing = DeliveryId::from_raw("dlv_none");
         assert!(!store.retry_delivery(&nothing, store.now(), &store.entry("x")).await.expect("answered"));
         assert_eq!(store.list_log(None, None, page(10)).await.expect("read").items.len(), 2, "only what happened");
@@ -88,12 +142,6 @@ store_suite! {
         let failed = store.attempt(&delivery.id, 1, "node-a", DeliveryStatus::Pending);
         store.record_attempts(vec![failed.clone()]).await.expect("recorded");
 
-        let mut held = store.with_delivery(store.event("d2"));
-        held.event.held = true;
-        held.deliveries[0].delivery.status = DeliveryStatus::Held;
-        let waiting = held.deliveries[0].delivery.id.clone();
-        store.accept_event(held).await.expect("stored");
-        assert!(!store.retry_delivery(&waiting, store.now(), &store.entry("x")).await.expect("answered"), "held");
         assert!(store.delete_destination(&destination.id, &store.entry("x")).await.expect("deleted"));
         store.readdress_deliveries(Some(&org()), None, EpochMs(1)).await.expect("readdressed");
         let read = store.delivery(&delivery.id).await;
@@ -163,28 +211,55 @@ store_suite! {
     }
 
     async fn what_waits_is_due_earlier_when_the_clock_was_set_back(store: TestStore) {
-        const DAY: Duration = Duration::from_hours(24);
         let later = store.now().plus(DAY).plus(Duration::from_secs(5));
-        let due_at = |name: &str, due_at: EpochMs, leased: bool| {
-            let mut event = store.with_delivery(store.event(name));
-            let new = &mut event.deliveries[0];
-            new.delivery.due_at = due_at;
-            new.delivery.lease_until = leased.then_some(due_at);
-            new.lease_owner = leased.then(|| "node-a".into());
-            event
-        };
-        let events = [due_at("leased", later, true), due_at("far", later, false), due_at("near", store.now().plus(DAY / 2), false)];
-        let ids: Vec<_> = events.iter().map(|event| event.deliveries[0].delivery.id.clone()).collect();
-        for event in events {
-            store.accept_event(event).await.expect("stored");
+        let ids = [
+            store.accept_due("leased", later, 0, true).await,
+            store.accept_due("far", later, 1, false).await,
+            store.accept_due("near", store.now().plus(DAY / 2), 1, false).await,
+        ];
+        assert_eq!(store.hasten(DAY, Duration::ZERO).await, 2);
+        assert_eq!(store.due(&ids).await, [later, store.now().plus(Duration::from_secs(5)), store.now()]);
+        assert_eq!(store.hasten(DAY, Duration::ZERO).await, 1, "the one that is due later");
+    }
+
+    async fn a_backlog_is_hastened_in_portions_and_each_delivery_once(store: TestStore) {
+        const MANY: u64 = 1_203;
+        let due_at = store.now().plus(DAY * 3);
+        let template = store.accept_due("d1", due_at, 1, false).await;
+        store.copy_delivery(&template, 1_199).await;
+        for (name, attempts) in [("first", 0), ("second", 0), ("third", 1)] {
+            store.accept_due(name, due_at.plus(Duration::from_secs(1)), attempts, false).await;
         }
-        assert_eq!(store.hasten_deliveries(DAY, store.now()).await.expect("written"), 2);
-        let mut due = Vec::new();
-        for id in &ids {
-            due.push(store.delivery(id).await.due_at);
+        let setback = Setback { by: DAY, retries_within: Duration::ZERO };
+        let (mut hastened, mut place) = (0, None);
+        loop {
+            let portion = store.hasten_deliveries(&setback, place.as_ref(), store.now()).await.expect("written");
+            assert!(portion.deliveries <= 500, "{} in one transaction", portion.deliveries);
+            hastened += portion.deliveries;
+            place = portion.looked_up_to;
+            if place.is_none() {
+                break;
+            }
         }
-        assert_eq!(due, [later, store.now().plus(Duration::from_secs(5)), store.now()]);
-        assert_eq!(store.hasten_deliveries(DAY, store.now()).await.expect("written"), 1, "the one that is due later");
+        assert_eq!(hastened, MANY);
+        store.clock.advance(DAY * 2);
+        assert_eq!(store.hasten(DAY, Duration::ZERO).await, 3, "the others are due by now, and not before");
+        store.clock.set(store.now().minus(Duration::from_millis(1)));
+        assert_eq!(store.hasten(DAY, Duration::ZERO).await, MANY);
+    }
+
+    async fn a_retry_that_waits_no_longer_than_any_may_is_left_alone_and_a_first_try_is_not(store: TestStore) {
+        const HOUR: Duration = Duration::from_hours(1);
+        let at = |hours: u32| store.now().plus(HOUR * hours);
+        let ids = [
+            store.accept_due("first try", at(1), 0, false).await,
+            store.accept_due("retry", at(1), 1, false).await,
+            store.accept_due("late retry", at(25), 1, false).await,
+        ];
+        assert_eq!(store.hasten(DAY, HOUR * 2).await, 2);
+        assert_eq!(store.due(&ids).await, [at(0), at(1), at(1)]);
+        assert_eq!(store.hasten(DAY, HOUR * 2).await, 0, "however often");
+        assert_eq!(store.due(&ids).await, [at(0), at(1), at(1)]);
     }
 
     async fn a_node_whose_clock_is_ahead_takes_no_lease_of_another(store: TestStore) {

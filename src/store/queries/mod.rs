@@ -5,7 +5,7 @@
 //! BIGINT milliseconds, JSON as TEXT; text that comes from outside goes through [`text`]; columns are read in the order
 //! of the lists in `columns.rs`. **Must not know** pools and transactions: it is given a [`Session`].
 //!
-//! What a dialect forces comes from the including module: the macros `skip_locked!`, `lease_is_over!`, `earlier_now!`, `for_update!`, `in_list!`,
+//! What a dialect forces comes from the including module: the macros `skip_locked!`, `lease_is_over!`, `earlier_now!`, `shared_now!`, `for_update!`, `in_list!`,
 //! `table_exists!`, and the functions `notify` and `unhurried`.
 
 use std::borrow::Cow;
@@ -206,10 +206,11 @@ pub(super) fn hot_statements() -> Vec<(&'static str, &'static str)> {
         ("record_attempts: the results", batch::SET_RESULT),
         ("list_due_destinations", claims::DUE_DESTINATIONS),
         ("release_leases", leases::LIST_LEASED),
+        ("hasten_deliveries", leases::LIST_BACKLOG),
         ("list_held", events::LIST_HELD),
-        ("find_event_by_delivery_id", events::FIND_BY_DELIVERY_ID),
         ("list_unrouted: of no account", events::LIST_NAMELESS),
         ("list_unrouted: a step through those", events::LAST_NAMELESS_OF_STEP),
+        ("find_event_by_delivery_id", events::FIND_BY_DELIVERY_ID),
         ("find_event_detail: deliveries", deliveries::OF_EVENT),
         ("find_event_detail: attempts", deliveries::ATTEMPTS_OF_EVENT),
         ("find_key", keys::FIND),

@@ -132,6 +132,10 @@ fn push_place(sql: &mut Builder, place: &Place) {
     sql.push(", ").push_bind(place.id.clone()).push(")");
 }
 
+/// In the order in which results are written, so that two transactions wait for each other and never in a circle.
+pub(super) const LOCK: &str =
+    concat!("SELECT d.id FROM gw_deliveries d WHERE d.id", in_list!("$1"), " ORDER BY d.id", for_update!());
+
 /// Gives those of these deliveries that still wait the destination that serves them now.
 pub(crate) async fn change(
     db: &mut Session<'_>,
@@ -139,9 +143,6 @@ pub(crate) async fn change(
     fallback: Option<&DestinationId>,
     now: EpochMs,
 ) -> StoreResult<u64> {
-    // In the order in which results are written, so that two transactions wait for each other and never in a circle.
-    const LOCK: &str =
-        concat!("SELECT d.id FROM gw_deliveries d WHERE d.id", in_list!("$1"), " ORDER BY d.id", for_update!());
     // What waited for a destination is due now, unless a node tries it already; a retry keeps its schedule.
     const CHANGE: &str = concat!(
         "WITH target AS (SELECT d.id, ",

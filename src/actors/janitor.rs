@@ -171,7 +171,12 @@ impl Actor for Janitor {
             Ok(())
         });
         self.every(ctx, TEARDOWNS_EVERY, "teardowns", |deps| async move { deps.directory.resume_teardowns().await });
-        self.every(ctx, RENEWALS_EVERY, "tokens", |deps| async move { deps.directory.renew_expiring_tokens().await });
+        let enabled = self.deps.directory.registry().iter().filter(|(_, settings)| settings.is_some());
+        for provider in enabled.map(|(provider, _)| provider.slug()) {
+            self.every(ctx, RENEWALS_EVERY, "tokens", move |deps| async move {
+                deps.directory.renew_expiring_tokens(provider).await
+            });
+        }
         self.every(ctx, CONFIRMATIONS_EVERY, "confirmations", |deps| async move {
             deps.directory.confirm_pending(CONFIRMATIONS_EVERY).await
         });

@@ -244,10 +244,12 @@ impl Directory {
         }
     }
 
-    /// Renews the tokens that are about to end, so that nobody waits for it who needs one.
-    pub async fn renew_expiring_tokens(&self) -> Result<(), StoreError> {
+    /// Renews a provider's tokens that are about to end, so that nobody waits for it who needs one. One that does not answer
+    /// takes its time for each of them: no other provider's tokens wait for that.
+    pub async fn renew_expiring_tokens(&self, provider: ProviderSlug) -> Result<(), StoreError> {
         let now = self.now();
-        let expiring = self.store().list_expiring_tokens(now.plus(LONGEST_MARGIN), now, RENEWALS_A_TURN).await?;
+        let end = now.plus(LONGEST_MARGIN);
+        let expiring = self.store().list_expiring_tokens(provider, end, now, RENEWALS_A_TURN).await?;
         let renewals = futures_util::stream::iter(expiring);
         renewals
             .for_each_concurrent(RENEWALS_AT_ONCE, |id| async move {

@@ -101,7 +101,8 @@ pub trait ConnectionStore: Send + Sync + 'static {
     /// An installation's token.
     async fn find_token(&self, installation: &InstallationId) -> StoreResult<Option<SealedToken>>;
 
-    /// Claims the right to refresh a token: only if it is still of this generation and nobody's claim on it is live.
+    /// Claims the right to refresh a token: only if it is still of this generation and nobody's claim on it is live. On
+    /// PostgreSQL the claim lasts as long by the server's clock, which is the one that claims are judged by.
     async fn claim_token_refresh(
         &self,
         installation: &InstallationId,
@@ -119,10 +120,15 @@ pub trait ConnectionStore: Send + Sync + 'static {
     /// Gives a claim back after the provider said no, so that nobody waits for it.
     async fn release_token_refresh(&self, installation: &InstallationId, owner: &str) -> StoreResult<()>;
 
-    /// Active installations whose token has a refresh token and expires before `before`, soonest first; those with a
-    /// live claim are left out.
-    async fn list_expiring_tokens(&self, before: EpochMs, now: EpochMs, limit: u32)
-    -> StoreResult<Vec<InstallationId>>;
+    /// A provider's active installations whose token has a refresh token and expires before `before`, soonest first; those
+    /// with a live claim are left out.
+    async fn list_expiring_tokens(
+        &self,
+        provider: ProviderSlug,
+        before: EpochMs,
+        now: EpochMs,
+        limit: u32,
+    ) -> StoreResult<Vec<InstallationId>>;
 
     // --- OAuth flows ------------------------------------------------------------------------------------------------
 

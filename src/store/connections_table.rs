@@ -15,8 +15,8 @@ macro_rules! impl_connection_store {
                 find_provider_health(installation: &InstallationId) -> Option<Value> = installations::find_health;
                 find_rhythm(installation: &InstallationId, limit: u32) -> Option<Rhythm> = events::find_rhythm;
                 find_token(installation: &InstallationId) -> Option<SealedToken> = tokens::find;
-                list_expiring_tokens(before: EpochMs, now: EpochMs, limit: u32) -> Vec<InstallationId>
-                    = tokens::list_expiring;
+                list_expiring_tokens(provider: ProviderSlug, before: EpochMs, now: EpochMs, limit: u32)
+                    -> Vec<InstallationId> = tokens::list_expiring;
                 find_flow(state: &TokenHash) -> Option<OAuthFlow> = flows::find;
                 find_teardown(installation: &InstallationId) -> Option<Teardown> = teardowns::find;
                 list_due_teardowns(now: EpochMs, limit: u32) -> Vec<InstallationId> = teardowns::list_due;

@@ -39,9 +39,13 @@ impl Stage {
 
     /// Connects the first account through a browser; the connection's id.
     async fn connect(&self, provider: &str) -> String {
+        self.connect_account(provider, 1).await
+    }
+
+    async fn connect_account(&self, provider: &str, account: u32) -> String {
         let mut operator = self.app.operator(ORG);
         let begun = operator.ask("GET", &format!("/connections/{provider}/authorize"), None).await.expect("begun");
-        let mut browser = Browser::new().stopping_at(CONSOLE).with_visit(Visit::of_account(1));
+        let mut browser = Browser::new().stopping_at(CONSOLE).with_visit(Visit::of_account(account));
         let page = browser.visit(begun["url"].as_str().expect("a URL")).await.expect("a page");
         assert_eq!(page.parameter("error"), None, "{}", page.url);
         let path = format!("/connections/oauth/status?state={}", begun["state"].as_str().expect("a state"));
@@ -265,6 +269,30 @@ on_both! {
         renewed.await.expect("the janitor renews it");
         access_token(&stage.token(&id).await);
         assert_eq!(stage.refreshes().len(), 1);
+        stage.app.finish_without(&stage.world.issued()).await;
+    }
+
+    async fn a_provider_that_hangs_keeps_no_others_tokens_from_being_renewed(backend) {
+        const SENTRY_CALL: &str = "POST /api/0/sentry-app-installations/*/authorizations/";
+        let stage = Stage::set(backend).await;
+        // As many as are asked for at once.
+        for account in 1..=4 {
+            stage.connect_account("linear", account).await;
+        }
+        let sentry = stage.connect("sentry").await;
+        stage.world.linear.fail(FaultRule::always(TOKEN_CALL, Fault::Hang));
+        let ended = format!("UPDATE gw_tokens SET expires_at = CASE WHEN installation_id = '{sentry}' THEN 2000 ELSE 1000 END");
+        stage.app.write_rows(&ended).await;
+        let asked = stage.world.linear.wait_until("a call that hangs", SOON, |journal, _sent| {
+            journal.iter().filter(|call| call.is(TOKEN_CALL)).count() > 4
+        });
+        asked.await.expect("the janitor asks");
+        // A call that hangs takes more than twice that time, and each of them is made twice.
+        let renewed = stage.world.sentry.wait_until("a refresh", Duration::from_secs(5), |journal, _sent| {
+            journal.iter().filter(|call| call.is(SENTRY_CALL)).count() == 2
+        });
+        renewed.await.expect("its token is renewed");
+        stage.world.linear.heal();
         stage.app.finish_without(&stage.world.issued()).await;
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use signalbox::{
     model::{
-        clock::{Clock as _, SystemClock},
+        clock::{Clock as _, EpochMs, SystemClock},
         ids::InstallationId,
         installation::InstallationStatus,
         token::{RefreshClaim, SealedToken, TokenEdit},
@@ -13,7 +13,7 @@ use signalbox::{
     store::InstallationRecord,
 };
 
-use crate::{TestStore, on_postgres, on_sqlite};
+use crate::{GITHUB, LINEAR, TestStore, on_postgres, on_sqlite};
 
 impl TestStore {
     async fn stored_token(&self, installation: &InstallationId) -> SealedToken {
@@ -36,6 +36,16 @@ impl TestStore {
             self.claim_token_refresh(&token.installation, token.generation, owner, self.now(), self.at(10_000));
         claiming.await.expect("answered")
     }
+
+    /// Lets so much time pass for claims, by whichever clock they are judged by.
+    async fn wait_for_claims(&self, time: Duration) {
+        if self.server_time().await.expect("answered").is_some() {
+            let earlier = format!("UPDATE gw_tokens SET refreshing_until = refreshing_until - {}", time.as_millis());
+            self.meddle(earlier).await;
+        } else {
+            self.clock.advance(time);
+        }
+    }
 }
 
 /// Whether a node takes over a claim that ends in an hour, if its clock is two hours ahead of the server's.
@@ -48,6 +58,27 @@ async fn a_node_that_is_ahead_may_claim(store: &TestStore) -> bool {
     };
     assert!(claim("node-a", now, hours(1)).await);
     claim("node-b", hours(2), hours(3)).await
+}
+
+/// Whether a claim for half a minute is taken over at once from a node whose clock is a minute behind the server's.
+async fn a_node_that_is_behind_may_be_overtaken(store: &TestStore) -> bool {
+    let token = store.insert_connected("4711").await;
+    let now = SystemClock.now();
+    let claim = async |owner, now: EpochMs| {
+        let until = now.plus(Duration::from_secs(30));
+        store.claim_token_refresh(&token.installation, 1, owner, now, until).await.expect("answered")
+    };
+    assert!(claim("node-a", now.minus(Duration::from_mins(1))).await);
+    claim("node-b", now).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_of_a_token_lasts_as_long_as_it_was_made_for_whatever_its_nodes_clock_says() {
+    on_postgres(async |store: TestStore| assert!(!a_node_that_is_behind_may_be_overtaken(&store).await)).await;
+    on_sqlite(async |store: TestStore| {
+        assert!(a_node_that_is_behind_may_be_overtaken(&store).await, "there is one clock");
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,17 +131,23 @@ store_suite! {
         let claims = join_all(owners.iter().map(|owner| store.claim_token(&token, owner))).await;
         let winners: Vec<&String> = owners.iter().zip(&claims).filter(|(_, won)| **won).map(|(owner, _)| owner).collect();
         assert_eq!(winners.len(), 1, "{winners:?}");
-        let claim = store.stored_token(&token.installation).await.claim;
-        assert_eq!(claim, Some(RefreshClaim { owner: winners[0].clone(), until: store.at(10_000) }));
+        let Some(RefreshClaim { owner, until }) = store.stored_token(&token.installation).await.claim else {
+            panic!("it is claimed")
+        };
+        let ends = match store.server_time().await.expect("answered") {
+            Some(now) => now..now.plus(Duration::from_secs(10)).plus(Duration::from_millis(1)),
+            None => store.at(10_000)..store.at(10_001),
+        };
+        assert!(owner == *winners[0] && ends.contains(&until), "{owner} until {until:?}");
     }
 
     async fn a_claim_lapses_and_is_then_anybodys(store: TestStore) {
         let token = store.insert_connected("4711").await;
         assert!(store.claim_token(&token, "node-a").await);
         assert!(!store.claim_token(&token, "node-a").await, "not even its own, while it lives");
-        store.clock.advance(Duration::from_millis(9_999));
+        store.wait_for_claims(Duration::from_secs(1)).await;
         assert!(!store.claim_token(&token, "node-b").await);
-        store.clock.advance(Duration::from_millis(1));
+        store.wait_for_claims(Duration::from_secs(9)).await;
         assert!(store.claim_token(&token, "node-b").await);
         let late = SealedToken { generation: 2, access: "late".into(), ..token.clone() };
         assert!(!store.save_refreshed_token(&late, "node-a").await.expect("answered"), "it is node-b's by now");
@@ -183,10 +220,15 @@ store_suite! {
         }
         expected.sort();
         let all: Vec<InstallationId> = expected.into_iter().map(|(_, id)| id).collect();
-        let list = async |limit| store.list_expiring_tokens(store.at(60_000), store.now(), limit).await.expect("read");
-        assert_eq!(list(10).await, [&all[..2], &all[3..]].concat(), "the third is being refreshed");
-        assert_eq!(list(2).await, all[..2]);
-        let soon = store.list_expiring_tokens(store.at(60_000), store.at(10_000), 10).await.expect("read");
-        assert_eq!(soon, all, "that claim has lapsed by then");
+        let before = store.at(60_000);
+        let list = async |provider, limit| {
+            let now = store.server_time().await.expect("answered").unwrap_or_else(|| store.now());
+            store.list_expiring_tokens(provider, before, now, limit).await.expect("read")
+        };
+        assert_eq!(list(GITHUB, 10).await, [&all[..2], &all[3..]].concat(), "the third is being refreshed");
+        assert_eq!(list(GITHUB, 2).await, all[..2]);
+        assert_eq!(list(LINEAR, 10).await, [], "it has none");
+        store.wait_for_claims(Duration::from_secs(10)).await;
+        assert_eq!(list(GITHUB, 10).await, all, "that claim has lapsed by then");
     }
 }

@@ -84,6 +84,13 @@ macro_rules! earlier_now {
     };
 }
 
+/// What is judged, and written, by the clock that all nodes have in common.
+macro_rules! shared_now {
+    ($now:literal) => {
+        server_time_ms!()
+    };
+}
+
 /// What another node is claiming is not waited for.
 macro_rules! skip_locked {
     () => {

@@ -5,6 +5,7 @@ use crate::{
     model::{
         clock::EpochMs,
         ids::InstallationId,
+        provider::ProviderSlug,
         token::{RefreshClaim, SealedToken, TokenEdit},
     },
     store::StoreResult,
@@ -14,17 +15,21 @@ pub(super) const FIND: &str = "SELECT installation_id, access_token_sealed, refr
      expires_at, refresh_expires_at, generation, refreshing_owner, refreshing_until, created_at, updated_at \
      FROM gw_tokens WHERE installation_id = $1";
 
-pub(super) const LIST_EXPIRING: &str = "SELECT t.installation_id FROM gw_tokens t \
-     JOIN gw_installations i ON i.id = t.installation_id \
+pub(super) const LIST_EXPIRING: &str = concat!(
+    "SELECT t.installation_id FROM gw_tokens t JOIN gw_installations i ON i.id = t.installation_id \
      WHERE t.expires_at < $1 AND t.expires_at IS NOT NULL AND t.refresh_token_sealed IS NOT NULL \
-     AND (t.refreshing_until IS NULL OR t.refreshing_until <= $2) AND i.status = 'active' \
-     ORDER BY t.expires_at LIMIT $3";
+     AND (t.refreshing_until IS NULL OR t.refreshing_until <= ",
+    earlier_now!("$2"),
+    ") AND i.status = 'active' AND i.provider = $3 ORDER BY t.expires_at LIMIT $4"
+);
 
-/// A lapsed claim is nobody's; one that has lapsed only by the clock of a node that is ahead is still somebody's.
+/// A lapsed claim is nobody's. It holds as long as was asked for by the clock that all nodes have in common: by its own, one
+/// that is behind would be overtaken while the provider replaces the pair, and one that is ahead would overtake.
 pub(super) const CLAIM: &str = concat!(
-    "UPDATE gw_tokens SET refreshing_owner = $3, refreshing_until = $5 \
-     WHERE installation_id = $1 AND generation = $2 AND (refreshing_until IS NULL OR refreshing_until <= ",
-    earlier_now!("$4"),
+    "UPDATE gw_tokens SET refreshing_owner = $3, refreshing_until = ",
+    shared_now!("$4"),
+    " + $5 - $4 WHERE installation_id = $1 AND generation = $2 AND (refreshing_until IS NULL OR refreshing_until <= ",
+    shared_now!("$4"),
     ")"
 );
 
@@ -149,11 +154,12 @@ pub(crate) async fn release_refresh(
 
 pub(crate) async fn list_expiring(
     db: &mut Session<'_>,
+    provider: ProviderSlug,
     before: EpochMs,
     now: EpochMs,
     limit: u32,
 ) -> StoreResult<Vec<InstallationId>> {
-    let found = query(LIST_EXPIRING).bind(before.0).bind(now.0).bind(i64::from(limit));
+    let found = query(LIST_EXPIRING).bind(before.0).bind(now.0).bind(provider.as_str()).bind(i64::from(limit));
     let rows = found.fetch_all(&mut *db.conn).await?;
     rows.iter().map(|row| Ok(InstallationId::from_raw(Fields::new(row).get::<&str>()?))).collect()
 }

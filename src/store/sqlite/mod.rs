@@ -72,6 +72,11 @@ macro_rules! earlier_now {
         $now
     };
 }
+macro_rules! shared_now {
+    ($now:literal) => {
+        $now
+    };
+}
 
 /// One writer at a time: rows need no locks of their own.
 macro_rules! skip_locked {

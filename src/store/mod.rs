@@ -646,7 +646,7 @@ pub trait Store: ConnectionStore + OverviewStore {
     async fn release_leases(&self, owner: &str, only: Option<&[DeliveryId]>, now: EpochMs) -> StoreResult<u64>;
 
     /// Gives up leases of nodes that are gone, so that their deliveries fall due at `now` rather than when the lease
-    /// ends. On SQLite that is everybody but `owner`; on PostgreSQL nodes that no longer hold their presence lock.
+    /// ends. On SQLite that is everybody but `owner`; on PostgreSQL nodes that no longer hold a presence lock.
     async fn release_leases_of_the_gone(&self, owner: &str, now: EpochMs) -> StoreResult<u64>;
 
     /// The time by the clock that all nodes have in common, by which leases of other nodes are judged. `None` on SQLite,

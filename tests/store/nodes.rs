@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use signalbox::{
     model::{
+        delivery::DeliveryStatus,
         destination::DestinationScope,
         ids::{InstallationId, OrgId},
     },
@@ -131,12 +132,47 @@ async fn a_node_whose_connection_broke_keeps_its_leases() {
     .await;
 }
 
+/// Lets nobody connect to the store's database any more, or lets them again.
+async fn allow_connections(store: &TestStore, allow: bool) {
+    let server = crate::postgres_server::server().await.expect("there was one");
+    let (_, database) = store.url.split('?').next().and_then(|url| url.rsplit_once('/')).expect("a URL");
+    let sql = format!("ALTER DATABASE {database} WITH ALLOW_CONNECTIONS {allow}");
+    let mut admin = postgres_connection(server).await;
+    sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut admin).await.expect("an administrator may");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_lost_its_presence_and_cannot_connect_keeps_its_leases_while_it_has_a_connection() {
+    on_postgres(async |store: TestStore| {
+        let other = store.open_beside("node-b").await.expect("it opens");
+        let delivery = store.accept_one("d1").await;
+        assert_eq!(other.claim_deliveries(&store.claim_of("node-b")).await.expect("claimed").deliveries.len(), 1);
+        let mut admin = postgres_connection(&store.url).await;
+        allow_connections(&store, false).await;
+        sqlx::query(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        )
+        .execute(&mut admin)
+        .await
+        .expect("an administrator may");
+        let released = store.release_leases_of_the_gone("node-a", store.now()).await.expect("answered");
+        assert_eq!(released, 0, "node-b is at work");
+        let delivered = store.attempt(&delivery.id, 1, "node-b", DeliveryStatus::Delivered);
+        other.record_attempts(vec![delivered]).await.expect("recorded");
+        assert_eq!(store.delivery(&delivery.id).await.status, DeliveryStatus::Delivered, "the lease was its own");
+        allow_connections(&store, true).await;
+        other.close().await;
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_connection_broke_takes_its_presence_again() {
     on_postgres(async |store: TestStore| {
         let mut admin = postgres_connection(&store.url).await;
-        let holders = "SELECT COUNT(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
-                       WHERE l.locktype = 'advisory' AND l.granted AND d.datname = current_database()";
+        let holders = "SELECT COUNT(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE l.granted \
+                       AND l.locktype = 'advisory' AND l.mode = 'ExclusiveLock' AND d.datname = current_database()";
         let held = async |admin: &mut sqlx::PgConnection| {
             sqlx::query_scalar::<_, i64>(holders).fetch_one(admin).await.expect("counted")
         };

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::Value;
 use sqlx::{
-    ConnectOptions as _, Connection as _, Executor as _, PgPool, Row as _, Transaction,
+    ConnectOptions as _, Connection as _, Executor as _, PgPool, Transaction,
     migrate::Migrator,
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
@@ -152,6 +152,9 @@ const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// gateway starts. What the server does beyond that (waiting for a standby) stays.
 const STAY_DURABLE: &str = "SELECT set_config('synchronous_commit', \
      CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)";
+/// Statements that look up keys.
+const ONLY_BY_INDEX: &str = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
+     SET cpu_index_tuple_cost = 1; SET plan_cache_mode = force_generic_plan";
 /// How long it may take to answer that it does.
 const PING_TIME: Duration = Duration::from_millis(200);
 /// How long a connection may take to come back into its pool.
@@ -199,22 +202,24 @@ impl PostgresStore {
         // allowed, their plans are right whatever the statistics say, and can be kept. Reading an index from end to end is
         // still allowed, and of a table without statistics it looks as cheap as a few dozen keys: the price of an index's
         // entries decides against it.
-        let keyed = |connections| {
+        let keyed = |connections, further_settings: String| {
+            let settings = format!("{ONLY_BY_INDEX}; {further_settings}");
             pool_options(options, connections).after_connect(move |connection, _| {
-                Box::pin(async move {
-                    let only_by_index = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
-                                         SET cpu_index_tuple_cost = 1; SET plan_cache_mode = force_generic_plan";
-                    timeouts.apply(connection, only_by_index).await
-                })
+                let settings = settings.clone();
+                Box::pin(async move { timeouts.apply(connection, &settings).await })
             })
         };
+        let is_there = if options.serving { presence::of_connection(&options.node) } else { String::new() };
         let committing = Arc::new(KeyedConnections::new(
-            keyed(COMMITTERS).connect_with(connect.clone()).await?,
+            keyed(COMMITTERS, is_there).connect_with(connect.clone()).await?,
             COMMITTERS,
             options.acquire_timeout,
         ));
-        let looking =
-            KeyedConnections::new(keyed(LOOKERS).connect_lazy_with(connect.clone()), LOOKERS, options.acquire_timeout);
+        let looking = KeyedConnections::new(
+            keyed(LOOKERS, String::new()).connect_lazy_with(connect.clone()),
+            LOOKERS,
+            options.acquire_timeout,
+        );
         let presence = if options.serving { Some(Presence::take(connect.clone(), &options.node).await?) } else { None };
         let committers = (0..COMMITTERS)
             .map(|_| Arc::new(PostgresCommitter { committing: Arc::clone(&committing) }) as Arc<dyn Committer>)
@@ -368,20 +373,20 @@ async fn server_time(db: &mut Session<'_>) -> StoreResult<Option<EpochMs>> {
     Ok(Some(EpochMs(sqlx::query_scalar(ASK).fetch_one(&mut *db.conn).await?)))
 }
 
-/// Lease owners whose presence lock is free are gone.
+/// Lease owners whose presence locks are free are gone.
 async fn list_gone(db: &mut Session<'_>, owner: &str) -> StoreResult<Vec<String>> {
     // A server that just started has lost every lock; nodes need a moment to take theirs again.
     const SERVER_IS_SETTLED: &str = "SELECT pg_postmaster_start_time() < now() - interval '5 seconds'";
-    const SEEMS_GONE: &str = "SELECT pg_try_advisory_lock($1) AND pg_advisory_unlock($1)";
-    // A node whose connection broke is at work all the same, and takes its lock again at its next beat.
+    const SEEMS_GONE: &str = "SELECT pg_try_advisory_lock($1) AND pg_advisory_unlock($1) \
+                              AND pg_try_advisory_lock($2) AND pg_advisory_unlock($2)";
+    // A node whose connections broke is at work all the same, and takes its lock again at its next beat.
     const SECOND_LOOK: &str = "SELECT pg_sleep(2)";
     if !sqlx::query_scalar::<_, bool>(SERVER_IS_SETTLED).fetch_one(&mut *db.conn).await? {
         return Ok(Vec::new());
     }
     let mut seem_gone = Vec::new();
     for other in leases::list_other_owners(db, owner).await? {
-        let row = sqlx::query(SEEMS_GONE).bind(presence::key(&other)).fetch_one(&mut *db.conn).await?;
-        if row.try_get(0)? {
+        if ask_of_locks(db, SEEMS_GONE, &other).await? {
             seem_gone.push(other);
         }
     }
@@ -393,8 +398,13 @@ async fn list_gone(db: &mut Session<'_>, owner: &str) -> StoreResult<Vec<String>
 
 /// Keeps the node from coming back while the transaction lasts.
 async fn is_still_gone(db: &mut Session<'_>, node: &str) -> StoreResult<bool> {
-    const IS_GONE: &str = "SELECT pg_try_advisory_xact_lock($1)";
-    Ok(sqlx::query_scalar(IS_GONE).bind(presence::key(node)).fetch_one(&mut *db.conn).await?)
+    const IS_GONE: &str = "SELECT pg_try_advisory_xact_lock($1) AND pg_try_advisory_xact_lock($2)";
+    ask_of_locks(db, IS_GONE, node).await
+}
+
+async fn ask_of_locks(db: &mut Session<'_>, question: &'static str, node: &str) -> StoreResult<bool> {
+    let [own, shared] = presence::keys(node);
+    Ok(sqlx::query_scalar(question).bind(own).bind(shared).fetch_one(&mut *db.conn).await?)
 }
 
 /// Connections for statements that look up keys. Between two uses they are kept here: their pool would ping them twice

@@ -1,7 +1,8 @@
-//! A node's presence: an advisory lock that the server gives back when the node is gone.
+//! A node's presence: advisory locks that the server gives back when the node is gone.
 //!
-//! **Owns** one connection per serving node. **Invariants**: while the lock is held, nobody takes the node's leases over;
-//! when the connection breaks, the lock is taken again as soon as the server can be reached. **Must not know** leases.
+//! **Owns** one connection per serving node. **Invariants**: while its lock is held, or one of those that the connections
+//! have which results are written with, nobody takes the node's leases over; when the connection breaks, the lock is taken
+//! again as soon as the server can be reached. **Must not know** leases.
 
 use std::{sync::Mutex, sync::PoisonError, time::Duration};
 
@@ -22,14 +23,24 @@ use crate::store::{StoreError, StoreResult};
 const BEAT: Duration = Duration::from_secs(1);
 /// How long the server may take to answer a beat.
 const BEAT_TIME: Duration = Duration::from_secs(5);
-/// The server gives up a silent connection, and with it the lock of a machine that died, after about 11 seconds.
-const KEEPALIVES: &str =
-    "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; SET lock_timeout = 0";
+/// The server gives up a silent connection, and with it the lock of a machine that died, after about 11 seconds; also one
+/// that an answer was under way to.
+const KEEPALIVES: &str = "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; \
+                          SET tcp_user_timeout = 11000";
 
-/// The lock's key for a node's name.
-pub(super) fn key(node: &str) -> i64 {
-    let digest = Sha256::digest(format!("signalbox presence {node}"));
-    digest.iter().take(8).fold(0, |key: i64, byte| key << 8 | i64::from(*byte))
+/// The keys of a node's locks: its own, of which there is one, and that of its connections, which they share.
+pub(super) fn keys(node: &str) -> [i64; 2] {
+    ["presence", "connection"].map(|lock| {
+        let digest = Sha256::digest(format!("signalbox {lock} {node}"));
+        digest.iter().take(8).fold(0, |key: i64, byte| key << 8 | i64::from(*byte))
+    })
+}
+
+/// Says on a connection that the node is there for as long as the connection is, whatever becomes of its presence's own.
+/// One whose leases are being taken over is not waited for.
+pub(super) fn of_connection(node: &str) -> String {
+    let [_, shared] = keys(node);
+    format!("{KEEPALIVES}; SELECT pg_try_advisory_lock_shared({shared})")
 }
 
 /// The lock, and the task that keeps it.
@@ -41,7 +52,7 @@ pub(super) struct Presence {
 impl Presence {
     /// Takes the lock; refuses if a node of that name is there.
     pub(super) async fn take(options: PgConnectOptions, node: &str) -> StoreResult<Self> {
-        let key = key(node);
+        let [key, _] = keys(node);
         let Some(connection) = try_take(&options, key).await? else {
             return Err(StoreError::Unavailable(format!("another node named {node} is at work")));
         };
@@ -98,6 +109,7 @@ async fn try_take(options: &PgConnectOptions, key: i64) -> StoreResult<Option<Pg
     let taking = async {
         let mut connection = PgConnection::connect_with(options).await?;
         connection.execute(KEEPALIVES).await?;
+        connection.execute("SET lock_timeout = 0").await?;
         let taken: bool =
             sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(key).fetch_one(&mut connection).await?;
         Ok(taken.then_some(connection))
@@ -112,8 +124,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_has_one_key_on_every_node_and_for_ever() {
-        assert_eq!(key("node-a"), key("node-a"));
-        assert_ne!(key("node-a"), key("node-b"));
+    fn a_node_has_the_same_keys_on_every_node_and_for_ever() {
+        let (a, b) = (keys("node-a"), keys("node-b"));
+        assert_eq!(a, keys("node-a"));
+        assert!(a[0] != a[1] && a.iter().all(|key| !b.contains(key)));
     }
 }

@@ -183,8 +183,7 @@ pub enum LateBinding {
     Auto,
 }
 
-/// What happens to a body seen before under another, unsigned delivery id. (What its signed members show to be an event that
-/// is stored is not delivered again, whatever this says.)
+/// What happens to a body seen before under another, unsigned delivery id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayPolicy {
     /// Flagged `possible_replay` and delivered.

@@ -84,7 +84,7 @@ on_both! {
         assert_eq!((mended["accepted"].as_i64(), mended["duplicates"].as_i64()), (Some(2), Some(2)), "{mended}");
         let events = app.operator("org").ask("GET", "/events?key=github:push", None).await.expect("a list");
         let mut ids: Vec<_> = events["items"].as_array().expect("items").iter().map(|event| &event["deliveryId"]).collect();
-        ids.sort_by_key(|id| id.to_string());
+        ids.sort_by_key(ToString::to_string);
         let mut wanted = [json!(facts.delivery_id), json!("another delivery")];
         wanted.sort_by_key(ToString::to_string);
         assert_eq!(ids, wanted.iter().collect::<Vec<_>>(), "{events:#}");

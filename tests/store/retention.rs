@@ -69,6 +69,26 @@ store_suite! {
         assert_eq!(rows(&store, "SELECT COUNT(*) FROM gw_attempts").await, 0);
     }
 
+    async fn a_pass_deletes_a_bounded_number_of_deliveries_and_the_next_one_goes_on(store: TestStore) {
+        for name in ["first", "second", "third"] {
+            let delivery = store.accept_one(name).await;
+            store.claim("node-a").await;
+            let delivered = store.attempt(&delivery.id, 1, "node-a", DeliveryStatus::Delivered);
+            store.record_attempts(vec![delivered]).await.expect("recorded");
+            store.copy_delivery(&delivery.id, 3_000).await;
+            store.clock.advance(Duration::from_millis(1));
+        }
+        let cutoffs =
+            RetentionCutoffs { events: store.now(), dead_letters: NEVER, quarantine: NEVER, log: NEVER, flows: NEVER, activity: NEVER };
+        let pass = async |after: Option<&EventId>| store.delete_expired_events(&cutoffs, after, 500).await.expect("deleted");
+        let first = pass(None).await;
+        assert_eq!(first.deleted, 2, "whole events, until they have five thousand deliveries");
+        assert_eq!(rows(&store, "SELECT COUNT(*) FROM gw_deliveries").await, 3_001);
+        assert!(first.looked_up_to.is_some());
+        assert_eq!(pass(first.looked_up_to.as_ref()).await, DeletedEvents { deleted: 1, looked_up_to: None });
+        assert_eq!(rows(&store, "SELECT COUNT(*) FROM gw_deliveries").await, 0);
+    }
+
     async fn an_event_is_kept_while_a_younger_dead_letter_of_it_is(store: TestStore) {
         let mut event = store.with_delivery(store.with_delivery(store.event("d1")));
         event.deliveries[1].delivery.due_at = EpochMs(START.0 + 1_000);

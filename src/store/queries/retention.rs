@@ -16,15 +16,18 @@ use crate::{
     store::{Deleted, RetentionCutoffs, StoreResult},
 };
 
-/// Old events that one pass looks at: some ten milliseconds.
-const EVENTS_LOOKED_AT: u32 = 5_000;
+/// Old events that one pass looks at, so many at a time: some ten milliseconds.
+const LOOKS: usize = 50;
+const EVENTS_AT_ONCE: u32 = 100;
+/// A pass that finds so many deliveries ends there: it deletes them in one transaction, each with its attempts.
+const DELIVERIES_A_PASS: i64 = 5_000;
 
 /// Minutes of activity deleted at once. Retention looks once a minute at least, so that none is left behind.
 const MINUTES_AT_ONCE: i64 = 10;
 
-/// Old events, with how many of their deliveries are open or dead, and how many of those have not expired.
-/// Counted, because PostgreSQL reads a whole table of deliveries once for what it can turn into a join.
-const LOOK_AT_EVENTS: &str = "SELECT e.id, \
+/// Old events, with how many deliveries they have, how many of those are open or dead, and how many of those have not
+/// expired. Counted, because PostgreSQL reads a whole table of deliveries once for what it can turn into a join.
+const LOOK_AT_EVENTS: &str = "SELECT e.id, (SELECT COUNT(*) FROM gw_deliveries d WHERE d.event_id = e.id), \
      (SELECT COUNT(*) FROM gw_deliveries d WHERE d.event_id = e.id AND d.status <> 'delivered'), \
      (SELECT COUNT(*) FROM gw_deliveries d WHERE d.event_id = e.id AND d.status <> 'delivered' \
          AND (d.status <> 'dead' OR d.finished_at >= $1)) \
@@ -106,29 +109,37 @@ pub(crate) async fn find_expired_events(
     let old = id_floor(EventId::PREFIX, cutoffs.events);
     // An event is not younger than what died of it.
     let last = id_floor(EventId::PREFIX, cutoffs.events.max(cutoffs.dead_letters));
-    let found = query(LOOK_AT_EVENTS)
-        .bind(cutoffs.dead_letters.0)
-        .bind(&*text(after.map_or("", EventId::as_str)))
-        .bind(last)
-        .bind(i64::from(EVENTS_LOOKED_AT));
-    let rows = found.fetch_all(&mut *db.conn).await?;
-    let mut expired = Expired::default();
-    let mut looked_at = None;
-    for row in &rows {
-        let mut fields = Fields::new(row);
-        let (id, undelivered, keeping): (String, i64, i64) = (fields.get()?, fields.get()?, fields.get()?);
-        looked_at = Some(EventId::from_raw(id.as_str()));
-        if keeping == 0 && id < old {
-            expired.events.push(id);
-        } else if undelivered > keeping {
-            expired.with_dead_letters.push(id);
+    let (mut expired, mut deliveries) = (Expired::default(), 0);
+    let mut looked_at = after.cloned();
+    for _look in 0..LOOKS {
+        let rows = query(LOOK_AT_EVENTS)
+            .bind(cutoffs.dead_letters.0)
+            .bind(&*text(looked_at.as_ref().map_or("", EventId::as_str)))
+            .bind(&*last)
+            .bind(i64::from(EVENTS_AT_ONCE))
+            .fetch_all(&mut *db.conn)
+            .await?;
+        for row in &rows {
+            let mut fields = Fields::new(row);
+            let id: String = fields.get()?;
+            let (all, undelivered, keeping): (i64, i64, i64) = (fields.get()?, fields.get()?, fields.get()?);
+            looked_at = Some(EventId::from_raw(id.as_str()));
+            if keeping == 0 && id < old {
+                expired.events.push(id);
+                deliveries += all;
+            } else if undelivered > keeping {
+                expired.with_dead_letters.push(id);
+                deliveries += undelivered - keeping;
+            }
+            if expired.len() >= limit as usize || deliveries >= DELIVERIES_A_PASS {
+                return Ok((expired, looked_at));
+            }
         }
-        if expired.len() >= limit as usize {
-            return Ok((expired, looked_at));
+        if rows.len() < EVENTS_AT_ONCE as usize {
+            return Ok((expired, None));
         }
     }
-    let more = rows.len() >= EVENTS_LOOKED_AT as usize;
-    Ok((expired, looked_at.filter(|_| more)))
+    Ok((expired, looked_at))
 }
 
 /// Deletes expired rows of the other kinds.

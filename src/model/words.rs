@@ -66,7 +66,7 @@ words! {
         "dead_letters_expired": "It was routed; its deliveries ended as dead letters, and those have expired.",
         "event_not_allowed": "No subscription chose this event.",
         "paused": "The subscription that would get it was paused.",
-        "possible_replay": "The same event came before under another delivery id: its signed members say so, or its bytes do and `ingest.possible_replay` is `drop`.",
+        "possible_replay": "The same bytes, or of Linear the same event, came before under another delivery id, and `ingest.possible_replay` is `drop`.",
     };
     /// Why an integration does or does not get an event.
     CONSIDERED_REASONS = "Why an integration does or does not get an event",

@@ -87,7 +87,7 @@ async fn a_database_in_memory_is_refused() {
 async fn a_file_that_cannot_be_created_is_named() {
     let url = "sqlite:///nowhere/at/all/signalbox.db";
     let refused = store::open(options(url, "node-a"), Arc::new(NoObserver)).await.map(|_| ());
-    let Err(StoreError::Unavailable(reason)) = refused else { panic!("{refused:?}") };
+    let Err(StoreError::Driver(reason)) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("/nowhere/at/all"), "{reason}");
 }
 

@@ -232,8 +232,8 @@ impl Shared {
         self.lanes.give_back(taken - used);
         room.map_or(ClaimStart::NotNow, |room| {
             let slots = (0..room.slots).map(|_| Slot::new(self, lane, 1, room.probe)).collect();
-            let spare = self.lanes.take((share.saturating_sub(room.slots) / 2).max(awaited));
-            ClaimStart::Started(room, slots, RoomInAll { shared: Arc::clone(self), places: spare })
+            let for_bodies = self.lanes.take((share.saturating_sub(room.slots) / 2).max(awaited));
+            ClaimStart::Started(room, slots, RoomInAll { shared: Arc::clone(self), places: for_bodies })
         })
     }
 }

@@ -264,8 +264,8 @@ impl Shared {
             let lane = self.lanes.lane(&destination);
             let share = self.lanes.free_in_all().div_ceil(turns - turn);
             match self.start_claim(&lane, share) {
-                ClaimStart::Started(room, slots, spare) => {
-                    self.spawn("claim", Claim::new(Arc::clone(self), lane, room, slots, spare).run());
+                ClaimStart::Started(room, slots, for_bodies) => {
+                    self.spawn("claim", Claim::new(Arc::clone(self), lane, room, slots, for_bodies).run());
                 }
                 ClaimStart::NoRoomInAll => {
                     lock(&self.queue).push_front(destination);

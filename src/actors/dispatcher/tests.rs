@@ -199,7 +199,7 @@ impl Rig {
 
     /// Commits an event that waits for its release.
     async fn commit_held(&self, destination: &DestinationId) -> ClaimedDelivery {
-        let mut claimed = self.new_event(std::slice::from_ref(destination), None, Bytes::from_static(b"{}"));
+        let mut claimed = self.new_event(std::slice::from_ref(destination), None, &Bytes::from_static(b"{}"));
         claimed[0].event.held = true;
         claimed[0].delivery.status = DeliveryStatus::Held;
         self.accept(&claimed).await;
@@ -208,7 +208,7 @@ impl Rig {
 
     async fn commit_body(&self, destinations: &[DestinationId], leased: bool, body: Bytes) -> Vec<ClaimedDelivery> {
         let lease_until = leased.then(|| self.dispatcher.lease_until(self.clock.now()));
-        let claimed = self.new_event(destinations, lease_until, body);
+        let claimed = self.new_event(destinations, lease_until, &body);
         self.accept(&claimed).await;
         claimed
     }
@@ -218,7 +218,7 @@ impl Rig {
         &self,
         destinations: &[DestinationId],
         lease_until: Option<EpochMs>,
-        body: Bytes,
+        body: &Bytes,
     ) -> Vec<ClaimedDelivery> {
         let now = self.clock.now();
         let event = Event {

@@ -262,8 +262,6 @@ impl Pipeline {
         let outcome = plan.outcome;
         let mut deliveries = self.deliveries_of(&event, plan.deliveries, understood.hold);
         let slots = self.lease(&mut deliveries, understood.body.len());
-        // What is known for the same event is not delivered twice; of what merely looks like one the operator decides.
-        let drop_replay = understood.inbound.identity.is_some() || self.ingest.possible_replay == ReplayPolicy::Drop;
         let new_event = NewEvent {
             headers: kept_headers(&understood.headers)?,
             content_type: understood.headers.get("content-type").map(str::to_owned),
@@ -271,7 +269,7 @@ impl Pipeline {
             body: understood.body.clone(),
             decision: decision_json(&plan.decision)?,
             deliveries,
-            drop_possible_replay: drop_replay,
+            drop_possible_replay: self.ingest.possible_replay == ReplayPolicy::Drop,
             event,
         };
         let delivery_count = new_event.deliveries.len();
@@ -283,7 +281,7 @@ impl Pipeline {
         let accepted = committed?;
         match accepted {
             Accepted::New { possible_replay } => {
-                let dropped = possible_replay && drop_replay;
+                let dropped = possible_replay && self.ingest.possible_replay == ReplayPolicy::Drop;
                 let outcome = if dropped { EventOutcome::Filtered } else { outcome };
                 let took = understood.arrived.elapsed();
                 let deliveries = if dropped { 0 } else { delivery_count };

@@ -19,6 +19,7 @@ use tokio::{
 
 use super::uncommitted::Uncommitted;
 use crate::{
+    actors::runtime::isolate,
     crypto::hmac::{sha256, sha256_hex_of_parts},
     model::{
         clock::{Clock, EpochMs, Ids},
@@ -137,16 +138,9 @@ impl QuarantineWriter {
         clock: Arc<dyn Clock>,
         ids: Ids,
     ) -> Self {
-        let (queue, mut items) = mpsc::channel::<Item>(QUEUE);
-        tokio::spawn(async move {
-            let mut waiting = Vec::with_capacity(BATCH);
-            while items.recv_many(&mut waiting, BATCH).await > 0 {
-                while !waiting.is_empty() {
-                    let together = fit_together(waiting.iter().map(|item| item.webhook.body.len()));
-                    keep_all(&store, limits.bounds, waiting.drain(..together).collect()).await;
-                }
-            }
-        });
+        let (queue, items) = mpsc::channel(QUEUE);
+        let bounds = limits.bounds;
+        tokio::spawn(keep_what_comes(items, async move |together| keep_all(&store, bounds, together).await));
         Self::writing_to(queue, registry, limits, metrics, clock, ids)
     }
 
@@ -244,6 +238,19 @@ fn fit_together(bodies: impl Iterator<Item = usize>) -> usize {
         *index == 0 || bytes <= BATCH_BYTES
     };
     bodies.enumerate().take_while(fits).count()
+}
+
+/// Keeps what comes, as many at a time as fit. A panic ends those: whoever waits for them is told that nobody answers.
+async fn keep_what_comes(mut items: mpsc::Receiver<Item>, keep: impl AsyncFn(Vec<Item>)) {
+    let mut waiting = Vec::with_capacity(BATCH);
+    while items.recv_many(&mut waiting, BATCH).await > 0 {
+        while !waiting.is_empty() {
+            let together = fit_together(waiting.iter().map(|item| item.webhook.body.len()));
+            if isolate(keep(waiting.drain(..together).collect())).await.is_err() {
+                tracing::error!(webhooks = together, "keeping webhooks in the quarantine panicked");
+            }
+        }
+    }
 }
 
 /// Keeps webhooks and tells whoever waits for each; if they cannot be kept together, one by one, so that one of them that
@@ -383,6 +390,21 @@ mod tests {
         writer.keep_unverified(&webhook_of_bytes(10), "invalid_signature").await;
         writer.keep(&webhook_of_bytes(11), "invalid_payload").await;
         assert_eq!((stalled.len(), is_counted(&writer, 1)), (2, true));
+    }
+
+    #[tokio::test]
+    async fn what_panics_while_it_is_kept_keeps_no_later_webhook_out() {
+        let (queue, items) = mpsc::channel(QUEUE);
+        let writer = writer_to(queue, u64::MAX);
+        tokio::spawn(keep_what_comes(items, async |together| {
+            for item in together {
+                assert_ne!(item.webhook.cause, "poison", "the test's own");
+                item.waiter.done.send(Ok((item.webhook.id, 1))).expect("somebody waits");
+            }
+        }));
+        let poison = writer.keep_now(&webhook_of_bytes(1), "poison").await;
+        assert!(matches!(poison, Err(StoreError::Unavailable(_))), "its provider tries again");
+        assert_eq!(writer.keep_now(&webhook_of_bytes(1), "handling_panicked").await.expect("kept").times, 1);
     }
 
     #[test]

@@ -228,9 +228,12 @@ async fn health_is_told_to_a_key_of_the_database_while_the_database_is_away_unle
     until_health_is(200).await;
     server.execute("UPDATE gw_api_keys SET revoked_at = 1".into()).await;
     until_health_is(401).await;
-    server.stop();
+    server.freeze();
     let shown = ask(&used).await.json();
     assert!(shown["error"].is_string() && shown.get("database").is_none(), "{shown}");
+    server.thaw();
+    until_health_is(401).await;
+    app.finish().await;
 }
 
 on_both! {

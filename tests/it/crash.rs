@@ -28,8 +28,9 @@ const SLOW: (&str, Duration) = ("/slow", Duration::from_millis(200));
 /// Kills at a moment when something is known to be in flight, and how many of the others come with each.
 const AIMED_KILLS: u32 = 3;
 const KILLS_PER_AIMED: u32 = 10;
-/// Attempts that can be in flight when the process dies; each may be repeated once by the next one.
-const MAX_IN_FLIGHT: u64 = 64;
+/// Attempts that can be in flight when the process dies; each may be repeated once by the next one. A destination may
+/// have half of what is free, so the slow one has a third of them at most: enough to keep up with the load.
+const MAX_IN_FLIGHT: u64 = 192;
 /// How long a process may take to deliver what its predecessors left. Leases last far longer, see `TIMEOUT_MS`: whoever
 /// waits for them to end fails.
 const PATIENCE: Duration = Duration::from_mins(1);

@@ -50,7 +50,8 @@ async fn a_person_chooses_events_by_hand_by_category_and_by_keyboard_and_the_nex
     browser.press(&[key::SPACE]).await;
     browser.tab_to("form button.primary").await;
     browser.press(&[key::ENTER]).await;
-    stage.until(&path, |one| one["events"].to_string().contains("github:push")).await;
+    browser.until_text("Saved. The next webhook is chosen by this.").await;
+    assert!(wants(&stage, &integration, "github:push").await);
     assert_eq!(stage.post_event("github:push", 1, 2).await.json()["outcome"], "routed");
     stage.finish().await;
 }

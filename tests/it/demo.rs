@@ -2,7 +2,8 @@
 
 use std::{
     io::{BufRead, BufReader, Read as _},
-    process::{Command, Stdio},
+    path::Path,
+    process::{Child, ChildStdout, Command, Stdio},
 };
 
 use nix::{
@@ -48,20 +49,26 @@ async fn connect_by_clicking(url: &str) {
     assert_eq!(end.parameter("error"), None);
 }
 
+/// Starts a demo that serves until it is told to stop; with what it prints.
+fn serve_demo(directory: &Path) -> (Child, BufReader<ChildStdout>) {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_signalbox"))
+        .arg("demo")
+        .current_dir(directory)
+        .env_clear()
+        .env("TMPDIR", directory)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    let out = BufReader::new(demo.stdout.take().expect("piped"));
+    (demo, out)
+}
+
 #[test]
 fn the_demo_keeps_serving_until_it_is_told_to_stop_and_takes_everything_with_it() {
     for stop in [Signal::SIGINT, Signal::SIGTERM] {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut demo = Command::new(env!("CARGO_BIN_EXE_signalbox"))
-            .arg("demo")
-            .current_dir(directory.path())
-            .env_clear()
-            .env("TMPDIR", directory.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary starts");
-        let mut out = BufReader::new(demo.stdout.take().expect("piped"));
+        let (mut demo, mut out) = serve_demo(directory.path());
         let mut lines = out.by_ref().lines().map(|line| line.expect("text"));
         let api = lines.find(|line| line.trim_start().starts_with("API")).expect("it says where to look");
         let address = api.split("http://").nth(1).expect("a URL").trim();
@@ -90,16 +97,7 @@ async fn replay_and_test(address: &str, service_key: &str, event: &str) {
 #[test]
 fn the_demo_goes_on_when_somebody_replays_an_event_in_its_console() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let mut demo = Command::new(env!("CARGO_BIN_EXE_signalbox"))
-        .arg("demo")
-        .current_dir(directory.path())
-        .env_clear()
-        .env("TMPDIR", directory.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the binary starts");
-    let out = BufReader::new(demo.stdout.take().expect("piped"));
+    let (mut demo, out) = serve_demo(directory.path());
     let mut lines = out.lines().map(|line| line.expect("text"));
     let mut find = |wanted: &str| lines.find(|line| line.contains(wanted)).unwrap_or_else(|| panic!("no {wanted}"));
     let event = find("pull-request.opened");

@@ -108,6 +108,13 @@ async fn only_the_leases_of_nodes_that_are_gone_are_taken_over() {
     .await;
 }
 
+/// Cuts the connections that hold advisory locks of this mode (`%`: of any) in the store's database.
+async fn cut_holders(admin: &mut sqlx::PgConnection, mode: &str) {
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND mode LIKE $1 \
+               AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    sqlx::query(cut).bind(mode).execute(admin).await.expect("an administrator may");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_connection_broke_keeps_its_leases() {
     on_postgres(async |store: TestStore| {
@@ -116,13 +123,7 @@ async fn a_node_whose_connection_broke_keeps_its_leases() {
         assert_eq!(other.claim_deliveries(&store.claim_of("node-b")).await.expect("claimed").deliveries.len(), 1);
         let mut admin = postgres_connection(&store.url).await;
         for _ in 0..2 {
-            sqlx::query(
-                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
-                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            )
-            .execute(&mut admin)
-            .await
-            .expect("an administrator may");
+            cut_holders(&mut admin, "%").await;
             let released = store.release_leases_of_the_gone("node-a", store.now()).await.expect("answered");
             assert_eq!(released, 0, "node-b is at work");
         }
@@ -149,13 +150,7 @@ async fn a_node_that_has_lost_its_presence_and_cannot_connect_keeps_its_leases_w
         assert_eq!(other.claim_deliveries(&store.claim_of("node-b")).await.expect("claimed").deliveries.len(), 1);
         let mut admin = postgres_connection(&store.url).await;
         allow_connections(&store, false).await;
-        sqlx::query(
-            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' \
-             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-        )
-        .execute(&mut admin)
-        .await
-        .expect("an administrator may");
+        cut_holders(&mut admin, "ExclusiveLock").await;
         let released = store.release_leases_of_the_gone("node-a", store.now()).await.expect("answered");
         assert_eq!(released, 0, "node-b is at work");
         let delivered = store.attempt(&delivery.id, 1, "node-b", DeliveryStatus::Delivered);
@@ -177,13 +172,7 @@ async fn a_node_whose_connection_broke_takes_its_presence_again() {
             sqlx::query_scalar::<_, i64>(holders).fetch_one(admin).await.expect("counted")
         };
         assert_eq!(held(&mut admin).await, 1);
-        sqlx::query(
-            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
-             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-        )
-        .execute(&mut admin)
-        .await
-        .expect("an administrator may");
+        cut_holders(&mut admin, "%").await;
         timeout(Duration::from_secs(20), async {
             while held(&mut admin).await == 0 {
                 tokio::task::yield_now().await;

@@ -101,7 +101,7 @@ fn expect_sane(inbound: &Inbound, headers: &Headers, body: &[u8]) {
         ResourceSelector::Ids(ids) => ids.iter().for_each(|id| count(id.as_str())),
         ResourceSelector::Slugs(slugs) => slugs.iter().for_each(|slug| count(slug)),
     }
-    [&inbound.installation, &inbound.alternate_installation].into_iter().flatten().for_each(|id| count(id.as_str()));
+    inbound.installation.iter().chain(&inbound.alternate_installations).for_each(|id| count(id.as_str()));
     inbound.key.iter().chain(&inbound.also_keys).for_each(|key| count(key.as_str()));
     for change in &inbound.control {
         bytes += match change {

@@ -240,18 +240,17 @@ impl Directory {
         }
     }
 
-    /// The route table of the installation that an event names: by its account, else by its alternate id, else (when it
-    /// names no account) by a resource that exactly one routing installation has linked.
+    /// The route table of the installation that an event names: by its account, else by one of its alternate ids, else (when
+    /// it names no account) by a resource that exactly one routing installation has linked.
     pub async fn find_routes(
         &self,
         provider: ProviderSlug,
         external_id: Option<&ExternalId>,
-        alternate: Option<&ExternalId>,
+        alternates: &[ExternalId],
         resources: &[ProviderResourceId],
     ) -> Result<Option<(Arc<RouteTable>, MatchedBy)>, AskError<InstallationError>> {
-        let accounts = [(external_id, MatchedBy::ExternalId), (alternate, MatchedBy::AlternateExternalId)];
-        for (account, matched_by) in accounts {
-            let Some(account) = account else { continue };
+        let named = external_id.into_iter().map(|id| (id, MatchedBy::ExternalId));
+        for (account, matched_by) in named.chain(alternates.iter().map(|id| (id, MatchedBy::AlternateExternalId))) {
             if let Some(table) = self.shared.deps.routes.get(provider, account) {
                 return Ok(Some((table, matched_by)));
             }
@@ -262,7 +261,7 @@ impl Directory {
                 return Ok(Some((table, matched_by)));
             }
         }
-        if external_id.is_none() && alternate.is_none() {
+        if external_id.is_none() && alternates.is_empty() {
             for resource in resources {
                 let owners =
                     self.store().find_installations_by_resource(provider, resource).await.map_err(store_error)?;

@@ -287,7 +287,7 @@ fn understand(
         key,
         also_keys: Vec::new(),
         installation,
-        alternate_installation: None,
+        alternate_installations: Vec::new(),
         resources,
         control,
         control_at,

@@ -262,7 +262,7 @@ fn understand(
         key: find_event_key(kind, action),
         also_keys: Vec::new(),
         installation: hook.organization_id.id().map(ExternalId::new),
-        alternate_installation: None,
+        alternate_installations: Vec::new(),
         resources: ResourceSelector::of_ids(team_ids(kind, hook)),
         control_at: if control.is_empty() { None } else { hook.created_at.rfc3339() },
         control,

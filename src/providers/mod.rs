@@ -233,8 +233,8 @@ pub struct Inbound {
     pub also_keys: Vec<EventKey>,
     /// The account it belongs to, when the payload names one.
     pub installation: Option<ExternalId>,
-    /// A second id of the account, tried when `installation` finds nothing (Vercel: configuration id).
-    pub alternate_installation: Option<ExternalId>,
+    /// Second ids of the account, tried one after the other when `installation` finds nothing (Vercel: configuration ids).
+    pub alternate_installations: Vec<ExternalId>,
     /// The resources it concerns.
     pub resources: ResourceSelector,
     /// State changes to make before routing; empty for ordinary events.

@@ -182,7 +182,7 @@ fn understand(
         key,
         also_keys,
         installation: installation.map(ExternalId::new),
-        alternate_installation: None,
+        alternate_installations: Vec::new(),
         resources,
         control,
         // Nothing in these bodies says when the installation changed.

@@ -17,7 +17,7 @@ use super::{
     catalogue::find_key,
     delivery_id::content_id,
     facts::{self, facts},
-    partial::Json,
+    partial::{Json, distinct},
 };
 use crate::model::{
     event::EventKey,
@@ -221,7 +221,7 @@ fn understand(wire_type: String, delivery_id: ProviderDeliveryId, hook: &Hook<'_
         key: find_event_key(modern),
         also_keys: Vec::new(),
         installation: accounts.installation.map(ExternalId::new),
-        alternate_installation: accounts.configuration.map(ExternalId::new),
+        alternate_installations: accounts.configurations.into_iter().map(ExternalId::new).collect(),
         resources,
         control_at: if control.is_empty() { None } else { hook.created_at.epoch_millis() },
         control,
@@ -265,12 +265,15 @@ fn find_event_key(modern: &str) -> Option<EventKey> {
     find_key(EVENTS, &format!("vercel:{name}"))
 }
 
+/// Configurations that one event is looked up by at the most.
+const MAX_CONFIGURATIONS: usize = 64;
+
 /// Whose webhook it is.
 struct Accounts {
     /// The team, else the person.
     installation: Option<String>,
-    /// The configuration, when it is named: one account may have had several.
-    configuration: Option<String>,
+    /// The configurations, where they are named: one account may have had several, and so may a project now.
+    configurations: Vec<String>,
 }
 
 impl Accounts {
@@ -296,14 +299,17 @@ impl Accounts {
             None
         };
         let now = [team.member("id"), team_id, hook.flat_team, user.member("id"), user_id, hook.flat_user];
-        let first_listed = || installation_ids.ids().into_iter().next();
-        let first_integration = || integrations.items().first().and_then(|first| first.member("installationId").id());
-        Self {
-            installation: before.or_else(|| now.into_iter().find_map(Json::id)),
-            configuration: configuration.member("id").id().or_else(first_listed).or_else(first_integration).or_else(
-                || [installation_id, configuration_id, hook.flat_configuration].into_iter().find_map(Json::id),
-            ),
-        }
+        let members = integrations.items().into_iter().filter_map(|one| one.member("installationId").id());
+        let single = [installation_id, configuration_id, hook.flat_configuration].into_iter().find_map(Json::id);
+        let named = [
+            configuration.member("id").id().into_iter().collect(),
+            installation_ids.ids(),
+            distinct(members),
+            single.into_iter().collect(),
+        ];
+        let mut configurations = named.into_iter().find(|ids| !ids.is_empty()).unwrap_or_default();
+        configurations.truncate(MAX_CONFIGURATIONS);
+        Self { installation: before.or_else(|| now.into_iter().find_map(Json::id)), configurations }
     }
 }
 

@@ -39,6 +39,16 @@ async fn post(app: &App, to: &Connected, kind: &str, facts: &Facts) -> Value {
     app.outsider().post_webhook(to.provider.slug, &request).await.expect("an answer").json()
 }
 
+/// Adopts an invented Vercel account with its configuration id.
+async fn adopt_vercel(app: &App) -> Connected {
+    let provider = sim::find("vercel").expect("simulated");
+    let facts = provider.facts(1, 0, SystemClock.now());
+    let body = json!({"provider": "vercel", "externalId": facts.external_id, "orgId": "org", "connectedBy": "operator",
+        "alternateExternalId": facts.alternate_external_id});
+    let adopted = app.operator("org").ask("POST", "/admin/connections", Some(&body)).await.expect("adopted");
+    Connected { provider, account: 1, connection: adopted["id"].as_str().expect("an id").to_owned() }
+}
+
 on_both! {
     async fn a_transferred_repository_stays_linked_where_it_moved_to_and_is_released_elsewhere(backend) {
         let app = App::start(backend, Options::default()).await;
@@ -121,6 +131,48 @@ on_both! {
             assert_eq!(answer["outcome"], "control", "{action}: {answer}");
             assert_eq!(status(&app, &github).await, becomes, "{action}");
         }
+        app.finish().await;
+    }
+
+    async fn what_is_told_of_a_former_grant_changes_nothing_of_the_one_that_is_held(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let vercel = adopt_vercel(&app).await;
+        app.subscribe("org", "ws", &vercel, None).await;
+        let held = vercel.facts(1, SystemClock.now());
+        let former = |delivery: &str| Facts {
+            delivery_id: delivery.into(),
+            alternate_external_id: "icfg_former".into(),
+            ..vercel.facts(1, SystemClock.now())
+        };
+        let moved = Facts {
+            external_id: "team_elsewhere".into(),
+            previous_external_id: Some(held.external_id.clone()),
+            ..former("moved")
+        };
+        for (kind, facts) in [("permission-withdrawn", former("lost")), ("transferred", moved), ("removed", former("ended"))] {
+            let answer = post(&app, &vercel, &format!("vercel:integration-configuration.{kind}"), &facts).await;
+            assert_eq!(answer["outcome"], "control", "{kind}: {answer}");
+            let shown = read(&app, "org", &vercel).await;
+            assert_eq!((&shown["status"], &shown["externalId"]), (&json!("active"), &json!(held.external_id)), "{kind}");
+            assert_eq!(linked(&app, "org", &vercel).await, std::slice::from_ref(&held.resource_id), "{kind}");
+        }
+        post(&app, &vercel, "vercel:integration-configuration.permission-withdrawn", &held).await;
+        assert_eq!(linked(&app, "org", &vercel).await, [""; 0], "it was told of the grant that is held");
+        app.finish().await;
+    }
+
+    async fn an_event_that_names_several_configurations_belongs_to_the_one_that_is_connected(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let vercel = adopt_vercel(&app).await;
+        app.subscribe("org", "ws", &vercel, None).await;
+        let facts = vercel.facts(1, SystemClock.now());
+        let body = json!({"id": "several", "type": "deployment.created", "createdAt": facts.at.0, "payload": {
+            "project": {"id": facts.resource_id}, "deployment": {"id": "dpl_1"},
+            "installationIds": ["icfg_of_another", facts.alternate_external_id]}});
+        let (signing, secret) = (&vercel.provider.signing, vercel.provider.secret);
+        let request = signing.sign(Vec::new(), body.to_string(), secret.as_bytes(), Encoding::Json);
+        let answer = app.outsider().post_webhook("vercel", &request).await.expect("an answer").json();
+        assert_eq!(answer["outcome"], "routed", "{answer}");
         app.finish().await;
     }
 

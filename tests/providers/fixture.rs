@@ -103,7 +103,7 @@ pub fn render(reading: &Result<Inbound, ExtractError>) -> Value {
         "key": inbound.key,
         "alsoKeys": inbound.also_keys,
         "installation": inbound.installation,
-        "alternate": inbound.alternate_installation,
+        "alternates": inbound.alternate_installations,
         "resources": match &inbound.resources {
             ResourceSelector::All => json!("all"),
             ResourceSelector::Ids(ids) => json!({ "ids": ids }),

@@ -36,13 +36,14 @@ impl Pipeline {
         let told_by = found.as_ref().filter(|(_, matched_by)| *matched_by != MatchedBy::Resource);
         self.release_transferred(provider, inbound, told_by.map(|(table, _)| &table.installation)).await?;
         let Some((table, matched_by)) = found else { return Ok(Controlled::Routable(None)) };
-        if concerns_former_grant(&table, inbound) {
-            return Ok(Controlled::Routable(Some((table, matched_by))));
-        }
+        let is_old = concerns_former_grant(&table, inbound);
         // What moved to the teller is at home there, and may have been linked there long before this webhook came.
-        let changes: Vec<_> = inbound.control.iter().filter(|change| !is_transfer(change)).cloned().collect();
+        let is_for_others = |change: &ControlChange| is_transfer(change) || (is_old && is_of_grant(change));
+        let changes: Vec<_> = inbound.control.iter().filter(|change| !is_for_others(change)).cloned().collect();
         let ends_resource = changes.iter().any(is_deletion);
-        self.change_state(&table.installation, changes, inbound.control_at, provider).await?;
+        if !changes.is_empty() {
+            self.change_state(&table.installation, changes, inbound.control_at, provider).await?;
+        }
         let fresh = self.directory.routes_by_id(&table.installation).await.map_err(unavailable)?;
         // Whoever subscribed to the end of a resource is told of it, though it is not routed to any more.
         let routes = fresh.map(|fresh| if ends_resource && fresh.status.routes() { table } else { fresh });
@@ -98,14 +99,20 @@ fn is_deletion(change: &ControlChange) -> bool {
     matches!(change, ControlChange::ResourcesRemoved { reason: RemovalReason::Deleted, .. })
 }
 
-/// Whether an ending names another grant of the same account than the one we hold: the account was connected anew
-/// since (Vercel: another configuration id, `providers.md` 2.3), and the old grant's end must not end the new one.
+/// Whether a change is one of the grant, and not of a resource itself, which is what it is whoever reaches it.
+fn is_of_grant(change: &ControlChange) -> bool {
+    match change {
+        ControlChange::ResourceChanged { .. } => false,
+        ControlChange::ResourcesRemoved { reason, .. } => *reason == RemovalReason::AccessLost,
+        _ => true,
+    }
+}
+
+/// Whether an event names only other grants of the same account than the one we hold: the account was connected anew
+/// since (Vercel: another configuration id, `providers.md` 2.3), and what becomes of the old grant is nothing to the new.
 fn concerns_former_grant(table: &RouteTable, inbound: &Inbound) -> bool {
-    inbound.control.contains(&ControlChange::InstallationRevoked)
-        && matches!(
-            (&table.alternate_external_id, &inbound.alternate_installation),
-            (Some(held), Some(named)) if held != named
-        )
+    let named = &inbound.alternate_installations;
+    !named.is_empty() && table.alternate_external_id.as_ref().is_some_and(|held| !named.contains(held))
 }
 
 /// What the control step found.

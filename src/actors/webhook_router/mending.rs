@@ -338,7 +338,7 @@ impl MendingHandle {
         }
         self.pipeline
             .directory
-            .find_routes(event.provider, event.external_id.as_ref(), None, &event.resources)
+            .find_routes(event.provider, event.external_id.as_ref(), &[], &event.resources)
             .await
             .map_err(|error| store_error(unavailable(error)))
     }
@@ -436,7 +436,7 @@ fn as_stored(event: &Event) -> Inbound {
         key: event.key.clone(),
         also_keys: Vec::new(),
         installation: event.external_id.clone(),
-        alternate_installation: None,
+        alternate_installations: Vec::new(),
         resources: if event.resources.is_empty() {
             ResourceSelector::All
         } else {

@@ -204,7 +204,7 @@ impl Pipeline {
             ResourceSelector::All | ResourceSelector::Slugs(_) => &[],
         };
         self.directory
-            .find_routes(provider, inbound.installation.as_ref(), inbound.alternate_installation.as_ref(), resources)
+            .find_routes(provider, inbound.installation.as_ref(), &inbound.alternate_installations, resources)
             .await
             .map_err(unavailable)
     }
@@ -378,7 +378,7 @@ impl Pipeline {
                 .inbound
                 .installation
                 .clone()
-                .or_else(|| understood.inbound.alternate_installation.clone()),
+                .or_else(|| understood.inbound.alternate_installations.first().cloned()),
             resources,
             outcome: plan.outcome,
             reason: plan.reason.map(str::to_owned),

@@ -230,11 +230,9 @@ impl Binder {
         let action = word.action_on_insert();
         let proved = self.proved(&id, grant, action)?;
         let (status, reason) = proved.state();
-        let control_at = match proved.control_at(now) {
-            Some(at) if self.find_ended(grant, None).await?.is_some() => Some(at),
-            // Of the first grant of an account that we know there is no older news, however old it says that it is.
-            _ => None,
-        };
+        // Of the first grant of an account that we know there is no older news, however old it says that it is.
+        let former = self.find_ended(grant, None).await?;
+        let granted_at = former.and_then(|former| proved.granted_at(former.alternate_external_id.as_ref(), now));
         let mut installation = Installation {
             id,
             provider: grant.provider,
@@ -247,11 +245,12 @@ impl Binder {
             status_reason: reason.map(str::to_owned),
             metadata: grant.account.metadata.clone(),
             provider_account_info: Some(grant.account.info.clone()).filter(|info| *info != Value::Null),
-            control_at,
+            control_at: None,
             last_event_at: None,
             created_at: now,
             updated_at: now,
         };
+        control::note_grant(&mut installation, granted_at);
         let begins = control::begins(None, &mut installation);
         let entry = LogEntry {
             id: self.ids.log(),

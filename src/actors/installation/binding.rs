@@ -56,11 +56,13 @@ impl ProvedGrant {
         }
     }
 
-    /// The control event that is not older news than the grant: that which happened from now on. Where every grant has an
-    /// id of its own there is no older news, and what an event is dated with may be old (GitHub: when the installation
-    /// was last updated, also in the event of its end).
-    pub fn control_at(&self, now: EpochMs) -> Option<EpochMs> {
-        self.shares_id.then_some(now)
+    /// When it was made, so that what happened before is no news of it. `None` where every grant has an id of its own, or
+    /// this one has another alternate id than the `former`: then there is no older news under that id, and what an event
+    /// is dated with may be old (GitHub: when the installation was last updated, also in the event of its end).
+    pub fn granted_at(&self, former: Option<&ExternalId>, now: EpochMs) -> Option<EpochMs> {
+        let is_told_apart =
+            former.is_some_and(|former| self.alternate_external_id.as_ref().is_some_and(|id| id != former));
+        (self.shares_id && !is_told_apart).then_some(now)
     }
 }
 
@@ -82,7 +84,8 @@ pub fn reconnect(
     {
         teardown::supersede(running, edit.now);
     }
-    record.installation.control_at = record.installation.control_at.max(grant.control_at(edit.now));
+    let granted_at = grant.granted_at(record.installation.alternate_external_id.as_ref(), edit.now);
+    control::note_grant(&mut record.installation, granted_at);
     let (status, reason) = match grant.state() {
         // What is in use was confirmed before: that the provider could not be told once more takes nothing from it.
         (InstallationStatus::Pending, _) if control::is_in_use(&record.installation) => {

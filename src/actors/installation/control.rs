@@ -31,6 +31,9 @@ pub(super) const PROVIDER_SUSPENDED: &str = "provider_suspended";
 const TOKEN_REJECTED: &str = "token_rejected";
 /// In a resource's attributes: when the provider last said whether the grant reaches it, epoch milliseconds.
 const REACH_AT: &str = "reachAt";
+/// In an installation's metadata: when it was granted, epoch milliseconds, where late news of a former grant of the account
+/// looks as if it were of this one.
+const GRANTED_AT: &str = "grantedAt";
 /// In an installation's metadata: the provider's id of the person who connected it.
 const PROVIDER_USER: &str = "providerUserId";
 
@@ -53,7 +56,8 @@ fn apply_one(record: &mut InstallationRecord, change: &ControlChange, at: Option
         // What leaves the grant's reach is told at the grant's time. A resource's `control_at` is another clock (at GitHub,
         // when the repository was last updated), and says nothing about it.
         ControlChange::ResourcesRemoved { ids, reason: reason @ RemovalReason::AccessLost } => {
-            let is_newest = |r: &Resource| !is_stale(at, reach_at(r));
+            let granted_at = granted_at(&record.installation);
+            let is_newest = |r: &Resource| !is_stale(at, granted_at.max(reach_at(r)));
             for id in active_resources(record, ids, is_newest) {
                 remove_resource(record, &id, reason.as_str(), IntegrationStatus::Removed, edit);
             }
@@ -95,11 +99,35 @@ fn apply_one(record: &mut InstallationRecord, change: &ControlChange, at: Option
             }
         }
         ControlChange::InstallationNeedsReauth { person } if !is_connected_by(record, person) => {}
-        _ if is_stale(at, record.installation.control_at) => {}
+        _ if is_stale(at, known_before(&record.installation, change)) => {}
         installation_change => {
             change_installation(record, installation_change, edit);
             record.installation.control_at = record.installation.control_at.max(at);
         }
+    }
+}
+
+/// What a change of the installation has to be newer than. An end is that of what was granted before it, whatever else
+/// was told since.
+fn known_before(installation: &Installation, change: &ControlChange) -> Option<EpochMs> {
+    match change {
+        ControlChange::InstallationRevoked => granted_at(installation),
+        _ => installation.control_at,
+    }
+}
+
+/// When it was granted, as far as that tells its news from a former grant's.
+fn granted_at(installation: &Installation) -> Option<EpochMs> {
+    installation.metadata.get(GRANTED_AT).and_then(Value::as_i64).map(EpochMs)
+}
+
+/// Notes that it is granted anew: what was told of it until then is of a former grant. `None` where that can be seen
+/// without its time.
+pub fn note_grant(installation: &mut Installation, at: Option<EpochMs>) {
+    installation.metadata.remove(GRANTED_AT);
+    if let Some(at) = at {
+        installation.metadata.insert(GRANTED_AT.to_owned(), at.0.into());
+        installation.control_at = installation.control_at.max(Some(at));
     }
 }
 

@@ -773,6 +773,47 @@ fn a_revoked_row_that_lives_again_ends_its_teardown_and_ignores_late_news_of_its
 }
 
 #[test]
+fn an_end_counts_from_the_grant_on_whatever_was_told_of_it_since() {
+    let world = World::new();
+    let confirmed = ControlChange::InstallationConfirmed { account_login: None, metadata: Map::new() };
+    for granted in [false, true] {
+        let mut record = world.record("org_a", "1");
+        if granted {
+            reconnect(&mut record, grant("org_a"), &world.edit()).expect("its own");
+        }
+        control::apply(&mut record, std::slice::from_ref(&confirmed), Some(EpochMs(5_000)), &world.edit());
+        control::apply(&mut record, &[ControlChange::InstallationRevoked], Some(EpochMs(2_001)), &world.edit());
+        assert_eq!(record.installation.status, InstallationStatus::Revoked, "granted anew: {granted}");
+    }
+}
+
+#[test]
+fn what_names_a_grant_by_its_new_alternate_id_is_of_that_grant_however_old_it_says_that_it_is() {
+    let world = World::new();
+    for (held, expected) in [("icfg_1", InstallationStatus::Revoked), ("icfg_2", InstallationStatus::Active)] {
+        let mut record = world.record("org_a", "1");
+        record.installation.alternate_external_id = Some(ExternalId::new(held));
+        reconnect(&mut record, grant("org_a"), &world.edit()).expect("its own");
+        control::apply(&mut record, &[ControlChange::InstallationRevoked], Some(EpochMs(1_999)), &world.edit());
+        assert_eq!(record.installation.status, expected, "{held}");
+    }
+}
+
+#[test]
+fn what_left_the_reach_of_a_former_grant_stays_linked_through_the_one_made_since() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    reconnect(&mut record, grant("org_a"), &world.edit()).expect("its own");
+    state::subscribe(&mut record, &subscription("ws", "r"), &world.edit()).expect("subscribed");
+    let ids = vec![ProviderResourceId::new("r")];
+    let lost = [ControlChange::ResourcesRemoved { ids, reason: RemovalReason::AccessLost }];
+    control::apply(&mut record, &lost, Some(EpochMs(1_999)), &world.edit());
+    assert_eq!(record.resources[0].status, ResourceStatus::Active);
+    control::apply(&mut record, &lost, Some(EpochMs(2_001)), &world.edit());
+    assert_eq!(record.resources[0].status, ResourceStatus::Removed);
+}
+
+#[test]
 fn an_end_told_late_is_that_of_the_grant_before_unless_every_grant_has_an_id_of_its_own() {
     let world = World::new();
     for status in [InstallationStatus::Active, InstallationStatus::NeedsReauth, InstallationStatus::Revoked] {

@@ -27,7 +27,7 @@ pub struct RouteTable {
     pub status: InstallationStatus,
     /// Its resources by their id at the provider, removed ones included.
     pub resources: HashMap<ProviderResourceId, ResourceRoute>,
-    /// The ids of its resources by slug.
+    /// The ids of its linked resources by slug.
     pub slugs: HashMap<String, ProviderResourceId>,
 }
 

@@ -325,11 +325,12 @@ pub(super) fn merge(into: &mut Map<String, Value>, facts: &Map<String, Value>) {
     }
 }
 
-/// The resources by what events of some providers name them with. What was linked without a slug is known by its name, as
-/// in the facts about it; a slug of another goes before.
+/// The linked resources by what events of some providers name them with. What was linked without a slug is known by its
+/// name, as in the facts about it; a slug of another goes before.
 fn by_slug(resources: &[Resource]) -> HashMap<String, ProviderResourceId> {
-    let named = resources.iter().filter(|r| r.slug.is_none()).filter_map(|r| Some((r.name.clone()?, r)));
-    let slugged = resources.iter().filter_map(|r| Some((r.slug.clone()?, r)));
+    let linked = || resources.iter().filter(|r| r.status == ResourceStatus::Active);
+    let named = linked().filter(|r| r.slug.is_none()).filter_map(|r| Some((r.name.clone()?, r)));
+    let slugged = linked().filter_map(|r| Some((r.slug.clone()?, r)));
     named.chain(slugged).map(|(slug, r)| (slug, r.provider_resource_id.clone())).collect()
 }
 

@@ -208,6 +208,18 @@ fn linking_twice_is_a_conflict_and_linking_again_after_unlinking_revives_the_row
 }
 
 #[test]
+fn a_slug_is_that_of_the_linked_resource_and_not_of_one_that_was_removed() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    let slugged = |id: &str| LinkResource { slug: Some("web".into()), ..link(id) };
+    state::link_resource(&mut record, &slugged("live"), &world.edit()).expect("linked");
+    let removed = state::link_resource(&mut record, &slugged("removed"), &world.edit()).expect("linked");
+    state::unlink_resource(&mut record, &removed.id, &world.edit()).expect("unlinked");
+    let table = state::route_table(&record, None);
+    assert_eq!(table.slugs.get("web"), Some(&ProviderResourceId::new("live")));
+}
+
+#[test]
 fn only_an_active_installation_accepts_links() {
     let world = World::new();
     for status in [InstallationStatus::Pending, InstallationStatus::Suspended, InstallationStatus::Revoked] {

@@ -1,11 +1,11 @@
 //! The directory: finds the supervisor of an installation, starts it on demand, starts it anew after a panic, forgets it
 //! when idle. Every write to an installation's rows goes through here.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 use actix::Arbiter;
 use dashmap::DashMap;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
     model::{
         clock::{Clock, EpochMs, Ids},
         ids::{DestinationId, InstallationId, IntegrationId, OrgId, ResourceId, WorkspaceId},
+        installation::Installation,
         integration::{Integration, IntegrationStatus},
         log_entry::Actor,
         provider::{ExternalId, ProviderResourceId, ProviderSlug},
@@ -349,13 +350,13 @@ impl Directory {
     ) -> Result<bool, AskError<InstallationError>> {
         let (anything, aftermath) = self
             .edit(id, Actor::provider(provider), move |record, edit| {
-                let before = (record.installation.metadata.clone(), record.resources.clone());
+                let before = (record.installation.clone(), record.resources.clone());
                 let anything = control::apply(record, &changes, at, edit);
-                Ok((anything, Aftermath::of(before, record)))
+                Ok((anything, Aftermath::of(&before, record)))
             })
             .await?;
         self.detect_configs(id, aftermath.branches_moved);
-        if aftermath.grant_changed {
+        if aftermath.list_changed {
             self.look_in_background(id);
         }
         Ok(anything)
@@ -500,19 +501,22 @@ impl Directory {
 struct Aftermath {
     /// Repositories with another default branch: their config file may be another one.
     branches_moved: Vec<(ResourceId, ProviderResourceId)>,
-    /// Whether the grant covers other resources now, so that what the provider lists has changed.
-    grant_changed: bool,
+    /// Whether the provider lists something else now: the grant covers other resources, or the account has another name,
+    /// which is part of theirs.
+    list_changed: bool,
 }
 
 impl Aftermath {
-    fn of((metadata, resources): (Map<String, Value>, Vec<Resource>), record: &InstallationRecord) -> Self {
-        let branch = |row: &Resource| row.attrs.get("defaultBranch").cloned();
+    fn of((installation, resources): &(Installation, Vec<Resource>), record: &InstallationRecord) -> Self {
+        let branches = resources.iter().filter_map(|row| Some((&row.id, row.attrs.get("defaultBranch")?)));
+        let branches: HashMap<_, _> = branches.collect();
         let moved = |row: &&Resource| {
-            resources.iter().any(|before| before.id == row.id && branch(before).is_some_and(|b| Some(b) != branch(row)))
+            branches.get(&row.id).is_some_and(|before| row.attrs.get("defaultBranch") != Some(*before))
         };
-        let selection = |metadata: &Map<String, Value>| {
-            [metadata.get("repositorySelection").cloned(), metadata.get("projectSelection").cloned()]
-        };
+        let selection =
+            |of: &Installation| ["repositorySelection", "projectSelection"].map(|name| of.metadata.get(name).cloned());
+        let now = &record.installation;
+        let is_renamed = installation.account_login.is_some() && installation.account_login != now.account_login;
         Self {
             branches_moved: record
                 .resources
@@ -520,8 +524,7 @@ impl Aftermath {
                 .filter(moved)
                 .map(|row| (row.id.clone(), row.provider_resource_id.clone()))
                 .collect(),
-            grant_changed: record.installation.status.routes()
-                && selection(&metadata) != selection(&record.installation.metadata),
+            list_changed: now.status.routes() && (is_renamed || selection(installation) != selection(now)),
         }
     }
 }

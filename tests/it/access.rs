@@ -1,7 +1,10 @@
 //! What callers do with a connection: tokens, pickers, links, config files, the proxy, backfill runs.
 
 use serde_json::{Value, json};
-use signalbox::sim::world::{Fault, FaultRule};
+use signalbox::sim::{
+    self, Facts,
+    world::{Fault, FaultRule},
+};
 
 use crate::support::{Options, Stage, code, on_both};
 
@@ -237,6 +240,23 @@ on_both! {
             shown["resources"][0]["resourceName"] == "harborworks-1/harbor-001"
         }).await;
         assert_eq!(shown["status"], "active");
+        stage.finish().await;
+    }
+
+    async fn an_account_that_is_renamed_is_looked_at_for_the_names_of_its_repositories(backend) {
+        let stage = Stage::set(backend, Options::default()).await;
+        let ids = invent_repositories(&stage, 1, 2);
+        let github = stage.connect("org", "github", 1).await;
+        let link = json!({"providerResourceId": ids[1], "resourceName": "old-name/harbor-001"});
+        stage.ask("org", "POST", &format!("/connections/{github}/resources"), Some(link)).await;
+        let facts = Facts { account: "called-something-else".into(), ..stage.world.github.facts(1, 1) };
+        let provider = sim::find("github").expect("simulated");
+        let renamed = provider.event("github:installation-target.renamed", &facts, provider.secret.as_bytes());
+        let answer = stage.app.outsider().post_webhook("github", &renamed.expect("known")).await.expect("an answer");
+        assert_eq!(answer.json()["outcome"], "control", "{}", answer.json());
+        stage.until("org", &format!("/connections/{github}"), |shown| {
+            shown["resources"][0]["resourceName"] == "harborworks-1/harbor-001"
+        }).await;
         stage.finish().await;
     }
 

@@ -1,6 +1,6 @@
 //! From event to deliveries: fan-out, filters, changes effective on the next webhook, control events, explanations.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use signalbox::{
@@ -159,6 +159,40 @@ on_both! {
             let again = app.connect("another", provider, 1).await;
             assert_ne!(again.connection, connected.connection);
         }
+        app.finish().await;
+    }
+
+    async fn a_connection_of_ten_thousand_subscriptions_is_uninstalled_like_any_other(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+        app.subscribe("org", "ws", &github, None).await;
+        let ten_thousand = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9999)";
+        app.write_rows(&format!(
+            "INSERT INTO gw_resources (id, installation_id, provider_resource_id, kind, attrs, status, created_at, updated_at) \
+             {ten_thousand} SELECT r.id || '_' || i, r.installation_id, '9000' || i, r.kind, r.attrs, r.status, r.created_at, \
+             r.updated_at FROM gw_resources r, n"
+        ))
+        .await;
+        app.write_rows(&format!(
+            "INSERT INTO workspace_integrations (id, org_id, workspace_id, provider, installation_id, resource_id, source_config, \
+             status, created_at, updated_at) {ten_thousand} SELECT g.id || '_' || i, g.org_id, g.workspace_id, g.provider, \
+             g.installation_id, g.resource_id || '_' || i, g.source_config, g.status, g.created_at, g.updated_at \
+             FROM workspace_integrations g, n"
+        ))
+        .await;
+        // Late for its own acknowledgement it may be, as whatever a provider sends again.
+        let until = Instant::now() + SOON;
+        loop {
+            let (_, answer) = app.post_event(&github, "github:installation.deleted", 1).await;
+            assert!(answer.status == 200 || Instant::now() < until, "{}", answer.json());
+            if answer.status == 200 {
+                break;
+            }
+        }
+        let revoked = "SELECT COUNT(*) FROM workspace_integrations WHERE status = 'revoked' AND status_reason = 'provider_revoked'";
+        assert_eq!(app.count(revoked).await, 10_000);
+        assert_eq!(app.count("SELECT COUNT(*) FROM gw_resources WHERE status = 'removed'").await, 10_000);
+        assert_eq!(app.count("SELECT COUNT(*) FROM gw_lifecycle_log WHERE action = 'resource.removed'").await, 10_000);
         app.finish().await;
     }
 

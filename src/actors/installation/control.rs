@@ -1,10 +1,12 @@
 //! Control events: what providers say about installations and resources, applied to the rows. Any order, any number
 //! of times: a change older than what is known, or already made, does nothing.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::{
-    state::{Edit, facts_of, merge, remove_resource, set_integration_status},
+    state::{Edit, facts_of, merge, remove_resources, set_integrations},
     teardown,
 };
 use crate::{
@@ -58,18 +60,16 @@ fn apply_one(record: &mut InstallationRecord, change: &ControlChange, at: Option
         ControlChange::ResourcesRemoved { ids, reason: reason @ RemovalReason::AccessLost } => {
             let granted_at = granted_at(&record.installation);
             let is_newest = |r: &Resource| !is_stale(at, granted_at.max(reach_at(r)));
-            for id in active_resources(record, ids, is_newest) {
-                remove_resource(record, &id, reason.as_str(), IntegrationStatus::Removed, edit);
-            }
+            let lost = active_resources(record, ids, is_newest);
+            remove_resources(record, &lost, reason.as_str(), IntegrationStatus::Removed, edit);
             note_reach(record, ids, at);
         }
         ControlChange::ResourcesRemoved { ids, reason } => {
             let status =
                 if *reason == RemovalReason::Deleted { IntegrationStatus::Deleted } else { IntegrationStatus::Removed };
-            for id in active_resources(record, ids, |r| !is_stale(at, r.control_at)) {
-                remove_resource(record, &id, reason.as_str(), status, edit);
-                note_time(record, &id, at);
-            }
+            let gone = active_resources(record, ids, |r| !is_stale(at, r.control_at));
+            remove_resources(record, &gone, reason.as_str(), status, edit);
+            note_time(record, &gone, at);
         }
         ControlChange::ResourcesAdded { ids } => {
             for id in ids {
@@ -80,8 +80,9 @@ fn apply_one(record: &mut InstallationRecord, change: &ControlChange, at: Option
             note_reach(record, ids, at);
         }
         ControlChange::ResourceChanged { id, name, slug, attrs } => {
-            for resource_id in active_resources(record, std::slice::from_ref(id), |r| !is_stale(at, r.control_at)) {
-                note_time(record, &resource_id, at);
+            let changed = active_resources(record, std::slice::from_ref(id), |r| !is_stale(at, r.control_at));
+            note_time(record, &changed, at);
+            for resource_id in changed {
                 change_resource(
                     record,
                     &resource_id,
@@ -136,7 +137,8 @@ fn active_resources(
     record: &InstallationRecord,
     ids: &[ProviderResourceId],
     is_news: impl Fn(&Resource) -> bool,
-) -> Vec<ResourceId> {
+) -> HashSet<ResourceId> {
+    let ids: HashSet<_> = ids.iter().collect();
     record
         .resources
         .iter()
@@ -154,6 +156,7 @@ fn reach_at(resource: &Resource) -> Option<EpochMs> {
 /// Notes that it said so of these, linked or not any more.
 fn note_reach(record: &mut InstallationRecord, ids: &[ProviderResourceId], at: Option<EpochMs>) {
     let Some(at) = at else { return };
+    let ids: HashSet<_> = ids.iter().collect();
     for resource in record.resources.iter_mut().filter(|r| ids.contains(&r.provider_resource_id)) {
         if !is_stale(Some(at), reach_at(resource)) {
             resource.attrs.insert(REACH_AT.to_owned(), at.0.into());
@@ -161,8 +164,8 @@ fn note_reach(record: &mut InstallationRecord, ids: &[ProviderResourceId], at: O
     }
 }
 
-fn note_time(record: &mut InstallationRecord, id: &ResourceId, at: Option<EpochMs>) {
-    for resource in record.resources.iter_mut().filter(|r| r.id == *id) {
+fn note_time(record: &mut InstallationRecord, ids: &HashSet<ResourceId>, at: Option<EpochMs>) {
+    for resource in record.resources.iter_mut().filter(|r| ids.contains(&r.id)) {
         resource.control_at = resource.control_at.max(at);
     }
 }
@@ -337,9 +340,6 @@ pub(super) fn move_integrations(
     to: IntegrationStatus,
     edit: &Edit<'_>,
 ) {
-    let affected: Vec<_> = record.integrations.iter().filter(|i| i.status == from).map(|i| i.id.clone()).collect();
     let reason = (to == IntegrationStatus::Suspended).then_some(PROVIDER_SUSPENDED);
-    for integration in affected {
-        set_integration_status(record, &integration, to, reason, edit);
-    }
+    set_integrations(record, |i| i.status == from, to, reason, edit);
 }

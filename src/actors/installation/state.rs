@@ -3,7 +3,7 @@
 //! Every function here runs inside the store's transaction ([`crate::store::Store::change_installation`]) on rows read
 //! under its lock, so that two nodes cannot undo each other's edits. No clock, no I/O; ids come in as a source.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -129,33 +129,32 @@ pub fn unlink_resource(
     if resource.status == ResourceStatus::Removed {
         return Err(InstallationError::AlreadyRemoved);
     }
-    remove_resource(record, id, "unlinked", IntegrationStatus::Removed, edit);
+    remove_resources(record, &HashSet::from([id.clone()]), "unlinked", IntegrationStatus::Removed, edit);
     Ok(())
 }
 
-/// Takes a resource out of routing, with the integrations that are not ended yet.
-pub(super) fn remove_resource(
+/// Takes active resources out of routing, with the integrations that are not ended yet.
+pub(super) fn remove_resources(
     record: &mut InstallationRecord,
-    id: &ResourceId,
+    ids: &HashSet<ResourceId>,
     reason: &str,
     integrations_become: IntegrationStatus,
     edit: &Edit<'_>,
 ) {
-    for resource in record.resources.iter_mut().filter(|r| r.id == *id && r.status == ResourceStatus::Active) {
+    let lives_from_them = |i: &Integration| ids.contains(&i.resource) && lives(i.status);
+    set_integrations(record, lives_from_them, integrations_become, Some(reason), edit);
+    let mut resources = std::mem::take(&mut record.resources);
+    for resource in resources.iter_mut().filter(|r| ids.contains(&r.id)) {
+        let mut entry = edit.entry(record, "resource.removed", Some(resource.id.to_string()));
+        entry.from_state = Some(ResourceStatus::Active.to_string());
+        entry.to_state = Some(ResourceStatus::Removed.to_string());
+        entry.reason = Some(reason.to_owned());
+        record.log.push(entry);
         resource.status = ResourceStatus::Removed;
         resource.status_reason = Some(reason.to_owned());
         resource.updated_at = edit.now;
     }
-    let affected: Vec<_> =
-        record.integrations.iter().filter(|i| i.resource == *id && lives(i.status)).map(|i| i.id.clone()).collect();
-    for integration in affected {
-        set_integration_status(record, &integration, integrations_become, Some(reason), edit);
-    }
-    let mut entry = edit.entry(record, "resource.removed", Some(id.to_string()));
-    entry.from_state = Some(ResourceStatus::Active.to_string());
-    entry.to_state = Some(ResourceStatus::Removed.to_string());
-    entry.reason = Some(reason.to_owned());
-    record.log.push(entry);
+    record.resources = resources;
 }
 
 /// Whether an integration of this status may still get events, now or when something resumes.
@@ -166,27 +165,26 @@ fn lives(status: IntegrationStatus) -> bool {
     )
 }
 
-/// Moves one integration to a status and logs it.
-pub(super) fn set_integration_status(
+/// Moves the integrations that are meant to a status and logs each. One look at every integration: there may be thousands.
+pub(super) fn set_integrations(
     record: &mut InstallationRecord,
-    id: &IntegrationId,
+    is_meant: impl Fn(&Integration) -> bool,
     status: IntegrationStatus,
     reason: Option<&str>,
     edit: &Edit<'_>,
 ) {
-    let Some(integration) = record.integrations.iter_mut().find(|i| i.id == *id) else { return };
-    if integration.status == status {
-        return;
+    let mut integrations = std::mem::take(&mut record.integrations);
+    for integration in integrations.iter_mut().filter(|i| i.status != status && is_meant(i)) {
+        let mut entry = edit.entry(record, &format!("integration.{status}"), Some(integration.id.to_string()));
+        entry.from_state = Some(integration.status.to_string());
+        entry.to_state = Some(status.to_string());
+        entry.reason = reason.map(str::to_owned);
+        record.log.push(entry);
+        integration.status = status;
+        integration.status_reason = reason.map(str::to_owned);
+        integration.updated_at = edit.now;
     }
-    let from = integration.status;
-    integration.status = status;
-    integration.status_reason = reason.map(str::to_owned);
-    integration.updated_at = edit.now;
-    let mut entry = edit.entry(record, &format!("integration.{status}"), Some(id.to_string()));
-    entry.from_state = Some(from.to_string());
-    entry.to_state = Some(status.to_string());
-    entry.reason = reason.map(str::to_owned);
-    record.log.push(entry);
+    record.integrations = integrations;
 }
 
 /// Subscribes a workspace to resources, linking those that are not linked.
@@ -212,7 +210,7 @@ pub fn subscribe(
             } else {
                 let id = record.integrations[position].id.clone();
                 set_events(&mut record.integrations[position].source_config, Some(&request.events), Some(true));
-                set_integration_status(record, &id, IntegrationStatus::Active, None, edit);
+                set_integrations(record, |i| i.id == id, IntegrationStatus::Active, None, edit);
                 done.reactivated += 1;
             }
             position
@@ -307,16 +305,13 @@ pub fn end_integration(
     edit: &Edit<'_>,
 ) -> Result<Integration, InstallationError> {
     let position = record.integrations.iter().position(|i| i.id == *id).ok_or(InstallationError::NotFound)?;
-    set_integration_status(record, id, status, Some(status.as_str()), edit);
+    set_integrations(record, |i| i.id == *id, status, Some(status.as_str()), edit);
     Ok(record.integrations[position].clone())
 }
 
 /// Ends every integration that still lives.
 pub(super) fn end_integrations(record: &mut InstallationRecord, reason: &str, edit: &Edit<'_>) {
-    let living: Vec<_> = record.integrations.iter().filter(|i| lives(i.status)).map(|i| i.id.clone()).collect();
-    for integration in living {
-        set_integration_status(record, &integration, IntegrationStatus::Revoked, Some(reason), edit);
-    }
+    set_integrations(record, |i| lives(i.status), IntegrationStatus::Revoked, Some(reason), edit);
 }
 
 pub(super) fn merge(into: &mut Map<String, Value>, facts: &Map<String, Value>) {
@@ -336,9 +331,10 @@ fn by_slug(resources: &[Resource]) -> HashMap<String, ProviderResourceId> {
 
 /// The table that routers read of this record; `fallback` is the configured default destination.
 pub fn route_table(record: &InstallationRecord, fallback: Option<&DestinationId>) -> RouteTable {
-    let destination_of = |scope: DestinationScope, scope_id: &str| {
-        record.destinations.iter().find(|d| d.scope == scope && d.scope_id == scope_id).map(|d| d.id.clone())
-    };
+    let destinations: HashMap<_, _> =
+        record.destinations.iter().map(|d| ((d.scope, d.scope_id.as_str()), &d.id)).collect();
+    let destination_of =
+        |scope: DestinationScope, scope_id: &str| destinations.get(&(scope, scope_id)).map(|id| (*id).clone());
     let org = &record.installation.org;
     let org_destination = destination_of(DestinationScope::Org, org.as_str()).or_else(|| fallback.cloned());
     let mut by_resource: HashMap<&ResourceId, Vec<IntegrationRoute>> = HashMap::new();

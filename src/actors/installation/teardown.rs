@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{
     control,
-    state::{Edit, end_integrations, remove_resource},
+    state::{Edit, end_integrations, remove_resources},
 };
 use crate::{
     model::{
@@ -213,10 +213,7 @@ fn apply_step(record: &mut InstallationRecord, teardown: &Teardown, step: Teardo
 
 /// Takes everything out of use that lived from the installation.
 fn remove_everything(record: &mut InstallationRecord, reason: &str, edit: &Edit<'_>) {
-    let resources: Vec<_> =
-        record.resources.iter().filter(|r| r.status == ResourceStatus::Active).map(|r| r.id.clone()).collect();
-    for resource in resources {
-        remove_resource(record, &resource, reason, IntegrationStatus::Revoked, edit);
-    }
+    let linked = record.resources.iter().filter(|r| r.status == ResourceStatus::Active).map(|r| r.id.clone()).collect();
+    remove_resources(record, &linked, reason, IntegrationStatus::Revoked, edit);
     end_integrations(record, reason, edit);
 }

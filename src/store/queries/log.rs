@@ -1,6 +1,6 @@
 //! The lifecycle and audit log.
 
-use super::{Builder, Fields, Row, Session, page, rows_wanted, text};
+use super::{Builder, Fields, Row, Session, page, row_statement::RowStatement, rows_wanted, text};
 use crate::{
     model::{
         ids::{InstallationId, LogId, OrgId},
@@ -9,28 +9,31 @@ use crate::{
     store::{Page, PageRequest, StoreResult},
 };
 
+static APPEND: RowStatement = RowStatement::new(
+    "INSERT INTO gw_lifecycle_log (id, org_id, installation_id, subject, action, from_state, to_state, reason, actor, \
+     actor_user, actor_from, at) SELECT * FROM",
+    12,
+    "",
+);
+
 pub(crate) async fn append(db: &mut Session<'_>, entries: &[LogEntry]) -> StoreResult<()> {
     let owned = |value: &Option<String>| value.as_deref().map(|value| text(value).into_owned());
-    for entry in entries {
-        let mut sql = Builder::new(
-            "INSERT INTO gw_lifecycle_log (id, org_id, installation_id, subject, action, from_state, to_state, \
-             reason, actor, actor_user, actor_from, at) ",
-        );
-        sql.push_values([entry], |mut row, entry| {
-            row.push_bind(entry.id.as_str())
-                .push_bind(entry.org.as_ref().map(|org| text(org.as_str()).into_owned()))
-                .push_bind(entry.installation.as_ref().map(|id| id.as_str().to_owned()))
-                .push_bind(owned(&entry.subject))
-                .push_bind(&*text(&entry.action))
-                .push_bind(owned(&entry.from_state))
-                .push_bind(owned(&entry.to_state))
-                .push_bind(owned(&entry.reason))
-                .push_bind(&*text(&entry.actor.who))
-                .push_bind(owned(&entry.actor.user))
-                .push_bind(owned(&entry.actor.from))
-                .push_bind(entry.at.0);
-        });
-        sql.build().execute(&mut *db.conn).await?;
+    let appending = APPEND.queries(entries, |row, entry| {
+        row.bind(entry.id.as_str())
+            .bind(entry.org.as_ref().map(|org| text(org.as_str()).into_owned()))
+            .bind(entry.installation.as_ref().map(|id| id.as_str().to_owned()))
+            .bind(owned(&entry.subject))
+            .bind(&*text(&entry.action))
+            .bind(owned(&entry.from_state))
+            .bind(owned(&entry.to_state))
+            .bind(owned(&entry.reason))
+            .bind(&*text(&entry.actor.who))
+            .bind(owned(&entry.actor.user))
+            .bind(owned(&entry.actor.from))
+            .bind(entry.at.0);
+    });
+    for appending in appending {
+        appending?.execute(&mut *db.conn).await?;
     }
     Ok(())
 }

@@ -1,8 +1,14 @@
 //! Installation records: an installation with its resources, integrations and destinations, loaded and changed as one.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+};
 
-use super::{Builder, Fields, Session, columns::width, installations, log, notify, query, teardowns, text, tokens};
+use super::{
+    Fields, Session, columns::width, installations, log, notify, query, row_statement::RowStatement, teardowns, text,
+    tokens,
+};
 use crate::{
     model::{
         destination::Destination, ids::InstallationId, integration::Integration, resource::Resource, token::TokenEdit,
@@ -130,12 +136,8 @@ pub(crate) async fn change(
         installations::replace(db, &after.installation).await?;
     }
     // Resources before the integrations that refer to them.
-    for resource in after.resources.iter().filter(|resource| !before.resources.contains(resource)) {
-        save_resource(db, resource).await?;
-    }
-    for integration in after.integrations.iter().filter(|integration| !before.integrations.contains(integration)) {
-        save_integration(db, integration).await?;
-    }
+    save_resources(db, &changed(&before.resources, &after.resources, |resource| &resource.id)).await?;
+    save_integrations(db, &changed(&before.integrations, &after.integrations, |integration| &integration.id)).await?;
     if after.integrations.len() > before.integrations.len() {
         // A workspace that is new here may have had a destination all along.
         after.destinations = list_destinations(db, id).await?;
@@ -150,61 +152,71 @@ pub(crate) async fn change(
     Ok(Some(after))
 }
 
-async fn save_resource(db: &mut Session<'_>, resource: &Resource) -> StoreResult<()> {
-    let mut sql = Builder::new(
-        "INSERT INTO gw_resources (id, installation_id, provider_resource_id, kind, slug, resource_name, attrs, \
-         status, status_reason, control_at, created_at, updated_at) ",
-    );
-    sql.push_values([resource], |mut row, resource| {
-        row.push_bind(resource.id.as_str())
-            .push_bind(resource.installation.as_str())
-            .push_bind(&*text(resource.provider_resource_id.as_str()))
-            .push_bind(resource.kind.as_str())
-            .push_bind(resource.slug.as_deref().map(|slug| text(slug).into_owned()))
-            .push_bind(resource.name.as_deref().map(|name| text(name).into_owned()))
-            .push_bind(serde_json::Value::Object(resource.attrs.clone()).to_string())
-            .push_bind(resource.status.as_str())
-            .push_bind(resource.status_reason.as_deref().map(|reason| text(reason).into_owned()))
-            .push_bind(resource.control_at.map(|at| at.0))
-            .push_bind(resource.created_at.0)
-            .push_bind(resource.updated_at.0);
+/// Those rows of `after` that were not there before, or were other.
+fn changed<'r, T: PartialEq, K: Eq + Hash>(before: &[T], after: &'r [T], id: impl Fn(&T) -> &K) -> Vec<&'r T> {
+    let known: HashMap<&K, &T> = before.iter().map(|row| (id(row), row)).collect();
+    after.iter().filter(|row| known.get(id(row)) != Some(row)).collect()
+}
+
+static SAVE_RESOURCES: RowStatement = RowStatement::new(
+    "INSERT INTO gw_resources (id, installation_id, provider_resource_id, kind, slug, resource_name, attrs, \
+     status, status_reason, control_at, created_at, updated_at) SELECT * FROM",
+    12,
+    "ON CONFLICT (id) DO UPDATE SET provider_resource_id = excluded.provider_resource_id, kind = excluded.kind, \
+     slug = excluded.slug, resource_name = excluded.resource_name, attrs = excluded.attrs, \
+     status = excluded.status, status_reason = excluded.status_reason, control_at = excluded.control_at, \
+     updated_at = excluded.updated_at",
+);
+
+async fn save_resources(db: &mut Session<'_>, resources: &[&Resource]) -> StoreResult<()> {
+    let saving = SAVE_RESOURCES.queries(resources, |row, resource| {
+        row.bind(resource.id.as_str())
+            .bind(resource.installation.as_str())
+            .bind(&*text(resource.provider_resource_id.as_str()))
+            .bind(resource.kind.as_str())
+            .bind(resource.slug.as_deref().map(|slug| text(slug).into_owned()))
+            .bind(resource.name.as_deref().map(|name| text(name).into_owned()))
+            .bind(serde_json::Value::Object(resource.attrs.clone()).to_string())
+            .bind(resource.status.as_str())
+            .bind(resource.status_reason.as_deref().map(|reason| text(reason).into_owned()))
+            .bind(resource.control_at.map(|at| at.0))
+            .bind(resource.created_at.0)
+            .bind(resource.updated_at.0);
     });
-    sql.push(
-        " ON CONFLICT (id) DO UPDATE SET provider_resource_id = excluded.provider_resource_id, kind = excluded.kind, \
-         slug = excluded.slug, resource_name = excluded.resource_name, attrs = excluded.attrs, \
-         status = excluded.status, status_reason = excluded.status_reason, control_at = excluded.control_at, \
-         updated_at = excluded.updated_at",
-    );
-    sql.build().execute(&mut *db.conn).await?;
+    for saving in saving {
+        saving?.execute(&mut *db.conn).await?;
+    }
     Ok(())
 }
 
-/// Writes an integration. When it last had an event is left alone if the row exists: `touch_last_event` moves that without
+/// Writes integrations. When one last had an event is left alone if the row exists: `touch_last_event` moves that without
 /// the installation's lock, and what was read before must not move it back.
-async fn save_integration(db: &mut Session<'_>, integration: &Integration) -> StoreResult<()> {
-    let mut sql = Builder::new(
-        "INSERT INTO workspace_integrations (id, org_id, workspace_id, provider, installation_id, resource_id, \
-         source_config, status, status_reason, last_event_at, created_at, updated_at) ",
-    );
-    sql.push_values([integration], |mut row, integration| {
-        row.push_bind(integration.id.as_str())
-            .push_bind(integration.org.as_str())
-            .push_bind(&*text(integration.workspace.as_str()))
-            .push_bind(integration.provider.as_str())
-            .push_bind(integration.installation.as_str())
-            .push_bind(integration.resource.as_str())
-            .push_bind(serde_json::Value::Object(integration.source_config.clone()).to_string())
-            .push_bind(integration.status.as_str())
-            .push_bind(integration.status_reason.as_deref().map(|reason| text(reason).into_owned()))
-            .push_bind(integration.last_event_at.map(|at| at.0))
-            .push_bind(integration.created_at.0)
-            .push_bind(integration.updated_at.0);
+static SAVE_INTEGRATIONS: RowStatement = RowStatement::new(
+    "INSERT INTO workspace_integrations (id, org_id, workspace_id, provider, installation_id, resource_id, \
+     source_config, status, status_reason, last_event_at, created_at, updated_at) SELECT * FROM",
+    12,
+    "ON CONFLICT (id) DO UPDATE SET workspace_id = excluded.workspace_id, resource_id = excluded.resource_id, \
+     source_config = excluded.source_config, status = excluded.status, status_reason = excluded.status_reason, \
+     updated_at = excluded.updated_at",
+);
+
+async fn save_integrations(db: &mut Session<'_>, integrations: &[&Integration]) -> StoreResult<()> {
+    let saving = SAVE_INTEGRATIONS.queries(integrations, |row, integration| {
+        row.bind(integration.id.as_str())
+            .bind(integration.org.as_str())
+            .bind(&*text(integration.workspace.as_str()))
+            .bind(integration.provider.as_str())
+            .bind(integration.installation.as_str())
+            .bind(integration.resource.as_str())
+            .bind(serde_json::Value::Object(integration.source_config.clone()).to_string())
+            .bind(integration.status.as_str())
+            .bind(integration.status_reason.as_deref().map(|reason| text(reason).into_owned()))
+            .bind(integration.last_event_at.map(|at| at.0))
+            .bind(integration.created_at.0)
+            .bind(integration.updated_at.0);
     });
-    sql.push(
-        " ON CONFLICT (id) DO UPDATE SET workspace_id = excluded.workspace_id, resource_id = excluded.resource_id, \
-         source_config = excluded.source_config, status = excluded.status, status_reason = excluded.status_reason, \
-         updated_at = excluded.updated_at",
-    );
-    sql.build().execute(&mut *db.conn).await?;
+    for saving in saving {
+        saving?.execute(&mut *db.conn).await?;
+    }
     Ok(())
 }

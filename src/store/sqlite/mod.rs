@@ -336,6 +336,26 @@ mod tests {
         store::NoObserver,
     };
 
+    fn installation(bytes: usize) -> Installation {
+        Installation {
+            id: InstallationId::from_raw("in_1"),
+            provider: ProviderSlug("github"),
+            external_id: ExternalId::new("1"),
+            alternate_external_id: None,
+            account_login: Some("x".repeat(bytes)),
+            org: OrgId::from_raw("org"),
+            connected_by: "me".into(),
+            status: InstallationStatus::Active,
+            status_reason: None,
+            metadata: serde_json::Map::new(),
+            provider_account_info: None,
+            control_at: None,
+            last_event_at: None,
+            created_at: EpochMs(0),
+            updated_at: EpochMs(0),
+        }
+    }
+
     fn entry(id: &str, bytes: usize) -> LogEntry {
         LogEntry {
             id: LogId::from_raw(id),
@@ -370,8 +390,14 @@ mod tests {
             let mut connection = store.writing.acquire().await.expect("a writing connection");
             sqlx::query("PRAGMA max_page_count = 1").execute(&mut *connection).await.expect("limited");
             drop(connection);
-            let refused = store.append_log(&[entry("log_1", 1_000_000)]).await;
-            assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+            let (large, small) = (1_000_000, 1);
+            // Of a statement over many rows SQLite takes back what it did; of one over a single row it rolls back the whole.
+            let refused = [
+                store.append_log(&[entry("log_1", large)]).await,
+                store.insert_connection(&installation(large), None, &entry("log_1", small)).await,
+            ];
+            let is_unavailable = |refused: &Result<(), StoreError>| matches!(refused, Err(StoreError::Unavailable(_)));
+            assert!(refused.iter().all(is_unavailable), "{refused:?}");
             store.list_log(None, None, PageRequest { limit: 1, cursor: None }).await.expect("it can be read");
         }
         store.append_log(&[entry("log_1", 1_000_000)]).await.expect("it recovers by itself");

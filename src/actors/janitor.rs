@@ -52,6 +52,11 @@ const ACTIVITY_EVERY: Duration = Duration::from_secs(10);
 const LAST_COUNTS_TIME: Duration = Duration::from_millis(500);
 /// How long what was counted is kept: a day, and as much to look back from.
 const ACTIVITY_KEPT: Duration = Duration::from_hours(48);
+/// How long after a link events are looked for that were on their way when it was made: what was planned without it is
+/// committed by then, on whichever node.
+const LATE_LOOK_AFTER: Duration = Duration::from_secs(3);
+/// How often everything that waits for a link is looked at, whoever heard of the link: what was heard is in memory only.
+const BINDINGS_EVERY: Duration = Duration::from_hours(1);
 const RETENTION_EVERY: Duration = Duration::from_mins(1);
 /// Rows of each kind deleted in one transaction.
 const RETENTION_BATCH: u32 = 500;
@@ -205,8 +210,21 @@ impl Actor for Janitor {
         ctx.spawn(follow("changes", changes, async move |change| follow_change(&deps, change).await).into_actor(self));
         if let Some(mut linked) = self.linked.take() {
             let deps = self.deps.clone();
+            let (again, mut made) = mpsc::unbounded_channel();
             let links = async move || linked.recv().await;
-            ctx.spawn(follow("links", links, async move |linked| follow_link(&deps, linked).await).into_actor(self));
+            let follow_link = async move |linked| follow_link(&deps, linked, &again).await;
+            ctx.spawn(follow("links", links, follow_link).into_actor(self));
+            let deps = self.deps.clone();
+            let earlier_links = async move || {
+                let (installation, at): (InstallationId, tokio::time::Instant) = made.recv().await?;
+                tokio::time::sleep_until(at + LATE_LOOK_AFTER).await;
+                Some(installation)
+            };
+            let bind_late = async move |installation| bind_late(&deps, &installation).await;
+            ctx.spawn(follow("earlier links", earlier_links, bind_late).into_actor(self));
+        }
+        if self.deps.ingest.late_binding == LateBinding::Auto {
+            self.every(ctx, BINDINGS_EVERY, "late binding", |deps| async move { bind_everything_late(&deps).await });
         }
     }
 }
@@ -408,14 +426,30 @@ async fn follow_change(deps: &JanitorDeps, change: Change) {
     }
 }
 
-/// What follows from a new connection or link: the backfill service is told, and events that waited for it go out.
-async fn follow_link(deps: &JanitorDeps, installation: InstallationId) {
+/// What follows from a new connection or link: the backfill service is told, and events that waited for it go out, those
+/// included that are `again` looked for a little later.
+async fn follow_link(
+    deps: &JanitorDeps,
+    installation: InstallationId,
+    again: &mpsc::UnboundedSender<(InstallationId, tokio::time::Instant)>,
+) {
     if let Some(backfill) = &deps.backfill {
         backfill.trigger(installation.clone());
     }
     if deps.ingest.late_binding == LateBinding::Auto {
         bind_late(deps, &installation).await;
+        if again.send((installation, tokio::time::Instant::now())).is_err() {
+            tracing::debug!("nobody looks at links again any more");
+        }
     }
+}
+
+/// Events that waited for a link go out, whether or not this process heard of the link: the one that did may have died.
+async fn bind_everything_late(deps: &JanitorDeps) -> Result<(), StoreError> {
+    for installation in deps.store.list_routing_installations().await? {
+        bind_late(deps, &installation).await;
+    }
+    Ok(())
 }
 
 /// With `late_binding = "auto"`, unrouted events go out when their link appears.

@@ -331,6 +331,41 @@ on_both! {
         app.finish().await;
     }
 
+    async fn late_binding_survives_the_process_that_heard_of_the_link(backend) {
+        let sink = Sink::start().await.expect("a port");
+        let mut app = App::start(backend, Options::default()).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+        assert_eq!(outcome(&app, &github, "github:push", 1).await, "unrouted");
+        app.subscribe("org", "ws", &github, Some(&["github:push"])).await;
+        app.set("SIGNALBOX_INGEST__LATE_BINDING", "auto");
+        app.kill().await;
+        app.restart().await;
+        sink.wait_for(1, SOON).await.expect("it was delivered by itself");
+        app.finish().await;
+    }
+
+    async fn an_event_that_was_on_its_way_when_its_link_was_made_is_bound_to_it_too(backend) {
+        let sink = Sink::start().await.expect("a port");
+        let app = App::start(backend, Options::default().with("SIGNALBOX_INGEST__LATE_BINDING", "auto")).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+        for seed in [1, 2] {
+            assert_eq!(outcome(&app, &github, "github:push", seed).await, "unrouted");
+        }
+        // Planned without the link, and committed after everything that waited for it was looked at.
+        let becomes = async |from: &str, to: &str| {
+            let seen = "(SELECT MIN(id) FROM gw_events)";
+            app.execute(&format!("UPDATE gw_events SET outcome = '{to}' WHERE outcome = '{from}' AND id <> {seen}")).await;
+        };
+        becomes("unrouted", "ignored").await;
+        app.subscribe("org", "ws", &github, Some(&["github:push"])).await;
+        sink.wait_for(1, SOON).await.expect("what waited goes out at once");
+        becomes("ignored", "unrouted").await;
+        sink.wait_for(2, SOON).await.expect("and so does what came late");
+        app.finish().await;
+    }
+
     async fn a_foreign_org_sees_and_changes_nothing(backend) {
         let app = App::start(backend, Options::default()).await;
         let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;

@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod resources;
 pub mod runtime;
 pub mod tokens;
+mod transfers;
 pub mod webhook_router;
 
 use crate::model::error_kind::ErrorKind;

@@ -147,6 +147,7 @@ words! {
         "resource.changed": "A resource has another name, or other facts.",
         "resource.in_reach": "A resource came into reach and can be linked.",
         "integration.created": "A workspace subscribed to a resource.",
+        "integration.moved": "A subscription followed its resource to another connection of the org.",
         "integration.changed": "A subscription has other events or settings.",
         "integration.active": "A subscription gets events.",
         "integration.paused": "A subscription was paused.",

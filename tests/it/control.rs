@@ -1,12 +1,16 @@
 //! Control events that end what is linked: who loses it, who keeps it, and who is told.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use signalbox::{
     model::clock::{Clock, SystemClock},
-    sim::{self, Encoding, Facts, client::Answer},
+    sim::{self, Encoding, Facts, client::Answer, sink::Sink},
 };
 
 use crate::support::{App, Connected, Options, on_both};
+
+const SOON: Duration = Duration::from_secs(30);
 
 async fn read(app: &App, org: &str, connection: &Connected) -> Value {
     let path = format!("/connections/{}", connection.connection);
@@ -70,6 +74,37 @@ on_both! {
         let later = Facts { delivery_id: "later".into(), ..moved };
         let answer = post(&app, &receiving, "github:push", &later).await;
         assert_eq!(answer["outcome"], "routed", "{answer}");
+        app.finish().await;
+    }
+
+    async fn a_repository_that_moves_between_two_accounts_of_an_org_takes_its_subscriptions_along(backend) {
+        let sink = Sink::start().await.expect("a port");
+        let app = App::start(backend, Options::default()).await;
+        let provider = sim::find("github").expect("simulated");
+        let (giving, receiving) = (app.connect("org", provider, 1).await, app.connect("org", provider, 2).await);
+        let moving = app.subscribe("org", "ws", &giving, Some(&["github:push"])).await;
+        let doubled = app.subscribe("org", "both", &giving, Some(&["github:push"])).await;
+        let own = json!({"destination": {"url": sink.url("/own")}});
+        app.operator("org").ask("PATCH", &format!("/integrations/{moving}"), Some(&own)).await.expect("its own");
+        let before = giving.facts(1, SystemClock.now());
+        let moved = |seed| Facts { resource_id: before.resource_id.clone(), ..receiving.facts(seed, SystemClock.now()) };
+        let mut operator = app.operator("org");
+        operator.subscribe("both", &receiving.connection, &moved(1), Some(&["github:issue.opened"])).await.expect("subscribed");
+
+        for delivery in ["told", "told-again"] {
+            let facts = Facts { delivery_id: delivery.into(), ..moved(1) };
+            post(&app, &receiving, "github:repository.transferred", &facts).await;
+            assert_eq!(linked(&app, "org", &giving).await, [""; 0]);
+            assert_eq!(linked(&app, "org", &receiving).await, std::slice::from_ref(&before.resource_id));
+            let shown = app.operator("org").ask("GET", &format!("/integrations/{moving}"), None).await.expect("there");
+            assert_eq!((&shown["status"], &shown["connectionId"]), (&json!("active"), &json!(receiving.connection)), "{shown}");
+            assert_eq!(shown["sourceConfig"]["installationId"], json!(moved(1).external_id), "{shown}");
+            let shown = app.operator("org").ask("GET", &format!("/integrations/{doubled}"), None).await.expect("there");
+            assert_eq!((&shown["status"], &shown["statusReason"]), (&json!("removed"), &json!("transferred")), "{shown}");
+        }
+        let answer = post(&app, &receiving, "github:push", &moved(2)).await;
+        assert_eq!(answer["outcome"], "routed", "{answer}");
+        sink.wait_for(1, SOON).await.expect("where it went before");
         app.finish().await;
     }
 

@@ -52,6 +52,33 @@ store_suite! {
         assert_eq!(changed.destinations, loaded.destinations);
     }
 
+    async fn an_integration_that_is_given_away_is_in_the_other_installations_record(store: TestStore) {
+        let (giving, receiving) = (store.insert_installation_of("1").await, store.insert_installation_of("2").await);
+        let (here, there) = (store.resource(&giving.id, "r1"), store.resource(&receiving.id, "r1"));
+        let integration = store.integration(&here, "ws_1");
+        let mut moved = integration.clone();
+        (moved.installation, moved.resource) = (receiving.id.clone(), there.id.clone());
+        for (installation, resource, integrations) in [(&giving, here, vec![integration]), (&receiving, there, vec![])] {
+            let link = Box::new(move |record: &mut signalbox::store::InstallationRecord| {
+                record.resources.push(resource);
+                record.integrations.extend(integrations);
+                true
+            });
+            store.change_installation(&installation.id, link).await.expect("changed");
+        }
+        let given = moved.clone();
+        let give = Box::new(move |record: &mut signalbox::store::InstallationRecord| {
+            record.integrations[0] = given;
+            true
+        });
+        let changed = store.change_installation(&giving.id, give).await.expect("changed").expect("there");
+        assert_eq!(changed.integrations, []);
+        for (installation, integrations) in [(&giving, vec![]), (&receiving, vec![moved])] {
+            let loaded = store.load_installation(&installation.id).await.expect("read").expect("there");
+            assert_eq!(loaded.integrations, integrations);
+        }
+    }
+
     async fn one_account_has_one_installation_that_is_not_revoked(store: TestStore) {
         let first = store.insert_installation_of("4711").await;
         let refused = store.insert_connection(&store.installation("4711"), None, &store.entry("x")).await;

@@ -49,7 +49,7 @@ pub fn apply(record: &mut InstallationRecord, changes: &[ControlChange], at: Opt
 }
 
 /// Whether something that happened at `at` is older than what was last applied.
-fn is_stale(at: Option<EpochMs>, known: Option<EpochMs>) -> bool {
+pub fn is_stale(at: Option<EpochMs>, known: Option<EpochMs>) -> bool {
     matches!((at, known), (Some(at), Some(known)) if at < known)
 }
 

@@ -13,7 +13,7 @@ use crate::{
     model::{
         clock::{EpochMs, Ids},
         destination::DestinationScope,
-        ids::{DestinationId, IntegrationId, ResourceId},
+        ids::{DestinationId, InstallationId, IntegrationId, ResourceId, WorkspaceId},
         installation::InstallationStatus,
         integration::{Integration, IntegrationStatus},
         log_entry::{Actor, LogEntry},
@@ -64,11 +64,7 @@ pub fn link_resource(
     edit: &Edit<'_>,
 ) -> Result<Resource, InstallationError> {
     accepts_links(record)?;
-    if let Some(linked) = record
-        .resources
-        .iter()
-        .find(|r| r.provider_resource_id == request.provider_resource_id && r.status == ResourceStatus::Active)
-    {
+    if let Some(linked) = find_linked(record, &request.provider_resource_id) {
         return Err(InstallationError::ResourceAlreadyLinked(linked.id.clone()));
     }
     Ok(activate_resource(record, request, edit))
@@ -131,6 +127,66 @@ pub fn unlink_resource(
     }
     remove_resources(record, &HashSet::from([id.clone()]), "unlinked", IntegrationStatus::Removed, edit);
     Ok(())
+}
+
+/// Where the subscriptions of a resource go that moved to another account.
+#[derive(Debug, Clone)]
+pub struct Receiver {
+    /// The connection that the resource is linked at now.
+    pub installation: InstallationId,
+    /// Its row there.
+    pub resource: ResourceId,
+    /// Who has subscribed to it there, now or before: theirs is that subscription.
+    pub workspaces: HashSet<WorkspaceId>,
+}
+
+/// Links a resource that moved here from another account at `at`, unless it is linked.
+pub fn receive_resource(
+    record: &mut InstallationRecord,
+    request: &LinkResource,
+    at: Option<EpochMs>,
+    edit: &Edit<'_>,
+) -> Result<Receiver, InstallationError> {
+    accepts_links(record)?;
+    let resource = match find_linked(record, &request.provider_resource_id) {
+        Some(linked) => linked.id.clone(),
+        None => activate_resource(record, request, edit).id,
+    };
+    for row in record.resources.iter_mut().filter(|row| row.id == resource) {
+        row.control_at = row.control_at.max(at);
+    }
+    let subscribed = record.integrations.iter().filter(|i| i.resource == resource).map(|i| i.workspace.clone());
+    Ok(Receiver { installation: record.installation.id.clone(), workspaces: subscribed.collect(), resource })
+}
+
+/// Gives the living integrations of a resource away: with the commit they are the receiver's.
+pub fn give_away(record: &mut InstallationRecord, id: &ResourceId, to: &Receiver, edit: &Edit<'_>) {
+    let mut integrations = std::mem::take(&mut record.integrations);
+    let moves = |i: &&mut Integration| i.resource == *id && lives(i.status) && !to.workspaces.contains(&i.workspace);
+    for integration in integrations.iter_mut().filter(moves) {
+        let mut entry = edit.entry(record, "integration.moved", Some(integration.id.to_string()));
+        entry.from_state = Some(integration.installation.to_string());
+        entry.to_state = Some(to.installation.to_string());
+        record.log.push(entry);
+        integration.installation = to.installation.clone();
+        integration.resource = to.resource.clone();
+        integration.updated_at = edit.now;
+    }
+    record.integrations = integrations;
+}
+
+/// Makes the integrations of a resource that were given to this installation say so.
+pub fn settle_received(record: &mut InstallationRecord, id: &ResourceId, edit: &Edit<'_>) {
+    let Some(resource) = record.resources.iter().find(|r| r.id == *id) else { return };
+    let facts = edit.provider.source_config(&facts_of(record, resource));
+    for integration in record.integrations.iter_mut().filter(|i| i.resource == *id) {
+        merge(&mut integration.source_config, &facts);
+    }
+}
+
+/// The active row of a resource.
+fn find_linked<'r>(record: &'r InstallationRecord, id: &ProviderResourceId) -> Option<&'r Resource> {
+    record.resources.iter().find(|r| r.provider_resource_id == *id && r.status == ResourceStatus::Active)
 }
 
 /// Takes active resources out of routing, with the integrations that are not ended yet.
@@ -196,11 +252,7 @@ pub fn subscribe(
     accepts_links(record)?;
     let mut done = Subscribed { created: 0, reactivated: 0, skipped: 0, integrations: Vec::new() };
     for wanted in &request.resources {
-        let linked = record
-            .resources
-            .iter()
-            .find(|r| r.provider_resource_id == wanted.provider_resource_id && r.status == ResourceStatus::Active)
-            .cloned();
+        let linked = find_linked(record, &wanted.provider_resource_id).cloned();
         let resource = linked.unwrap_or_else(|| activate_resource(record, wanted, edit));
         let existing =
             record.integrations.iter().position(|i| i.workspace == request.workspace && i.resource == resource.id);

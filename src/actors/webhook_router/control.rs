@@ -12,7 +12,13 @@ use super::{
 use crate::{
     actors::{AskError, installation::InstallationError},
     delivery::plan::MatchedBy,
-    model::{clock::EpochMs, ids::InstallationId, provider::ProviderSlug, routes::RouteTable},
+    model::{
+        clock::EpochMs,
+        ids::InstallationId,
+        log_entry::Actor,
+        provider::{ProviderResourceId, ProviderSlug},
+        routes::RouteTable,
+    },
     providers::{ControlChange, Inbound, RemovalReason},
     store::StoreError,
 };
@@ -34,7 +40,7 @@ impl Pipeline {
             }));
         }
         let told_by = found.as_ref().filter(|(_, matched_by)| *matched_by != MatchedBy::Resource);
-        self.release_transferred(provider, inbound, told_by.map(|(table, _)| &table.installation)).await?;
+        self.release_transferred(provider, inbound, told_by.map(|(table, _)| table.as_ref())).await?;
         let Some((table, matched_by)) = found else { return Ok(Controlled::Routable(None)) };
         let is_old = concerns_former_grant(&table, inbound);
         // What moved to the teller is at home there, and may have been linked there long before this webhook came.
@@ -69,21 +75,41 @@ impl Pipeline {
         }
     }
 
+    async fn hand_over(
+        &self,
+        resource: &ProviderResourceId,
+        from: &InstallationId,
+        to: &InstallationId,
+        at: Option<EpochMs>,
+        provider: ProviderSlug,
+    ) -> Result<(), RouteError> {
+        match self.directory.hand_over(resource, from, to, at, &Actor::provider(provider)).await {
+            // Nothing can be linked there: it ends here all the same.
+            Ok(()) | Err(AskError::Reply(InstallationError::NotActive(_))) => Ok(()),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
     /// A transfer is told by the receiving side (`providers.md` 1.6), while the resource is linked at the giving one:
-    /// every other installation that has it loses it, and the teller keeps what it has linked.
+    /// every other installation that has it loses it, and the teller keeps what it has linked. If it is the same org's, it
+    /// gets the subscriptions as well.
     async fn release_transferred(
         &self,
         provider: ProviderSlug,
         inbound: &Inbound,
-        told_by: Option<&InstallationId>,
+        told_by: Option<&RouteTable>,
     ) -> Result<(), RouteError> {
         for change in &inbound.control {
             let ControlChange::ResourcesRemoved { ids, reason: RemovalReason::Transferred } = change else { continue };
             for id in ids {
                 for owner in self.store.find_installations_by_resource(provider, id).await? {
-                    if told_by != Some(&owner.id) {
-                        self.change_state(&owner.id, vec![change.clone()], inbound.control_at, provider).await?;
+                    if told_by.is_some_and(|teller| teller.installation == owner.id) {
+                        continue;
                     }
+                    if let Some(teller) = told_by.filter(|teller| teller.org == owner.org) {
+                        self.hand_over(id, &owner.id, &teller.installation, inbound.control_at, provider).await?;
+                    }
+                    self.change_state(&owner.id, vec![change.clone()], inbound.control_at, provider).await?;
                 }
             }
         }

@@ -145,6 +145,8 @@ pub(crate) async fn change(
     if let Some(teardown) = after.teardown.as_ref().filter(|teardown| before.teardown.as_ref() != Some(*teardown)) {
         teardowns::save(db, teardown).await?;
     }
+    // What was given to another installation is in that one's record.
+    after.integrations.retain(|integration| integration.installation == *id);
     tokens::edit(db, id, &std::mem::take(&mut after.token)).await?;
     log::append(db, &after.log).await?;
     notify(db.conn, &Change::Installation(id.clone())).await?;
@@ -195,7 +197,8 @@ static SAVE_INTEGRATIONS: RowStatement = RowStatement::new(
     "INSERT INTO workspace_integrations (id, org_id, workspace_id, provider, installation_id, resource_id, \
      source_config, status, status_reason, last_event_at, created_at, updated_at) SELECT * FROM",
     12,
-    "ON CONFLICT (id) DO UPDATE SET workspace_id = excluded.workspace_id, resource_id = excluded.resource_id, \
+    "ON CONFLICT (id) DO UPDATE SET workspace_id = excluded.workspace_id, installation_id = excluded.installation_id, \
+     resource_id = excluded.resource_id, \
      source_config = excluded.source_config, status = excluded.status, status_reason = excluded.status_reason, \
      updated_at = excluded.updated_at",
 );

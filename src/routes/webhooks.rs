@@ -159,7 +159,7 @@ fn kept_headers(headers: &HeaderMap) -> Headers {
 
 fn answer(receipt: &Receipt) -> HttpResponse {
     HttpResponse::Ok().json(match receipt {
-        Receipt::Accepted { delivery_id, event, outcome, held } => {
+        Receipt::Accepted { delivery_id, event, outcome, held, .. } => {
             let mut body = json!({
                 "status": "accepted", "deliveryId": delivery_id, "eventId": event, "outcome": outcome,
             });
@@ -175,8 +175,8 @@ fn answer(receipt: &Receipt) -> HttpResponse {
     })
 }
 
-/// One webhook in the books: received when it begins, and ended exactly once. The pipeline counts what it stores and
-/// what it has stored before; everything else is a refusal and is counted here, also for a client that went away.
+/// One webhook in the books: received when it begins, and ended exactly once, by the receipt that came in time. Everything
+/// else is a refusal, also for a client that went away.
 struct Intake {
     provider: ProviderSlug,
     metrics: Arc<Metrics>,
@@ -191,22 +191,21 @@ impl Intake {
     }
 
     fn refused(&mut self, problem: &Problem) {
-        self.close(Some(problem.code().code));
+        self.refuse(problem.code().code);
     }
 
     fn ended(&mut self, receipt: &Result<Receipt, Problem>) {
         match receipt {
-            Ok(Receipt::Accepted { .. } | Receipt::Duplicate { .. }) => self.close(None),
-            Ok(Receipt::SetAside { .. }) => self.close(Some("set_aside")),
+            Ok(receipt) => {
+                self.open = false;
+                receipt.count(self.provider, &self.metrics);
+            }
             Err(problem) => self.refused(problem),
         }
     }
 
-    fn close(&mut self, refusal: Option<&'static str>) {
-        if !std::mem::take(&mut self.open) {
-            return;
-        }
-        if let Some(code) = refusal {
+    fn refuse(&mut self, code: &'static str) {
+        if std::mem::take(&mut self.open) {
             self.metrics.webhook_refused(self.provider, code);
         }
     }
@@ -215,7 +214,7 @@ impl Intake {
 impl Drop for Intake {
     fn drop(&mut self) {
         // Dropped with its request while the body was being read (or by a panic).
-        self.close(Some("client_disconnected"));
+        self.refuse("client_disconnected");
     }
 }
 
@@ -238,6 +237,9 @@ mod tests {
             event: event.clone(),
             outcome: EventOutcome::Routed,
             held,
+            org: None,
+            deliveries: 1,
+            took: std::time::Duration::from_millis(3),
         };
         for (receipt, expected) in [
             (

@@ -189,6 +189,29 @@ on_both! {
     }
 }
 
+// On SQLite nothing keeps a reader waiting for so long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_control_event_that_is_found_to_be_a_duplicate_after_its_refusal_is_counted_once() {
+    let Some(backend) = Backend::postgres().await else { return };
+    let name = backend.name();
+    let app = App::start(backend, Options::default().with("SIGNALBOX_INGEST__ACK_DEADLINE_MS", ACK_DEADLINE_MS)).await;
+    let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+    let facts = github.facts(1, SystemClock.now());
+    let secret = github.provider.secret.as_bytes();
+    let suspension = github.provider.event("github:installation.suspend", &facts, secret).expect("known");
+    assert_eq!(post(&app, &suspension).await.json()["status"], "accepted");
+    let obstacle = Obstacle::put_up(&app, name).await;
+    expect_come_again(&post(&app, &suspension).await);
+    // Now the database answers what nobody waits for any more.
+    obstacle.take_away().await;
+    assert_eq!(until_acknowledged(&app, &suspension).await["status"], "duplicate");
+    expect_healthy(&app).await;
+    let ledger = &app.health(false).await["ledger"];
+    let counted = ["received", "stored", "refused", "duplicates"].map(|count| ledger[count].as_u64());
+    assert_eq!(counted, [Some(3), Some(1), Some(1), Some(1)], "{ledger:#}");
+    app.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_postgresql_cuts_are_made_anew_and_nothing_acknowledged_is_lost() {
     let Some(backend) = Backend::postgres().await else { return };

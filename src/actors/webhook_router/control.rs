@@ -33,7 +33,6 @@ impl Pipeline {
             return Ok(Controlled::Routable(found));
         }
         if let Some(known) = self.store.find_event_by_delivery_id(provider, &inbound.delivery_id).await? {
-            self.metrics.webhook_duplicate(provider);
             return Ok(Controlled::Duplicate(Receipt::Duplicate {
                 delivery_id: inbound.delivery_id.clone(),
                 event: known.id,

@@ -279,16 +279,15 @@ impl MendingHandle {
         };
         // It was counted as refused when it came; now it comes again.
         self.pipeline.metrics.webhook_received(row.provider);
-        match self.pipeline.route_verified(verified, Instant::now()).await {
+        let routed = self.pipeline.route_verified(verified, Instant::now()).await;
+        match &routed {
+            Ok(receipt) => receipt.count(row.provider, &self.pipeline.metrics),
+            Err(error) => self.pipeline.metrics.webhook_refused(row.provider, error.code()),
+        }
+        match routed {
             Ok(Receipt::Accepted { .. }) => done.accepted += 1,
             Ok(Receipt::Duplicate { .. }) => done.duplicates += 1,
-            Ok(Receipt::SetAside { .. }) => {
-                self.pipeline.metrics.webhook_refused(row.provider, "set_aside");
-                done.rejected += 1;
-                return Ok(());
-            }
-            Err(error) => {
-                self.pipeline.metrics.webhook_refused(row.provider, error.code());
+            Ok(Receipt::SetAside { .. }) | Err(_) => {
                 done.rejected += 1;
                 return Ok(());
             }

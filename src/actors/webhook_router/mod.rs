@@ -182,6 +182,12 @@ pub enum Receipt {
         outcome: EventOutcome,
         /// Whether it waits for its release.
         held: bool,
+        /// Whose it is, if that is known.
+        org: Option<OrgId>,
+        /// How many deliveries were committed with it.
+        deliveries: usize,
+        /// How long after its last byte it was committed.
+        took: Duration,
     },
     /// Committed before.
     Duplicate {
@@ -203,6 +209,18 @@ impl Receipt {
         match self {
             Self::Accepted { event, .. } | Self::Duplicate { event, .. } => Some(event),
             Self::SetAside { .. } => None,
+        }
+    }
+
+    /// Counts what became of its webhook. Whoever is given the receipt does, not who writes it: after the acknowledgement
+    /// deadline it reaches nobody, and the webhook was counted as refused.
+    pub fn count(&self, provider: ProviderSlug, metrics: &Metrics) {
+        match self {
+            Self::Accepted { org, outcome, deliveries, took, .. } => {
+                metrics.webhook_stored(provider, org.as_ref(), *outcome, *deliveries, *took);
+            }
+            Self::Duplicate { .. } => metrics.webhook_duplicate(provider),
+            Self::SetAside { .. } => metrics.webhook_refused(provider, self.outcome()),
         }
     }
 

@@ -254,7 +254,6 @@ impl Pipeline {
         found: Found,
         span: &mut WebhookSpan,
     ) -> Result<Receipt, RouteError> {
-        let provider = understood.provider.slug();
         let plan = self.decide(&understood.inbound, &understood.verified_by, &found, Insistence::Nothing);
         let event = Event { trace_id: span.trace_id(), ..self.event_of(&understood, &plan, &found) };
         let (event_id, delivery_id) = (event.id.clone(), event.provider_delivery_id.clone());
@@ -285,13 +284,9 @@ impl Pipeline {
                 let outcome = if dropped { EventOutcome::Filtered } else { outcome };
                 let took = understood.arrived.elapsed();
                 let deliveries = if dropped { 0 } else { delivery_count };
-                self.metrics.webhook_stored(provider, org.as_ref(), outcome, deliveries, took);
-                Ok(Receipt::Accepted { delivery_id, event: event_id, outcome, held })
+                Ok(Receipt::Accepted { delivery_id, event: event_id, outcome, held, org, deliveries, took })
             }
-            Accepted::Duplicate { of } => {
-                self.metrics.webhook_duplicate(provider);
-                Ok(Receipt::Duplicate { delivery_id, event: of })
-            }
+            Accepted::Duplicate { of } => Ok(Receipt::Duplicate { delivery_id, event: of }),
         }
     }
 

@@ -412,7 +412,7 @@ macro_rules! impl_store {
                 touch_last_event(
                     installations: Vec<(InstallationId, EpochMs)>, integrations: Vec<(IntegrationId, EpochMs)>
                 ) -> () = installations::touch_last_event;
-                release_held(events: &[EventId], now: EpochMs) -> u64 = events::release_held;
+                release_held(events: &[EventId], now: EpochMs, entry: &LogEntry) -> u64 = events::release_held;
                 reroute_event(rerouting: Rerouting) -> bool = events::reroute;
                 hasten_deliveries(
                     setback: &super::Setback, after: Option<&super::BacklogPlace>, now: EpochMs
@@ -432,7 +432,7 @@ macro_rules! impl_store {
                 delete_expired_sessions(now: EpochMs, limit: u32) -> u64 = sessions::delete_expired;
                 quarantine(webhooks: &[Quarantined], bounds: QuarantineBounds) -> Vec<(QuarantineId, u32)>
                     = quarantine::keep;
-                delete_quarantined(ids: &[QuarantineId]) -> u64 = quarantine::delete;
+                delete_quarantined(ids: &[QuarantineId], entry: Option<&LogEntry>) -> u64 = quarantine::delete;
                 append_log(entries: &[LogEntry]) -> () = log::append;
                 delete_expired(cutoffs: &RetentionCutoffs, limit: u32) -> Deleted = retention::delete;
             }

@@ -269,6 +269,8 @@ pub struct Rerouting {
     pub decision: Option<String>,
     /// Deliveries to add; a held one only to an event that still is.
     pub deliveries: Vec<NewDelivery>,
+    /// The log entry to append with this change, if somebody asked for it.
+    pub entry: Option<LogEntry>,
 }
 
 /// Who claims deliveries and which.
@@ -614,8 +616,8 @@ pub trait Store: ConnectionStore + OverviewStore {
     async fn list_held(&self, installation: &InstallationId, limit: u32) -> StoreResult<Vec<EventId>>;
 
     /// Lets held events go: their held deliveries become pending, due at `now` and claimed in the order given (the
-    /// earlier ones a few milliseconds before `now`). Answers how many events were let go.
-    async fn release_held(&self, events: &[EventId], now: EpochMs) -> StoreResult<u64>;
+    /// earlier ones a few milliseconds before `now`). Answers how many events were let go; of none there is no entry.
+    async fn release_held(&self, events: &[EventId], now: EpochMs, entry: &LogEntry) -> StoreResult<u64>;
 
     /// Adds deliveries to a stored event and raises its outcome; a routed one stays routed. False, and nothing happens,
     /// without the event or if it does not end as `only_if` says.
@@ -791,8 +793,8 @@ pub trait Store: ConnectionStore + OverviewStore {
         limit: u32,
     ) -> StoreResult<Vec<Quarantined>>;
 
-    /// Forgets quarantined webhooks.
-    async fn delete_quarantined(&self, ids: &[QuarantineId]) -> StoreResult<u64>;
+    /// Forgets quarantined webhooks; if there are any of these, with `entry`. Answers how many.
+    async fn delete_quarantined(&self, ids: &[QuarantineId], entry: Option<&LogEntry>) -> StoreResult<u64>;
 
     // --- log --------------------------------------------------------------------------------------------------------
 

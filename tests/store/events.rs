@@ -435,9 +435,10 @@ store_suite! {
             reason: None,
             decision: Some("{\"rerouted\":true}".into()),
             deliveries: vec![NewDelivery { delivery: store.delivery_of(&event.event), lease_owner: None }],
+            entry: Some(store.entry("event.rerouted")),
         };
         let another = NewDelivery { delivery: store.delivery_of(&event.event), lease_owner: None };
-        let again = Rerouting { deliveries: vec![another], ..rerouting.clone() };
+        let again = Rerouting { deliveries: vec![another], entry: Some(store.entry("again")), ..rerouting.clone() };
         assert!(store.reroute_event(rerouting.clone()).await.expect("rerouted"));
         assert!(!store.reroute_event(again).await.expect("answered"), "somebody else has routed it meanwhile");
         let detail = store.find_event_detail(&id).await.expect("read").expect("there");
@@ -452,14 +453,17 @@ store_suite! {
             reason: Some("event_not_allowed".into()),
             decision: None,
             deliveries: vec![],
+            entry: None,
             ..rerouting.clone()
         };
         assert!(store.reroute_event(lowering).await.expect("answered"));
         let read = store.find_event(&id).await.expect("read").expect("there");
         assert_eq!((read.outcome, read.reason), (EventOutcome::Routed, None));
 
-        let gone = Rerouting { event: EventId::from_raw("evt_none"), ..rerouting };
+        let gone = Rerouting { event: EventId::from_raw("evt_none"), ..rerouting.clone() };
         assert!(!store.reroute_event(gone).await.expect("nothing happens"));
+        let log = store.list_log(None, None, page(10)).await.expect("read").items;
+        assert_eq!(log, Vec::from_iter(rerouting.entry), "only what happened");
         assert_eq!(store.take_census().await.expect("counted").deliveries.get("pending"), Some(&1));
     }
 
@@ -476,12 +480,40 @@ store_suite! {
 
         store.clock.advance(Duration::from_secs(1));
         let given = [ids[2].clone(), ids[0].clone(), EventId::from_raw("evt_none")];
-        assert_eq!(store.release_held(&given, store.now()).await.expect("released"), 2);
-        assert_eq!(store.release_held(&given, store.now()).await.expect("released"), 0);
+        let entry = store.entry("events.released");
+        assert_eq!(store.release_held(&given, store.now(), &entry).await.expect("released"), 2);
+        assert_eq!(store.release_held(&given, store.now(), &store.entry("again")).await.expect("released"), 0);
+        assert_eq!(store.list_log(None, None, page(10)).await.expect("read").items, [entry], "only what happened");
         let claimed: Vec<_> = store.claim("node-a").await.into_iter().map(|claimed| claimed.event.id).collect();
         assert_eq!(claimed, [ids[2].clone(), ids[0].clone()]);
         assert_eq!(store.list_held(&installation, 10).await.expect("read"), [ids[1].clone()]);
         assert!(!store.find_event(&ids[0]).await.expect("read").expect("there").held);
+    }
+
+    async fn what_cannot_be_logged_is_not_done(store: TestStore) {
+        let taken = store.entry("something else");
+        store.append_log(std::slice::from_ref(&taken)).await.expect("appended");
+        let event = unrouted(store.event("d1"));
+        store.accept_event(event.clone()).await.expect("stored");
+        let rerouting = Rerouting {
+            event: event.event.id.clone(),
+            installation: None,
+            only_if: None,
+            outcome: EventOutcome::Routed,
+            reason: None,
+            decision: None,
+            deliveries: vec![NewDelivery { delivery: store.delivery_of(&event.event), lease_owner: None }],
+            entry: Some(taken.clone()),
+        };
+        store.reroute_event(rerouting).await.expect_err("there is an entry of that id");
+        let detail = store.find_event_detail(&event.event.id).await.expect("read").expect("there");
+        assert_eq!((detail.event.outcome, detail.deliveries), (EventOutcome::Unrouted, vec![]));
+
+        let waiting = held(&store, "d2").await;
+        let releasing = store.release_held(std::slice::from_ref(&waiting), store.now(), &taken);
+        releasing.await.expect_err("there is an entry of that id");
+        let detail = store.find_event_detail(&waiting).await.expect("read").expect("there");
+        assert!(detail.event.held && detail.deliveries[0].status == DeliveryStatus::Held, "{detail:?}");
     }
 
     async fn an_event_that_is_released_while_it_is_rerouted_gets_no_held_delivery(store: TestStore) {
@@ -499,6 +531,7 @@ store_suite! {
                 reason: None,
                 decision: None,
                 deliveries,
+                entry: None,
             };
             assert!(store.reroute_event(rerouting).await.expect("rerouted"));
         };
@@ -506,7 +539,8 @@ store_suite! {
         delivery.status = DeliveryStatus::Held;
         reroute(vec![NewDelivery { delivery: delivery.clone(), lease_owner: None }]).await;
         assert_eq!(store.delivery(&delivery.id).await.status, DeliveryStatus::Held);
-        store.release_held(std::slice::from_ref(&id), store.now()).await.expect("released");
+        let entry = store.entry("events.released");
+        store.release_held(std::slice::from_ref(&id), store.now(), &entry).await.expect("released");
         delivery.id = store.ids.delivery();
         reroute(vec![NewDelivery { delivery: delivery.clone(), lease_owner: None }]).await;
         assert_eq!(store.delivery(&delivery.id).await.status, DeliveryStatus::Pending, "nobody releases it again");

@@ -58,8 +58,11 @@ store_suite! {
         assert_eq!(bodies, std::slice::from_ref(&first));
 
         let doomed = [first.id, QuarantineId::from_raw("qtn_none")];
-        assert_eq!(store.delete_quarantined(&doomed).await.expect("deleted"), 1);
-        assert_eq!(store.delete_quarantined(&[]).await.expect("answered"), 0);
+        let entry = store.entry("quarantine.discarded");
+        assert_eq!(store.delete_quarantined(&doomed, Some(&entry)).await.expect("deleted"), 1);
+        assert_eq!(store.delete_quarantined(&doomed, Some(&store.entry("again"))).await.expect("answered"), 0);
+        assert_eq!(store.delete_quarantined(&[], None).await.expect("answered"), 0);
+        assert_eq!(store.list_log(None, None, page(10)).await.expect("read").items, [entry], "only what happened");
         assert_eq!(store.list_quarantined_bodies(None, None, 10).await.expect("read"), [second]);
     }
 

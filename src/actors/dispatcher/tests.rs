@@ -673,7 +673,7 @@ async fn what_was_held_goes_out_in_the_order_of_its_release() {
         held.push(rig.commit_held(&default).await);
     }
     let events: Vec<_> = held.iter().map(|held| held.event.id.clone()).collect();
-    rig.store.release_held(&events, rig.clock.now()).await.expect("released");
+    rig.store.release_held(&events, rig.clock.now(), &rig.entry("events.released")).await.expect("released");
     rig.dispatcher.nudge(Some(&default));
     for held in &held {
         let request = sink.next().await;

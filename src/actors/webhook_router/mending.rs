@@ -80,9 +80,8 @@ impl MendingHandle {
             return Ok(Some(Replayed { deliveries: Vec::new() }));
         }
         // A replay adds deliveries; the decision that was made when the event came stays readable.
-        let Some(deliveries) = self.reroute_one(&detail.event, &found.0, plan, true).await? else { return Ok(None) };
-        self.pipeline.store.append_log(&[self.entry(&detail.event, "event.replayed", actor)]).await?;
-        Ok(Some(Replayed { deliveries }))
+        let replayed = self.reroute_one(&detail.event, &found.0, plan, true, actor).await?;
+        Ok(replayed.map(|deliveries| Replayed { deliveries }))
     }
 
     /// Routes an installation's unrouted events received at or after `since`.
@@ -102,11 +101,8 @@ impl MendingHandle {
             filter.after = Some(last.id.clone());
             for event in &events {
                 done.considered += 1;
-                match self.reroute_unrouted(event, &table).await? {
-                    Some(EventOutcome::Routed) => {
-                        done.routed += 1;
-                        self.pipeline.store.append_log(&[self.entry(event, "event.rerouted", actor)]).await?;
-                    }
+                match self.reroute_unrouted(event, &table, actor).await? {
+                    Some(EventOutcome::Routed) => done.routed += 1,
                     Some(EventOutcome::Filtered) => done.filtered += 1,
                     _ => {}
                 }
@@ -120,12 +116,13 @@ impl MendingHandle {
         &self,
         event: &Event,
         table: &Arc<RouteTable>,
+        actor: &Actor,
     ) -> Result<Option<EventOutcome>, StoreError> {
         let Some((detail, plan)) = self.plan_unrouted(event, table).await? else { return Ok(None) };
         match plan.outcome {
             outcome @ (EventOutcome::Routed | EventOutcome::Filtered) => {
                 // Somebody else, here or on another node, may have been quicker.
-                let rerouted = self.reroute_one(&detail.event, table, plan, false).await?;
+                let rerouted = self.reroute_one(&detail.event, table, plan, false, actor).await?;
                 Ok(rerouted.map(|_added| outcome))
             }
             _ => Ok(None),
@@ -160,13 +157,12 @@ impl MendingHandle {
             if held.is_empty() {
                 break;
             }
+            // Retention was quicker: what is held now begins with another.
+            let Some(first) = self.pipeline.store.find_event(&held[0]).await? else { continue };
             due_at = due_at.plus(Duration::from_millis(u64::from(CHUNK)));
-            self.pipeline.store.release_held(&held, due_at).await?;
+            let entry = self.entry(&first, "events.released", actor);
+            released += self.pipeline.store.release_held(&held, due_at, &entry).await?;
             self.pipeline.dispatcher.nudge(None);
-            if let Some(event) = self.pipeline.store.find_event(&held[0]).await? {
-                self.pipeline.store.append_log(&[self.entry(&event, "events.released", actor)]).await?;
-            }
-            released += held.len() as u64;
         }
         Ok(released)
     }
@@ -231,9 +227,8 @@ impl MendingHandle {
             let is_asked_for = |event: &&Event| request.until.is_none_or(|until| event.received_at < until);
             for event in events.iter().filter(is_asked_for) {
                 if done.replayed.len() < request.batch_size as usize {
-                    if self.reroute_unrouted(event, &table).await? == Some(EventOutcome::Routed) {
+                    if self.reroute_unrouted(event, &table, actor).await? == Some(EventOutcome::Routed) {
                         done.replayed.push((event.id.clone(), event.provider_delivery_id.clone()));
-                        self.pipeline.store.append_log(&[self.entry(event, "event.rerouted", actor)]).await?;
                     }
                 } else if let Some((_, plan)) = self.plan_unrouted(event, &table).await?
                     && plan.outcome == EventOutcome::Routed
@@ -292,7 +287,7 @@ impl MendingHandle {
                 return Ok(());
             }
         }
-        self.pipeline.store.delete_quarantined(std::slice::from_ref(&row.id)).await?;
+        self.pipeline.store.delete_quarantined(std::slice::from_ref(&row.id), None).await?;
         Ok(())
     }
 
@@ -304,12 +299,9 @@ impl MendingHandle {
 
     /// Forgets a quarantined webhook. False if there is no such webhook.
     pub async fn discard_quarantined(&self, id: &QuarantineId, actor: &Actor) -> Result<bool, StoreError> {
-        if self.pipeline.store.delete_quarantined(std::slice::from_ref(id)).await? == 0 {
-            return Ok(false);
-        }
         let entry = self.quarantine_entry("quarantine.discarded", Some(id.as_str()), None, actor);
-        self.pipeline.store.append_log(&[entry]).await?;
-        Ok(true)
+        let deleted = self.pipeline.store.delete_quarantined(std::slice::from_ref(id), Some(&entry)).await?;
+        Ok(deleted > 0)
     }
 
     fn quarantine_entry(&self, action: &str, subject: Option<&str>, reason: Option<String>, actor: &Actor) -> LogEntry {
@@ -367,14 +359,15 @@ impl MendingHandle {
         Ok(self.pipeline.decide(&inbound, &verified_by, &Some(found), insistence))
     }
 
-    /// Adds deliveries to a stored event and tells the dispatcher. `None` if the event is gone or, unless this is a
-    /// replay, is not unrouted any more.
+    /// Adds deliveries to a stored event, with the log entry that says who did, and tells the dispatcher. `None` if the
+    /// event is gone or, unless this is a replay, is not unrouted any more.
     async fn reroute_one(
         &self,
         event: &Event,
         table: &RouteTable,
         plan: Plan,
         replay: bool,
+        actor: &Actor,
     ) -> Result<Option<Vec<(DeliveryId, IntegrationId)>>, StoreError> {
         let mut addressed = event.clone();
         addressed.org = Some(table.org.clone());
@@ -385,7 +378,11 @@ impl MendingHandle {
             new.delivery.replay = replay;
         }
         let added = deliveries.iter().map(|new| (new.delivery.id.clone(), new.delivery.integration.clone())).collect();
+        let action = if replay { "event.replayed" } else { "event.rerouted" };
+        // An event that matches and is not wanted was not sent anywhere: there is nothing to tell.
+        let is_told = replay || plan.outcome == EventOutcome::Routed;
         let rerouting = Rerouting {
+            entry: is_told.then(|| self.entry(&addressed, action, actor)),
             event: event.id.clone(),
             installation: event.installation.is_none().then(|| (table.installation.clone(), table.org.clone())),
             only_if: (!replay).then_some(EventOutcome::Unrouted),

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::{
-    Builder, Fields, PAST_EVERY_ID, Session, deliveries, event_search::RECEIVED_AHEAD_MS, id_floor, list, query, text,
+    Builder, Fields, PAST_EVERY_ID, Session, deliveries, event_search::RECEIVED_AHEAD_MS, id_floor, list, log, query,
+    text,
 };
 use crate::{
     model::{
@@ -13,6 +14,7 @@ use crate::{
         delivery::{Delivery, DeliveryStatus},
         event::Event,
         ids::{EventId, InstallationId, OrgId},
+        log_entry::LogEntry,
         provider::{ProviderDeliveryId, ProviderSlug},
     },
     store::{EventDetail, Rerouting, Rhythm, StoreResult, UnroutedFilter, payload::StoredPayload},
@@ -236,19 +238,28 @@ pub(crate) async fn list_held(
     rows.iter().map(|row| Ok(EventId::from_raw(Fields::new(row).get::<&str>()?))).collect()
 }
 
-pub(crate) async fn release_held(db: &mut Session<'_>, events: &[EventId], now: EpochMs) -> StoreResult<u64> {
+pub(crate) async fn release_held(
+    db: &mut Session<'_>,
+    events: &[EventId],
+    now: EpochMs,
+    entry: &LogEntry,
+) -> StoreResult<u64> {
     const RELEASE_EVENTS: &str = concat!("UPDATE gw_events SET held = false WHERE held AND id", in_list!("$1"));
     const RELEASE_DELIVERIES: &str = "UPDATE gw_deliveries SET status = 'pending', due_at = $2, \
          reason = CASE WHEN destination_id IS NULL THEN 'no_destination' ELSE $3 END \
          WHERE event_id = $1 AND status = 'held'";
-    let released = query(RELEASE_EVENTS).bind(list(events.iter().map(EventId::as_str))).execute(&mut *db.conn).await?;
+    let releasing = query(RELEASE_EVENTS).bind(list(events.iter().map(EventId::as_str)));
+    let released = releasing.execute(&mut *db.conn).await?.rows_affected();
     // Claiming goes by due time: a millisecond each keeps the order given.
     for (event, age_ms) in events.iter().zip((0..i64::try_from(events.len()).unwrap_or(i64::MAX)).rev()) {
         let due_at = now.0.saturating_sub(age_ms);
         let releasing = query(RELEASE_DELIVERIES).bind(&*text(event.as_str())).bind(due_at).bind(Delivery::RELEASED);
         releasing.execute(&mut *db.conn).await?;
     }
-    Ok(released.rows_affected())
+    if released > 0 {
+        log::append(db, std::slice::from_ref(entry)).await?;
+    }
+    Ok(released)
 }
 
 pub(crate) async fn reroute(db: &mut Session<'_>, rerouting: Rerouting) -> StoreResult<bool> {
@@ -259,7 +270,7 @@ pub(crate) async fn reroute(db: &mut Session<'_>, rerouting: Rerouting) -> Store
          outcome = CASE WHEN outcome = 'routed' THEN outcome ELSE $4 END, \
          reason = CASE WHEN outcome = 'routed' THEN reason ELSE $5 END, \
          decision = COALESCE($6, decision) WHERE id = $1";
-    let Rerouting { event, installation, only_if, outcome, reason, decision, mut deliveries } = rerouting;
+    let Rerouting { event, installation, only_if, outcome, reason, decision, mut deliveries, entry } = rerouting;
     let event = text(event.as_str()).into_owned();
     let Some(row) = query(LOCK).bind(&event).fetch_optional(&mut *db.conn).await? else { return Ok(false) };
     let mut fields = Fields::new(&row);
@@ -283,5 +294,6 @@ pub(crate) async fn reroute(db: &mut Session<'_>, rerouting: Rerouting) -> Store
         .await?;
     let deliveries: Vec<_> = deliveries.iter().collect();
     deliveries::insert(db.conn, &deliveries).await?;
+    log::append(db, entry.as_slice()).await?;
     Ok(true)
 }

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
-use super::{Builder, Fields, Row, Session, count, list, page, query, rows_wanted, text};
+use super::{Builder, Fields, Row, Session, count, list, log, page, query, rows_wanted, text};
 use crate::{
-    model::ids::QuarantineId,
+    model::{ids::QuarantineId, log_entry::LogEntry},
     store::{Page, PageRequest, QuarantineBounds, Quarantined, StoreResult, known::KnownProviders},
 };
 
@@ -105,7 +105,7 @@ async fn make_room(db: &mut Session<'_>, promised: &str, bounds: QuarantineBound
             if doomed.is_empty() {
                 break;
             }
-            delete(db, &doomed).await?;
+            delete(db, &doomed, None).await?;
         }
     }
     Ok(())
@@ -153,10 +153,14 @@ pub(crate) async fn find(db: &mut Session<'_>, id: &QuarantineId) -> StoreResult
     row.map(|row| webhook(&row, db.known, true)).transpose()
 }
 
-pub(crate) async fn delete(db: &mut Session<'_>, ids: &[QuarantineId]) -> StoreResult<u64> {
+pub(crate) async fn delete(db: &mut Session<'_>, ids: &[QuarantineId], entry: Option<&LogEntry>) -> StoreResult<u64> {
     const DELETE: &str = concat!("DELETE FROM gw_quarantine WHERE id", in_list!("$1"));
-    let deleted = query(DELETE).bind(list(ids.iter().map(QuarantineId::as_str))).execute(&mut *db.conn).await?;
-    Ok(deleted.rows_affected())
+    let deleting = query(DELETE).bind(list(ids.iter().map(QuarantineId::as_str)));
+    let deleted = deleting.execute(&mut *db.conn).await?.rows_affected();
+    if let Some(entry) = entry.filter(|_| deleted > 0) {
+        log::append(db, std::slice::from_ref(entry)).await?;
+    }
+    Ok(deleted)
 }
 
 fn webhook(row: &Row, known: &KnownProviders, with_body: bool) -> StoreResult<Quarantined> {

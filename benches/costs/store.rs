@@ -126,6 +126,7 @@ impl Bench {
             status: DeliveryStatus::Pending,
             reason: None,
             attempts: 0,
+            attempts_before_retry: 0,
             due_at: NOW,
             lease_until: None,
             replay: false,

@@ -565,7 +565,7 @@ mod tests {
         rig.accept(ahead).await;
         let mut beside = sqlx::SqliteConnection::connect(&rig.url).await.expect("the file opens");
         let retry = "INSERT INTO gw_deliveries SELECT 'dlv_1', id, 'int_1', 'res_1', 'ws', 'org', 'dst_1', 'pending', NULL, 1, 1, \
-                     $1, NULL, 0, received_at, NULL FROM gw_events";
+                     $1, NULL, 0, received_at, NULL, 0 FROM gw_events";
         sqlx::query(retry).bind(later.0).execute(&mut beside).await.expect("inserted");
         let mut due_at = async || {
             let due_at = sqlx::query_scalar("SELECT due_at FROM gw_deliveries").fetch_one(&mut beside);

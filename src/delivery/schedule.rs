@@ -33,8 +33,8 @@ pub enum Decision {
     },
 }
 
-/// Decides what follows from `result`, the delivery having had `attempts_before` attempts before it. `schedule` holds
-/// the waits before each retry; `random` is in `[0, 1)`.
+/// Decides what follows from `result`, the delivery having had `attempts_before` attempts of this schedule before it.
+/// `schedule` holds the waits before each retry; `random` is in `[0, 1)`.
 pub fn decide(
     attempts_before: u32,
     result: &AttemptResult,

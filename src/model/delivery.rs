@@ -70,8 +70,10 @@ pub struct Delivery {
     pub status: DeliveryStatus,
     /// Why, as a `snake_case` code (`no_destination`, `gone`, `http_status`).
     pub reason: Option<String>,
-    /// Attempts made so far; the schedule's index.
+    /// Attempts made so far, in all.
     pub attempts: u32,
+    /// How many of them somebody did not leave it at: the schedule begins anew after these.
+    pub attempts_before_retry: u32,
     /// When the next attempt is due; meaningful while pending.
     pub due_at: EpochMs,
     /// Until when some node holds it; absent when nobody does.
@@ -87,6 +89,11 @@ pub struct Delivery {
 impl Delivery {
     /// The reason of one that was held and is released, until its first attempt has ended.
     pub const RELEASED: &'static str = "released";
+
+    /// Attempts that count against the schedule: those since it was made, or since somebody asked for it to be tried again.
+    pub fn attempts_of_schedule(&self) -> u32 {
+        self.attempts.saturating_sub(self.attempts_before_retry)
+    }
 }
 
 /// How one HTTP try ended. Every way it can end is one of these; see `delivery::client`.

@@ -111,7 +111,7 @@ pub async fn get(Reader(caller): Reader, id: web::Path<String>, gateway: web::Da
     Ok(HttpResponse::Ok().json(shown))
 }
 
-/// `POST /deliveries/{id}/retry`: makes a delivery due now, its attempts counted anew.
+/// `POST /deliveries/{id}/retry`: makes a delivery due now, from the beginning of its schedule. Its attempts are numbered on.
 ///
 /// # Errors
 /// `not_found`, `delivery_not_retryable`.
@@ -124,7 +124,7 @@ pub async fn retry(Writer(caller): Writer, id: web::Path<String>, gateway: web::
     Ok(HttpResponse::Ok().json(json!({"status": "pending", "id": delivery.id, "eventId": delivery.event})))
 }
 
-/// `POST /deliveries/retry {"deliveryIds": ["dlv_…"]}`: makes up to 200 deliveries due now, their attempts counted anew. Each id has its own result:
+/// `POST /deliveries/retry {"deliveryIds": ["dlv_…"]}`: makes up to 200 deliveries due now, each from the beginning of its schedule. Each id has its own result:
 /// `pending` (it will be sent), `not_found`, `not_retryable` (it was delivered, is held, or is in flight), or `failed` (the store could not, try again).
 ///
 /// # Errors

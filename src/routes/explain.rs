@@ -118,6 +118,7 @@ mod tests {
             status,
             reason: None,
             attempts: 0,
+            attempts_before_retry: 0,
             due_at: EpochMs(0),
             lease_until: None,
             replay: false,

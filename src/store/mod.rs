@@ -284,7 +284,7 @@ pub struct ClaimRequest {
     pub now: EpochMs,
     /// The lease: `due_at` becomes this, so that an abandoned delivery falls due by itself.
     pub lease_until: EpochMs,
-    /// First tries (attempts = 0) at the most.
+    /// First tries (of a schedule) at the most.
     pub first_tries: u32,
     /// Retries at the most.
     pub retries: u32,
@@ -329,6 +329,9 @@ pub struct AttemptRecord {
     /// The node that holds the lease. A row leased to somebody else by now keeps their state; the attempt is recorded
     /// all the same.
     pub owner: String,
+    /// [`Delivery::attempts_before_retry`] when it was claimed: a failure that is recorded after somebody asked for another
+    /// try does not take that back.
+    pub attempts_before_retry: u32,
     /// The delivery's new state.
     pub status: DeliveryStatus,
     /// The delivery's new reason.
@@ -674,7 +677,8 @@ pub trait Store: ConnectionStore + OverviewStore {
         now: EpochMs,
     ) -> StoreResult<u64>;
 
-    /// Makes a delivery pending, due at `now`, its attempts counted from 0. False if it is delivered, held or in flight.
+    /// Makes a delivery pending, due at `now`, with all of its schedule before it; its attempts are numbered on. False if it
+    /// is delivered, held or in flight.
     async fn retry_delivery(&self, id: &DeliveryId, now: EpochMs, entry: &LogEntry) -> StoreResult<bool>;
 
     /// Dead deliveries with their events, oldest first.

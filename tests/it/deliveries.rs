@@ -94,6 +94,26 @@ on_both! {
         app.finish().await;
     }
 
+    async fn a_dead_letter_that_is_retried_has_its_whole_schedule_again_and_its_attempts_are_numbered_on(backend) {
+        let sink = Sink::start().await.expect("a port");
+        sink.behave("/in", Behaviour::status_only(500));
+        let app = App::start(backend, Options::default().with("SIGNALBOX_DELIVERY__RETRY_SCHEDULE_S", "1")).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = connected(&app).await;
+        let event = post(&app, &github, 1).await;
+        let detail = until_status(&app, &event, "dead").await;
+        let retry = format!("/deliveries/{}/retry", detail["deliveries"][0]["id"].as_str().expect("an id"));
+        app.operator("org").ask("POST", &retry, None).await.expect("retried");
+        let detail = until(&app, &event, |detail| {
+            let delivery = &detail["deliveries"][0];
+            delivery["status"] == "dead" && delivery["attemptCount"] == 4
+        }).await;
+        let attempts = detail["deliveries"][0]["attempts"].as_array().expect("attempts");
+        let numbers: Vec<_> = attempts.iter().filter_map(|attempt| attempt["number"].as_u64()).collect();
+        assert_eq!(numbers, [1, 2, 3, 4], "a try and a retry, twice");
+        app.finish().await;
+    }
+
     async fn a_delivery_that_used_up_its_attempts_is_a_dead_letter_and_can_be_replayed(backend) {
         let sink = Sink::start().await.expect("a port");
         sink.behave("/in", Behaviour::status_only(500));

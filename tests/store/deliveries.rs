@@ -9,7 +9,7 @@ use signalbox::{
         destination::DestinationScope,
         ids::{DeliveryId, DestinationId, OrgId},
     },
-    store::Setback,
+    store::{AttemptRecord, ClaimRequest, Setback},
 };
 
 use crate::{
@@ -60,7 +60,7 @@ impl TestStore {
 }
 
 store_suite! {
-    async fn a_dead_delivery_is_made_pending_again_with_its_attempts_counted_from_zero(store: TestStore) {
+    async fn a_dead_delivery_is_made_pending_again_with_all_of_its_schedule_before_it(store: TestStore) {
         let delivery = store.accept_one("d1").await;
         store.let_everything_die().await;
         assert_eq!(store.delivery(&delivery.id).await.status, DeliveryStatus::Dead);
@@ -68,10 +68,20 @@ store_suite! {
         let entry = store.entry("delivery.retried");
         assert!(store.retry_delivery(&delivery.id, store.now(), &entry).await.expect("answered"));
         let read = store.delivery(&delivery.id).await;
-        assert_eq!((read.status, read.attempts, read.due_at), (DeliveryStatus::Pending, 0, store.now()));
+        assert_eq!((read.status, read.due_at), (DeliveryStatus::Pending, store.now()));
+        assert_eq!((read.attempts, read.attempts_of_schedule()), (1, 0), "what was tried stays counted");
         assert_eq!((read.reason, read.finished_at), (None, None));
         assert_eq!(store.list_log(None, None, page(10)).await.expect("read").items, [entry]);
-        assert_eq!(store.claim("node-a").await.len(), 1, "as a first try");
+        let request = ClaimRequest { retries: 0, ..store.claim_of("node-a") };
+        let claimed = store.claim_deliveries(&request).await.expect("claimed").deliveries;
+        assert_eq!(claimed.len(), 1, "as a first try");
+        let failed = store.attempt(&delivery.id, 2, "node-a", DeliveryStatus::Pending);
+        let failed = AttemptRecord { attempts_before_retry: claimed[0].delivery.attempts_before_retry, ..failed };
+        store.record_attempts(vec![failed]).await.expect("recorded");
+        let read = store.delivery(&delivery.id).await;
+        assert_eq!((read.attempts, read.attempts_of_schedule()), (2, 1));
+        let contradictions = store.take_census().await.expect("taken").contradictions;
+        assert!(contradictions.is_empty(), "{contradictions:?}");
     }
 
     async fn a_delivery_in_flight_held_or_delivered_is_not_retried(store: TestStore) {

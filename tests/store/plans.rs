@@ -101,7 +101,7 @@ async fn results_are_written_by_the_deliveries_ids_whatever_the_planner_thinks_o
             .find(|(name, _)| *name == "record_attempts: the results")
             .expect("it is one of them");
         sqlx::raw_sql(AssertSqlSafe(format!("PREPARE results AS {sql}"))).execute(&mut connection).await.expect(sql);
-        let nulls = ["NULL"; 7].join(", ");
+        let nulls = ["NULL"; 8].join(", ");
         let explain = AssertSqlSafe(format!("EXPLAIN EXECUTE results({nulls})"));
         let plan = sqlx::raw_sql(explain).fetch_all(&mut connection).await.expect("a plan");
         let steps: Vec<String> = plan.iter().map(|row| row.get(0)).collect();

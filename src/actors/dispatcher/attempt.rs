@@ -153,7 +153,7 @@ impl OneAttempt {
         self.follow_up(&answer.result, aftermath, now);
 
         let schedule = &shared.config.retry_schedule;
-        let decision = schedule::decide(attempts_before, &answer.result, schedule, now, rand::random());
+        let decision = schedule::decide(delivery.attempts_of_schedule(), &answer.result, schedule, now, rand::random());
         let (status, reason, due_at) = match decision {
             Decision::Delivered => (DeliveryStatus::Delivered, None, now),
             Decision::RetryAt { at, reason } => (DeliveryStatus::Pending, Some(reason), at),
@@ -290,7 +290,15 @@ impl OneAttempt {
     async fn record(&mut self, attempt: Attempt, status: DeliveryStatus, reason: Option<String>, due_at: EpochMs) {
         let shared = Arc::clone(&self.shared);
         let finished_at = (status != DeliveryStatus::Pending).then_some(due_at);
-        let record = AttemptRecord { attempt, owner: shared.node.clone(), status, reason, due_at, finished_at };
+        let record = AttemptRecord {
+            attempt,
+            owner: shared.node.clone(),
+            attempts_before_retry: self.claimed.delivery.attempts_before_retry,
+            status,
+            reason,
+            due_at,
+            finished_at,
+        };
         let result = Unrecorded {
             record,
             provider: self.claimed.event.provider,

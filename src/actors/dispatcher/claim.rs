@@ -155,7 +155,7 @@ fn learn(plan: &mut ClaimPlan, asked: Ask, claimed: &Claimed) {
 }
 
 fn is_retry(row: &ClaimedDelivery) -> bool {
-    row.delivery.attempts > 0
+    row.delivery.attempts_of_schedule() > 0
 }
 
 /// Ends the lane's claim when dropped, panic or not.

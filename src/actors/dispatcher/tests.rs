@@ -250,6 +250,7 @@ impl Rig {
             status: DeliveryStatus::Pending,
             reason: None,
             attempts: 0,
+            attempts_before_retry: 0,
             due_at: lease_until.unwrap_or(now),
             lease_until,
             replay: false,

@@ -185,7 +185,7 @@ impl MendingHandle {
         Ok(retried)
     }
 
-    /// Tries a delivery again, its attempts counted anew. False if it is delivered, held or in flight.
+    /// Tries a delivery again, from the beginning of its schedule. False if it is delivered, held or in flight.
     pub async fn retry_delivery(&self, delivery: &Delivery, event: &Event, actor: &Actor) -> Result<bool, StoreError> {
         let mut entry = self.entry(event, "delivery.retried", actor);
         entry.org = Some(delivery.org.clone());

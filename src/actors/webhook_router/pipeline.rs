@@ -402,6 +402,7 @@ impl Pipeline {
                     destination: planned.destination,
                     status: if hold { DeliveryStatus::Held } else { DeliveryStatus::Pending },
                     attempts: 0,
+                    attempts_before_retry: 0,
                     due_at: now,
                     lease_until: None,
                     replay: false,

@@ -270,7 +270,8 @@ macro_rules! set_results {
 macro_rules! of_deliveries {
     () => {
         "AND gw_deliveries.id = v.column1 AND gw_deliveries.status || '' = 'pending' \
-         AND (gw_deliveries.attempts = v.column5 - 1 OR v.column3 = 'delivered') \
+         AND (gw_deliveries.attempts = v.column5 - 1 AND gw_deliveries.attempts_before_retry = v.column8 \
+             OR v.column3 = 'delivered') \
          AND (gw_deliveries.lease_owner = v.column2 OR gw_deliveries.lease_owner IS NULL)"
     };
 }
@@ -280,15 +281,15 @@ pub(in super::super) const SET_RESULT: &str = concat!(
     set_results!(),
     " (SELECT CAST($1 AS TEXT) AS column1, CAST($2 AS TEXT) AS column2, CAST($3 AS TEXT) AS column3, \
      CAST($4 AS TEXT) AS column4, CAST($5 AS BIGINT) AS column5, CAST($6 AS BIGINT) AS column6, \
-     CAST($7 AS BIGINT) AS column7) AS v WHERE v.column1 IS NOT NULL ",
+     CAST($7 AS BIGINT) AS column7, CAST($8 AS BIGINT) AS column8) AS v WHERE v.column1 IS NOT NULL ",
     of_deliveries!()
 );
 
-static SET_RESULTS: RowStatement = RowStatement::new(set_results!(), 7, of_deliveries!());
+static SET_RESULTS: RowStatement = RowStatement::new(set_results!(), 8, of_deliveries!());
 
 /// Sets the deliveries' new state: of those their owner still holds, and of those that nobody holds (their lease was given
 /// up while the attempt was under way; what it found out is true all the same). A failure counts only if it is that of the
-/// attempt that comes next: written again, late, it must not take the lease of the attempt after it.
+/// attempt that comes next: written again, late, it must not take the lease of the attempt after it, nor undo a retry.
 async fn write_results(conn: &mut Conn, records: &[&AttemptRecord]) -> Result<(), sqlx::Error> {
     let mut newest: HashMap<&str, &AttemptRecord> = HashMap::with_capacity(records.len());
     for record in records {
@@ -306,7 +307,8 @@ async fn write_results(conn: &mut Conn, records: &[&AttemptRecord]) -> Result<()
             .bind(record.reason.as_deref().map(|reason| text(reason).into_owned()))
             .bind(i64::from(record.attempt.number))
             .bind(record.due_at.0)
-            .bind(record.finished_at.map(|at| at.0));
+            .bind(record.finished_at.map(|at| at.0))
+            .bind(i64::from(record.attempts_before_retry));
     });
     for setting in setting {
         setting?.execute(&mut *conn).await?;

@@ -63,7 +63,8 @@ const CONTRADICTIONS: [(&str, &str); 14] = [
     ),
     (
         "deliveries whose due time is for first tries though they were tried",
-        "SELECT COUNT(*), MIN(d.id) FROM gw_deliveries d WHERE d.is_retry <> (d.attempts > 0)",
+        "SELECT COUNT(*), MIN(d.id) FROM gw_deliveries d \
+         WHERE d.status = 'pending' AND d.is_retry <> (d.attempts > d.attempts_before_retry)",
     ),
     // An installation that was connected again keeps the receipt of its earlier teardown.
     (

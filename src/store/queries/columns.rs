@@ -11,7 +11,7 @@ macro_rules! event_columns {
 macro_rules! delivery_columns {
     () => {
         "d.id, d.event_id, d.integration_id, d.resource_id, d.workspace_id, d.org_id, d.destination_id, d.status, \
-         d.reason, d.attempts, d.due_at, d.lease_owner, d.replay, d.created_at, d.finished_at"
+         d.reason, d.attempts, d.attempts_before_retry, d.due_at, d.lease_owner, d.replay, d.created_at, d.finished_at"
     };
 }
 

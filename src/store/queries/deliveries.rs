@@ -102,7 +102,7 @@ pub(crate) async fn retry(db: &mut Session<'_>, id: &DeliveryId, now: EpochMs, e
         for_update!()
     );
     const RETRY: &str = concat!(
-        "UPDATE gw_deliveries SET status = 'pending', attempts = 0, is_retry = false, due_at = $2, \
+        "UPDATE gw_deliveries SET status = 'pending', attempts_before_retry = attempts, is_retry = false, due_at = $2, \
          reason = CASE WHEN destination_id IS NULL THEN 'no_destination' END, lease_owner = NULL, finished_at = NULL \
          WHERE id = $1 AND status NOT IN ('delivered', 'held') AND NOT (status = 'pending' AND lease_owner IS NOT NULL AND due_at > ",
         earlier_now!("$2"),

@@ -52,6 +52,7 @@ impl Fields<'_> {
         let status = self.word("status", DeliveryStatus::parse)?;
         let reason = self.get()?;
         let attempts = self.number("attempts")?;
+        let attempts_before_retry = self.number("attempts_before_retry")?;
         let due_at = self.time()?;
         // A leased delivery falls due when its lease ends: the two times are one column.
         let lease_until = self.get::<Option<&str>>()?.map(|_| due_at);
@@ -66,6 +67,7 @@ impl Fields<'_> {
             status,
             reason,
             attempts,
+            attempts_before_retry,
             due_at,
             lease_until,
             replay: self.get()?,

@@ -9,6 +9,7 @@ use super::{
     CatchUp, CaughtUp, Receipt, Replayed, Rerouted, Reverified,
     pipeline::{Pipeline, decision_json, unavailable},
     quarantine::webhook_of,
+    turns::Turns,
 };
 use crate::{
     delivery::plan::{Decision, Insistence, MatchedBy, Plan, VerifiedBy},
@@ -39,13 +40,13 @@ const MAX_LOOKED_AT: u64 = 5_000;
 #[derive(Clone)]
 pub struct MendingHandle {
     pipeline: Arc<Pipeline>,
-    /// One mending of unrouted events at a time, so that none is routed twice.
-    rerouting: Arc<tokio::sync::Mutex<()>>,
+    /// One mending of an installation's unrouted events at a time, so that two do not do, and count, the same work.
+    rerouting: Arc<Turns>,
 }
 
 impl MendingHandle {
     pub(super) fn new(pipeline: Arc<Pipeline>) -> Self {
-        Self { pipeline, rerouting: Arc::new(tokio::sync::Mutex::new(())) }
+        Self { pipeline, rerouting: Arc::default() }
     }
 
     fn entry(&self, event: &Event, action: &str, actor: &Actor) -> LogEntry {
@@ -91,7 +92,7 @@ impl MendingHandle {
         since: Option<EpochMs>,
         actor: &Actor,
     ) -> Result<Rerouted, StoreError> {
-        let _one_at_a_time = self.rerouting.lock().await;
+        let _turn = self.rerouting.take(id).await;
         let mut done = Rerouted::default();
         let Some(table) = self.routes_by_id(id).await? else { return Ok(done) };
         let mut filter = unrouted_of(&table, since);
@@ -201,7 +202,7 @@ impl MendingHandle {
 
     /// Replays what an installation's integrations missed: dead deliveries, and unrouted events that route now.
     pub async fn catch_up(&self, request: CatchUp, actor: &Actor) -> Result<CaughtUp, StoreError> {
-        let _one_at_a_time = self.rerouting.lock().await;
+        let _turn = self.rerouting.take(&request.installation).await;
         let mut done = CaughtUp::default();
         let (dead, events_in_all) = self
             .pipeline

@@ -12,6 +12,7 @@ mod messages;
 mod pipeline;
 mod quarantine;
 mod span;
+mod turns;
 mod uncommitted;
 
 use std::{

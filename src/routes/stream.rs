@@ -2,8 +2,9 @@
 //!
 //! Polls the store, because any node may have stored an event. Ids are made when a webhook is taken in and committed a
 //! moment later, so they may appear out of order: every poll looks again at the last few seconds and leaves out what it
-//! has sent; and a client that comes back begins as far before the last one it saw. **Invariants**: an event is sent once
-//! per stream; a client that comes back with `Last-Event-ID` gets everything that it has not seen, and some of what it has;
+//! has sent; and a client that comes back begins as far before the last one it saw. A poll looks no further ahead than it
+//! looks back: after the clock was set back, ids lie there that were made before, and new ones come here. **Invariants**: an
+//! event is sent once per stream, or once more when a clock that was set back comes to its time again; a client that comes back with `Last-Event-ID` gets everything that it has not seen, and some of what it has;
 //! the stream ends when the process stops, the key is revoked or the console's session ends.
 
 use std::{collections::BTreeSet, time::Duration};
@@ -28,7 +29,7 @@ use crate::model::{
 /// How often the store is asked.
 const POLL_EVERY: Duration = Duration::from_millis(500);
 /// How long an id may take to appear after it was made: the acknowledgement deadline with room for nodes whose clocks
-/// differ.
+/// differ. As far ahead may one of another node be.
 const SETTLES_AFTER: Duration = Duration::from_secs(5);
 /// How often a silent stream says that it lives.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
@@ -38,7 +39,8 @@ const CHUNK: u32 = 200;
 /// `GET /events/stream`: the org's events as they are stored, as server-sent events.
 ///
 /// An event may appear a moment after a later one. Whoever comes back with `Last-Event-ID`, as an `EventSource` does by
-/// itself, therefore gets the five seconds before that event again: leave out by `id` what was seen.
+/// itself, therefore gets the five seconds before that event again: leave out by `id` what was seen. So may whoever follows
+/// while the gateway's clock is set back: what was stored under the time that comes again.
 ///
 /// # Errors
 /// `missing_org_id`.
@@ -56,8 +58,7 @@ pub async fn follow(Reader(caller): Reader, request: HttpRequest, gateway: web::
         Some(id) => resuming_after(EventId::from_raw(id)),
         None => Ids::event_floor(gateway.clock.now()),
     };
-    let follower =
-        Follower { gateway, org, caller, window: Window::starting_after(start), pages_left: false, wrote_at: None };
+    let follower = Follower { gateway, org, caller, window: Window::starting_after(start), wrote_at: None };
     let body = stream::unfold(follower, |mut follower| async move {
         let chunk = follower.next_chunk().await?;
         Some((Ok::<_, actix_web::Error>(chunk), follower))
@@ -76,7 +77,6 @@ struct Follower {
     org: OrgId,
     caller: Caller,
     window: Window,
-    pages_left: bool,
     wrote_at: Option<Instant>,
 }
 
@@ -89,7 +89,7 @@ impl Follower {
             return Some(Bytes::from_static(b"retry: 1000\n: following\n\n"));
         };
         loop {
-            if !self.pages_left {
+            if !self.window.has_pages_left() {
                 tokio::select! {
                     () = self.gateway.readiness.draining() => return None,
                     () = tokio::time::sleep(POLL_EVERY) => {}
@@ -115,12 +115,11 @@ impl Follower {
     async fn poll(&mut self) -> String {
         match self.gateway.store.list_events_after(Some(&self.org), self.window.cursor(), CHUNK).await {
             Ok(page) => {
-                self.pages_left = page.len() == CHUNK as usize;
-                let fresh = self.window.take(page, self.pages_left, self.gateway.clock.now());
+                let fresh = self.window.take(page, self.gateway.clock.now());
                 fresh.iter().map(frame).collect()
             }
             Err(error) => {
-                self.pages_left = false;
+                self.window.begin_round();
                 tracing::warn!(%error, "an event stream could not be continued for the moment");
                 String::new()
             }
@@ -141,31 +140,50 @@ struct Window {
     cursor: EventId,
     /// Sent ids after `settled`.
     sent: BTreeSet<EventId>,
+    /// Whether the round goes on with another page.
+    pages_left: bool,
 }
 
 impl Window {
     fn starting_after(id: EventId) -> Self {
-        Self { settled: id.clone(), cursor: id, sent: BTreeSet::new() }
+        Self { settled: id.clone(), cursor: id, sent: BTreeSet::new(), pages_left: false }
     }
 
     fn cursor(&self) -> &EventId {
         &self.cursor
     }
 
+    fn has_pages_left(&self) -> bool {
+        self.pages_left
+    }
+
+    /// The next page is the first of a round.
+    fn begin_round(&mut self) {
+        self.pages_left = false;
+        self.cursor = self.settled.clone();
+    }
+
     /// The events of a page that were not sent before. After the last page of a round the next one begins where ids are
     /// settled.
-    fn take(&mut self, page: Vec<Event>, more: bool, now: EpochMs) -> Vec<Event> {
+    fn take(&mut self, mut page: Vec<Event>, now: EpochMs) -> Vec<Event> {
+        let is_full = page.len() == CHUNK as usize;
+        let ahead = Ids::event_floor(now.plus(SETTLES_AFTER));
+        page.retain(|event| event.id < ahead);
+        self.pages_left = is_full && page.len() == CHUNK as usize;
         if let Some(last) = page.last() {
             self.cursor = last.id.clone();
         }
         let fresh: Vec<_> = page.into_iter().filter(|event| self.sent.insert(event.id.clone())).collect();
-        if !more {
+        if !self.pages_left {
             let floor = Ids::event_floor(now.minus(SETTLES_AFTER));
             if floor > self.settled {
                 self.sent = self.sent.split_off(&floor);
                 self.settled = floor;
+            } else if Ids::event_floor(now) < self.settled {
+                // The clock was set back: what comes now would lie before what is settled.
+                self.settled = floor;
             }
-            self.cursor = self.settled.clone();
+            self.begin_round();
         }
         fresh
     }
@@ -206,10 +224,10 @@ mod tests {
         let mut window = Window::starting_after(Ids::event_floor(EpochMs(start)));
         let (early, late) = (event(start + 10, "a"), event(start + 500, "b"));
         let now = EpochMs(start + 1000);
-        assert_eq!(window.take(vec![late.clone()], false, now).len(), 1);
-        assert_eq!(window.take(vec![early.clone(), late.clone()], false, now), [early], "and not the later one again");
+        assert_eq!(window.take(vec![late.clone()], now).len(), 1);
+        assert_eq!(window.take(vec![early.clone(), late.clone()], now), [early], "and not the later one again");
         assert!(window.cursor() < &late.id, "the next poll looks again");
-        assert!(window.take(vec![late.clone()], false, EpochMs(start + 60_000)).is_empty());
+        assert!(window.take(vec![late.clone()], EpochMs(start + 60_000)).is_empty());
         assert!(window.cursor() > &late.id, "what is settled is not read again");
         assert!(window.sent.is_empty());
     }
@@ -220,7 +238,7 @@ mod tests {
         let (early, seen) = (event(start + 10, "a"), event(start + 500, "b"));
         let mut window = Window::starting_after(resuming_after(seen.id.clone()));
         assert!(window.cursor() < &early.id);
-        assert_eq!(window.take(vec![early.clone(), seen.clone()], false, EpochMs(start + 900)), [early, seen]);
+        assert_eq!(window.take(vec![early.clone(), seen.clone()], EpochMs(start + 900)), [early, seen]);
         let foreign = EventId::from_raw("evt_x");
         assert_eq!(resuming_after(foreign.clone()), foreign);
     }
@@ -229,12 +247,34 @@ mod tests {
     fn pages_of_one_round_follow_each_other() {
         let start = 1_771_980_000_000;
         let mut window = Window::starting_after(Ids::event_floor(EpochMs(start)));
-        let (first, second) = (event(start + 1, "a"), event(start + 2, "b"));
+        let full: Vec<_> = (0..CHUNK).map(|number| event(start + 1, &format!("{number:04}"))).collect();
         let now = EpochMs(start + 3);
-        assert_eq!(window.take(vec![first.clone()], true, now).len(), 1);
-        assert_eq!(window.cursor(), &first.id);
-        assert_eq!(window.take(vec![second], false, now).len(), 1);
+        assert_eq!(window.take(full.clone(), now), full);
+        assert!(window.has_pages_left());
+        assert_eq!(Some(window.cursor()), full.last().map(|last| &last.id));
+        assert_eq!(window.take(vec![event(start + 2, "b")], now).len(), 1);
+        assert!(!window.has_pages_left());
         assert_eq!(window.cursor(), &Ids::event_floor(EpochMs(start)));
+    }
+
+    #[test]
+    fn what_comes_after_the_clock_was_set_back_is_sent_and_what_was_stored_before_is_not_looked_through() {
+        let (noon, hour) = (1_771_980_000_000, 3_600_000);
+        let mut window = Window::starting_after(Ids::event_floor(EpochMs(noon)));
+        let before = event(noon + 10, "a");
+        assert_eq!(window.take(vec![before.clone()], EpochMs(noon + 60_000)).len(), 1);
+        // An hour back: the first round sees that, the second one what came meanwhile.
+        let back = noon + 60_000 - hour;
+        assert!(window.take(Vec::new(), EpochMs(back)).is_empty());
+        let after = event(back + 100, "b");
+        assert!(window.cursor() < &after.id);
+        let page: Vec<_> = [after.clone()].into_iter().chain((1..CHUNK).map(|_| before.clone())).collect();
+        assert_eq!(window.take(page, EpochMs(back + 500)), [after]);
+        assert!(!window.has_pages_left(), "the round ends where the time before begins");
+        // A reader who saw the time before comes back.
+        let mut again = Window::starting_after(resuming_after(before.id));
+        assert!(again.take(Vec::new(), EpochMs(back)).is_empty());
+        assert!(again.cursor() < &Ids::event_floor(EpochMs(back)));
     }
 
     #[test]

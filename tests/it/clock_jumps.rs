@@ -11,6 +11,10 @@ use signalbox::sim::{
     sink::{Behaviour, Received, Sink},
 };
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+};
 
 use crate::support::{App, Backend, Connected, Options, on_both};
 
@@ -98,6 +102,26 @@ async fn assert_all_are_delivered_by_one_attempt(app: &App, sink: &Sink) {
     assert!(tries(&received, "/in").values().all(|tries| *tries == 1), "{:?}", tries(&received, "/in"));
 }
 
+/// Follows the org's event stream: the ids of its events, as they come.
+async fn follow(app: &App) -> tokio::sync::mpsc::UnboundedReceiver<String> {
+    let mut stream = TcpStream::connect(app.address()).await.expect("it listens");
+    let key = App::service_key();
+    let request = format!("GET /events/stream HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\nx-org-id: org\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut lines = BufReader::new(stream).lines();
+    while lines.next_line().await.expect("reads").expect("it goes on") != ": following" {}
+    let (seen, ids) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            let Some(id) = line.strip_prefix("id: ") else { continue };
+            if seen.send(id.to_owned()).is_err() {
+                return;
+            }
+        }
+    });
+    ids
+}
+
 on_both! {
     async fn a_clock_that_jumps_loses_repeats_and_hurries_nothing(backend) {
         const ROUND: u64 = 4;
@@ -149,6 +173,21 @@ on_both! {
             let tries = tries(&received, path);
             let repeats = tries.values().sum::<usize>() - tries.len() * each;
             assert!(repeats <= 2 * CAP, "{path}: {repeats} repeats, {tries:?}");
+        }
+        app.finish().await;
+    }
+
+    async fn the_event_stream_goes_on_when_the_clock_is_set_back(backend) {
+        let Some(clock) = FakeClock::find() else { return };
+        let app = App::start(backend, clock.of(Options::default())).await;
+        let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+        let mut ids = follow(&app).await;
+        for (seed, offset) in (0..).zip(["+0", "-1d", "+0", "-2h"]) {
+            clock.jump_to(offset);
+            let (_, answer) = app.post_event(&github, "github:push", seed).await;
+            let posted = answer.json()["eventId"].as_str().expect("an id").to_owned();
+            let shown = async { while ids.recv().await.expect("it goes on") != posted {} };
+            tokio::time::timeout(SOON, shown).await.unwrap_or_else(|_| panic!("at {offset} nothing came"));
         }
         app.finish().await;
     }

@@ -231,6 +231,7 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
         routers: routers.clone(),
         connecting,
         brake: Brake::default(),
+        followers: Arc::default(),
         healing: healing.clone(),
         metrics,
         ids: ids.clone(),

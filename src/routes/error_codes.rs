@@ -149,6 +149,8 @@ codes! {
         "The body is larger than `maxBytes`. Nothing past the limit was read.";
     UNSUPPORTED_CONTENT_ENCODING = "unsupported_content_encoding", 415, "Compressed bodies are not accepted", [],
         "Nothing is inflated before it is verified: send the body without `Content-Encoding`.";
+    TOO_MANY_STREAMS = "too_many_streams", 429, "Too many event streams are open", [],
+        "One key follows at the most 100 event streams of a node at a time, and all keys together 1000. End one, or try again.";
     INTERNAL_ERROR = "internal_error", 500, "Something failed inside the gateway", [],
         "The log has the detail under the same request id.";
     UPSTREAM_FAILED = "upstream_failed", 502, "The provider could not be asked", [],

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{auth::KeyRing, brake::Brake, request_body::BodyBudget, session::Sessions};
+use super::{auth::KeyRing, brake::Brake, request_body::BodyBudget, session::Sessions, stream::Followers};
 use crate::{
     actors::{
         connecting::ConnectingHandle,
@@ -60,6 +60,8 @@ pub struct Gateway {
     pub sessions: Sessions,
     /// Slows down whoever is refused again and again.
     pub brake: Brake,
+    /// Who follows event streams.
+    pub followers: Arc<Followers>,
     /// Whether the process is stopping.
     pub readiness: Readiness,
     /// Bytes of webhook bodies in hand; its size is `ingest.max_in_flight_bytes`.

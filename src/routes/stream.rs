@@ -5,9 +5,14 @@
 //! has sent; and a client that comes back begins as far before the last one it saw. A poll looks no further ahead than it
 //! looks back: after the clock was set back, ids lie there that were made before, and new ones come here. **Invariants**: an
 //! event is sent once per stream, or once more when a clock that was set back comes to its time again; a client that comes back with `Last-Event-ID` gets everything that it has not seen, and some of what it has;
-//! the stream ends when the process stops, the key is revoked or the console's session ends.
+//! the stream ends when the process stops, the key is revoked or the console's session ends; a key has a bounded number of
+//! them, and so have all.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -16,14 +21,15 @@ use tokio::time::Instant;
 
 use super::{
     auth::{Caller, Reader},
+    error_codes as codes,
     events::event_json,
     gateway::Gateway,
-    problem::Answer,
+    problem::{Answer, Problem},
 };
 use crate::model::{
     clock::{EpochMs, Ids},
     event::Event,
-    ids::{EventId, OrgId},
+    ids::{EventId, KeyId, OrgId},
 };
 
 /// How often the store is asked.
@@ -35,6 +41,10 @@ const SETTLES_AFTER: Duration = Duration::from_secs(5);
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 /// Events read at once.
 const CHUNK: u32 = 200;
+/// Streams that one key may follow at a time: a console has one for each page that is open.
+const STREAMS_OF_A_KEY: usize = 100;
+/// Streams of all keys at a time: each asks the store twice a second.
+const STREAMS_IN_ALL: usize = 1000;
 
 /// `GET /events/stream`: the org's events as they are stored, as server-sent events.
 ///
@@ -43,7 +53,7 @@ const CHUNK: u32 = 200;
 /// while the gateway's clock is set back: what was stored under the time that comes again.
 ///
 /// # Errors
-/// `missing_org_id`.
+/// `missing_org_id`, `too_many_streams`.
 #[utoipa::path(
     get, path = "/events/stream",
     params((
@@ -53,12 +63,14 @@ const CHUNK: u32 = 200;
 )]
 pub async fn follow(Reader(caller): Reader, request: HttpRequest, gateway: web::Data<Gateway>) -> Answer {
     let org = caller.require_org()?.clone();
+    let place = gateway.followers.admit(&caller.key.id).ok_or_else(|| Problem::new(&codes::TOO_MANY_STREAMS))?;
     let resumed = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
     let start = match resumed.filter(|id| id.starts_with(EventId::PREFIX)) {
         Some(id) => resuming_after(EventId::from_raw(id)),
         None => Ids::event_floor(gateway.clock.now()),
     };
-    let follower = Follower { gateway, org, caller, window: Window::starting_after(start), wrote_at: None };
+    let window = Window::starting_after(start);
+    let follower = Follower { gateway, org, caller, window, wrote_at: None, _place: place };
     let body = stream::unfold(follower, |mut follower| async move {
         let chunk = follower.next_chunk().await?;
         Some((Ok::<_, actix_web::Error>(chunk), follower))
@@ -71,6 +83,49 @@ fn resuming_after(id: EventId) -> EventId {
     Ids::event_made_at(&id).map_or(id, |at| Ids::event_floor(at.minus(SETTLES_AFTER)))
 }
 
+/// How many streams each key follows on this node.
+#[derive(Debug, Default)]
+pub struct Followers {
+    open: Mutex<HashMap<KeyId, usize>>,
+}
+
+/// A stream's place among them; given back when dropped.
+#[derive(Debug)]
+struct Place {
+    followers: Arc<Followers>,
+    key: KeyId,
+}
+
+impl Followers {
+    /// A place for one more stream of this key, if it may have one.
+    fn admit(self: &Arc<Self>, key: &KeyId) -> Option<Place> {
+        let mut open = self.open();
+        let of_key = open.get(key).copied().unwrap_or_default();
+        if of_key >= STREAMS_OF_A_KEY || open.values().sum::<usize>() >= STREAMS_IN_ALL {
+            return None;
+        }
+        open.insert(key.clone(), of_key + 1);
+        Some(Place { followers: Arc::clone(self), key: key.clone() })
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<KeyId, usize>> {
+        // A count is as good after a panic as before.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.followers.open();
+        let left = open.get(&self.key).map_or(0, |of_key| of_key.saturating_sub(1));
+        if left == 0 {
+            open.remove(&self.key);
+        } else {
+            open.insert(self.key.clone(), left);
+        }
+    }
+}
+
 /// One stream in progress.
 struct Follower {
     gateway: web::Data<Gateway>,
@@ -78,6 +133,7 @@ struct Follower {
     caller: Caller,
     window: Window,
     wrote_at: Option<Instant>,
+    _place: Place,
 }
 
 impl Follower {
@@ -275,6 +331,20 @@ mod tests {
         let mut again = Window::starting_after(resuming_after(before.id));
         assert!(again.take(Vec::new(), EpochMs(back)).is_empty());
         assert!(again.cursor() < &Ids::event_floor(EpochMs(back)));
+    }
+
+    #[test]
+    fn a_key_follows_so_many_streams_and_all_keys_so_many_together() {
+        let followers = Arc::new(Followers::default());
+        let admit = |key: usize| followers.admit(&KeyId::from_raw(format!("key_{key}")));
+        let mut places: Vec<_> = (0..STREAMS_OF_A_KEY).map(|_| admit(0).expect("a place")).collect();
+        assert!(admit(0).is_none(), "that is all of one key");
+        places.extend((STREAMS_OF_A_KEY..STREAMS_IN_ALL).map(|number| admit(number).expect("a place")));
+        assert!(admit(1).is_none(), "that is all");
+        places.remove(0);
+        places.push(admit(0).expect("the place that was given back"));
+        drop(places);
+        assert!(followers.open().is_empty(), "who is gone is forgotten");
     }
 
     #[test]

@@ -524,6 +524,40 @@ on_both! {
         scene.app.finish().await;
     }
 
+    async fn a_key_that_follows_too_many_streams_is_refused_another_until_one_ends(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let key = app.make_key(&["--org", "org", "--scope", "read"]);
+        let follow = async |key: &str| {
+            let mut stream = TcpStream::connect(app.address()).await.expect("it listens");
+            let request = format!("GET /events/stream HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\nx-org-id: org\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.expect("sent");
+            let mut read = Vec::new();
+            while !read.ends_with(b"\r\n\r\n") {
+                read.push(stream.read_u8().await.expect("an answer"));
+            }
+            (String::from_utf8_lossy(&read[9..12]).into_owned(), stream)
+        };
+        let mut streams = Vec::new();
+        for number in 0..100 {
+            let (status, stream) = follow(&key).await;
+            assert_eq!(status, "200", "stream {number}");
+            streams.push(stream);
+        }
+        let refused = app.send("GET", "/events/stream", &[("x-api-key", &key)], "").await;
+        assert_eq!(code(&refused), (429, "too_many_streams".to_owned()));
+        let (status, _others) = follow(App::service_key()).await;
+        assert_eq!(status, "200", "another key has its own");
+        // The end of a connection is noticed when there is something to write, or at once.
+        streams.pop();
+        let again = async {
+            while follow(&key).await.0 != "200" {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(SOON, again).await.expect("there is a place again");
+        app.finish().await;
+    }
+
     async fn imported_rows_are_honoured_category_keys_and_further_rules_included(backend) {
         let scene = Scene::set(App::start(backend, Options::default()).await).await;
         let config = r#"{"type":"repository","custom":{"a":1},"sync":{"events":["pull_request"],"autoSync":true,"branches":["main"],"paths":["src/**"]}}"#;

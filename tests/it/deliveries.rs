@@ -320,6 +320,26 @@ on_both! {
         app.finish().await;
     }
 
+    async fn a_second_rotation_within_a_day_ends_the_overlap_of_the_first(backend) {
+        let sink = Sink::start().await.expect("a port");
+        let app = App::start(backend, Options::default()).await;
+        let mut secrets = vec![app.set_destination("org", None, &sink.url("/in")).await];
+        let mut operator = app.operator("org");
+        for _ in 0..2 {
+            let rotated = operator.ask("POST", "/orgs/org/destination/rotate-secret", None).await.expect("rotated");
+            secrets.push(rotated["secret"].as_str().expect("shown once").to_owned());
+        }
+        operator.ask("POST", "/orgs/org/destination/test", None).await.expect("tested");
+        let test = sink.received().remove(0);
+        let is_verified_by = |secret: &String| {
+            let library = standardwebhooks::Webhook::new(secret).expect("a secret");
+            library.verify(&test.body, &signature_headers(&test)).is_ok()
+        };
+        let verified: Vec<_> = secrets.iter().map(is_verified_by).collect();
+        assert_eq!(verified, [false, true, true], "two secrets sign: the newest and the one before");
+        app.finish().await;
+    }
+
     async fn a_hanging_destination_delays_nobody_else(backend) {
         let sink = Sink::start().await.expect("a port");
         sink.behave("/hang", Behaviour::Hang);

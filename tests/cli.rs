@@ -201,6 +201,7 @@ fn the_doctor_reports_every_mistake_together_and_fails() {
         &["doctor"],
         &[
             ("SIGNALBOX_SERVER__LISTEN", "nowhere"),
+            ("SIGNALBOX_SERVER__MAX_BODY_BYTES", "52428800"),
             ("SIGNALBOX_RETENTION__EVENTS_DAYS", "1"),
             ("SIGNALBOX_VAULT__KEY_FILE", "readable.key"),
             ("SIGNALBOX_DATABASE__URL", "sqlite://missing/folder/signalbox.db"),
@@ -217,6 +218,7 @@ fn the_doctor_reports_every_mistake_together_and_fails() {
         "MISTAKE  database: the folder missing/folder does not exist",
         "MISTAKE  providers.github: private_key: it is not PEM",
         "WARNING  providers.github: a webhook secret has fewer than 16 characters",
+        "WARNING  providers.github: larger webhooks than 26214400 bytes are refused",
         "WARNING  providers.github: webhooks are received, but nobody can connect: providers.github.client_id is missing",
     ] {
         assert!(said.out.contains(finding), "{finding} is not in\n{}", said.out);

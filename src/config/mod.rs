@@ -75,7 +75,7 @@ pub struct ServerConfig {
     /// What providers and browsers call; its path has no trailing slash unless it is `/` alone. When it is not set it
     /// follows `listen`, port 0 included: whoever binds puts the chosen port in its place.
     pub public_url: Url,
-    /// Largest webhook body, bytes, unless a provider says otherwise.
+    /// Largest webhook body, bytes, unless a provider's setting or its own limit says otherwise.
     pub max_body_bytes: usize,
     /// HTTP worker threads; one router actor each.
     pub workers: usize,
@@ -85,6 +85,14 @@ pub struct ServerConfig {
     pub body_timeout: Duration,
     /// How long stopping may take before it is forced.
     pub shutdown_deadline: Duration,
+}
+
+impl ServerConfig {
+    /// The largest webhook body of a provider, bytes: what is set for it, whatever that is; else `server.max_body_bytes`, or
+    /// its own limit if that is lower.
+    pub fn max_webhook_bytes(&self, set_for_it: Option<usize>, own_limit: usize) -> usize {
+        set_for_it.unwrap_or_else(|| self.max_body_bytes.min(own_limit))
+    }
 }
 
 /// `[database]`

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::Report;
 use crate::{
-    config::{Config, Mistake, ProviderConfig},
+    config::{Config, Mistake, ProviderConfig, SettingSource},
     crypto::private_key::unwrap_private_key,
     delivery::{address, destination::literal_address},
     model::secret::Secret,
@@ -215,6 +215,23 @@ pub(super) fn check_provider(provider: &ProviderConfig, mistakes: &[Mistake], re
     }
     if sound {
         report.fine(&section, format!("{} live webhook secret(s)", provider.webhook_secrets.len()));
+    }
+}
+
+/// `own_limit` is the provider's own, bytes. Raised for all, a limit would be expected to be.
+pub(super) fn check_body_limit(config: &Config, provider: &ProviderConfig, own_limit: usize, report: &mut Report) {
+    let is_raised = config.settings.iter().any(|setting| {
+        (setting.section.as_str(), setting.key.as_str()) == ("server", "max_body_bytes")
+            && setting.source != SettingSource::Default
+            && config.server.max_body_bytes > own_limit
+    });
+    let limit = config.server.max_webhook_bytes(provider.max_body_bytes, own_limit);
+    if is_raised && provider.max_body_bytes.is_none() {
+        let section = format!("providers.{}", provider.slug);
+        report.warning(
+            &section,
+            format!("larger webhooks than {limit} bytes are refused: server.max_body_bytes does not raise that, {section}.max_body_bytes does"),
+        );
     }
 }
 

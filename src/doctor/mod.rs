@@ -95,7 +95,10 @@ pub fn check_settings(config: &Config, public_url: &Url, mistakes: &[Mistake], r
     for registered in Registry::built_in() {
         let slug = registered.spec.slug;
         match config.providers.get(slug.as_str()) {
-            Some(provider) => checks::check_provider(provider, mistakes, report),
+            Some(provider) => {
+                checks::check_provider(provider, mistakes, report);
+                checks::check_body_limit(config, provider, (registered.make)().default_max_body_bytes(), report);
+            }
             None => report.note(slug, "disabled: it has no section"),
         }
     }

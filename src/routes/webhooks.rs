@@ -143,9 +143,8 @@ async fn prepare(
 }
 
 fn limits(provider: &dyn Provider, settings: &ProviderSettings, server: &ServerConfig) -> BodyLimits {
-    let by_default = server.max_body_bytes.min(provider.default_max_body_bytes());
     BodyLimits {
-        max_bytes: settings.max_body_bytes.unwrap_or(by_default),
+        max_bytes: server.max_webhook_bytes(settings.max_body_bytes, provider.default_max_body_bytes()),
         idle: server.body_idle_timeout,
         total: server.body_timeout,
     }

@@ -474,7 +474,7 @@ mod tests {
     use crate::{
         model::{
             clock::ManualClock,
-            event::{Event, EventOutcome},
+            event::Event,
             provider::{ProviderDeliveryId, ProviderSlug},
         },
         store::{self, NewEvent, NoObserver, OpenOptions},
@@ -513,22 +513,9 @@ mod tests {
         async fn accept(&self, received_at: EpochMs) {
             let ids = Ids::new(Arc::new(self.clock.clone()));
             let event = Event {
-                id: ids.event(),
-                provider: GITHUB,
                 provider_delivery_id: ProviderDeliveryId::new(ids.event().to_string()),
-                wire_type: "push".to_owned(),
-                key: None,
-                installation: None,
-                org: None,
-                external_id: None,
-                resources: Vec::new(),
-                outcome: EventOutcome::Ignored,
-                reason: None,
-                possible_replay: false,
-                held: false,
                 received_at,
-                correlation_id: "cor-1".to_owned(),
-                trace_id: None,
+                ..Event::ignored(ids.event(), GITHUB)
             };
             let new = NewEvent {
                 event,

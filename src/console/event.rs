@@ -266,10 +266,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::{
-        clock::EpochMs,
-        provider::{ProviderDeliveryId, ProviderSlug},
-    };
+    use crate::model::provider::ProviderSlug;
 
     #[test]
     fn a_payload_is_readable_raw_on_request_and_cut_where_it_is_long() {
@@ -283,22 +280,8 @@ mod tests {
     #[test]
     fn secrets_are_counted_from_one() {
         let event = Event {
-            id: EventId::from_raw("evt_1"),
-            provider: ProviderSlug("acme"),
-            provider_delivery_id: ProviderDeliveryId::new("d-1"),
-            wire_type: "push".into(),
-            key: None,
-            installation: None,
-            org: None,
-            external_id: None,
-            resources: Vec::new(),
-            outcome: EventOutcome::Ignored,
             reason: Some("unmapped_event".into()),
-            possible_replay: false,
-            held: false,
-            received_at: EpochMs(0),
-            correlation_id: "c-1".into(),
-            trace_id: None,
+            ..Event::ignored(EventId::from_raw("evt_1"), ProviderSlug("acme"))
         };
         let first = |index| {
             let explained = json!({"verifiedBy": {"secret": {"index": index}}});

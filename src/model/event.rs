@@ -98,3 +98,28 @@ pub struct Event {
     /// The trace its attempts belong to, 32 hexadecimal digits; only if it was traced when it came.
     pub trace_id: Option<String>,
 }
+
+#[cfg(test)]
+impl Event {
+    /// One that was ignored and belongs to nobody, for tests to say what matters to them.
+    pub fn ignored(id: EventId, provider: ProviderSlug) -> Self {
+        Self {
+            id,
+            provider,
+            provider_delivery_id: ProviderDeliveryId::new("d-1"),
+            wire_type: "push".to_owned(),
+            key: None,
+            installation: None,
+            org: None,
+            external_id: None,
+            resources: Vec::new(),
+            outcome: EventOutcome::Ignored,
+            reason: None,
+            possible_replay: false,
+            held: false,
+            received_at: EpochMs(0),
+            correlation_id: "cor-1".to_owned(),
+            trace_id: None,
+        }
+    }
+}

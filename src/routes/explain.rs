@@ -103,7 +103,7 @@ mod tests {
         delivery::DeliveryStatus,
         event::{Event, EventOutcome},
         ids::{DeliveryId, EventId, IntegrationId, OrgId, ResourceId, WorkspaceId},
-        provider::{ProviderDeliveryId, ProviderSlug},
+        provider::ProviderSlug,
     };
 
     fn delivery(id: &str, integration: &str, status: DeliveryStatus) -> Delivery {
@@ -130,22 +130,8 @@ mod tests {
     fn detail(decision: &Value, deliveries: Vec<Delivery>) -> EventDetail {
         EventDetail {
             event: Event {
-                id: EventId::from_raw("evt_1"),
-                provider: ProviderSlug("github"),
-                provider_delivery_id: ProviderDeliveryId::new("d-1"),
-                wire_type: "push".into(),
-                key: None,
-                installation: None,
-                org: None,
-                external_id: None,
-                resources: Vec::new(),
                 outcome: EventOutcome::Routed,
-                reason: None,
-                possible_replay: false,
-                held: false,
-                received_at: EpochMs(0),
-                correlation_id: "c-1".into(),
-                trace_id: None,
+                ..Event::ignored(EventId::from_raw("evt_1"), ProviderSlug("github"))
             },
             headers: "{}".into(),
             content_type: None,

@@ -248,29 +248,17 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{
-        event::EventOutcome,
-        provider::{ProviderDeliveryId, ProviderSlug},
-    };
+    use crate::model::{event::EventOutcome, provider::ProviderSlug};
 
     fn event(at_ms: i64, suffix: &str) -> Event {
         Event {
-            id: EventId::from_raw(format!("{}{suffix}", Ids::event_floor(EpochMs(at_ms)))),
-            provider: ProviderSlug("github"),
-            provider_delivery_id: ProviderDeliveryId::new("d"),
-            wire_type: "push".into(),
-            key: None,
-            installation: None,
-            org: None,
-            external_id: None,
-            resources: Vec::new(),
             outcome: EventOutcome::Routed,
-            reason: None,
-            possible_replay: false,
-            held: false,
             received_at: EpochMs(at_ms),
             correlation_id: "line\nbreak".into(),
-            trace_id: None,
+            ..Event::ignored(
+                EventId::from_raw(format!("{}{suffix}", Ids::event_floor(EpochMs(at_ms)))),
+                ProviderSlug("github"),
+            )
         }
     }
 

@@ -222,22 +222,11 @@ impl Rig {
     ) -> Vec<ClaimedDelivery> {
         let now = self.clock.now();
         let event = Event {
-            id: self.ids.event(),
-            provider: GITHUB,
             provider_delivery_id: ProviderDeliveryId::new(self.ids.event().to_string()),
-            wire_type: "push".to_owned(),
-            key: None,
-            installation: None,
             org: Some(OrgId::from_raw(ORG)),
-            external_id: None,
-            resources: Vec::new(),
             outcome: EventOutcome::Routed,
-            reason: None,
-            possible_replay: false,
-            held: false,
             received_at: now,
-            correlation_id: "cor-1".to_owned(),
-            trace_id: None,
+            ..Event::ignored(self.ids.event(), GITHUB)
         };
         let delivery_to = |destination: &DestinationId| Delivery {
             id: self.ids.delivery(),

@@ -358,8 +358,10 @@ impl Timeouts {
 
     async fn apply(self, connection: &mut PgConnection, further_settings: &str) -> Result<(), sqlx::Error> {
         let Self { statement_ms, lock_ms } = self;
+        // A transaction whose beginning is cut short, by a stop or a deadline, is rolled back whether or not it began: what
+        // the server warns of then, the driver would log, and nobody could do anything about it.
         let settings = format!(
-            "SET statement_timeout = {statement_ms}; SET lock_timeout = {lock_ms}; \
+            "SET client_min_messages = error; SET statement_timeout = {statement_ms}; SET lock_timeout = {lock_ms}; \
              SET idle_in_transaction_session_timeout = {}; {STAY_DURABLE}; {further_settings}",
             statement_ms * 2
         );

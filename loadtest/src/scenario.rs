@@ -283,7 +283,7 @@ impl Scenario {
     /// Reads a scenario file; a bare name is looked up in the scenarios beside this crate's sources.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let of_that_name = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios").join(path).with_extension("toml");
-        let path = if path.exists() { path.to_owned() } else { of_that_name };
+        let path = if path.is_file() { path.to_owned() } else { of_that_name };
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Self::parse(&text).with_context(|| path.display().to_string())
     }

@@ -6,6 +6,7 @@
 //! of it may be late without harm.
 
 use std::{
+    cell::Cell,
     future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -57,6 +58,8 @@ const ACTIVITY_KEPT: Duration = Duration::from_hours(48);
 const LATE_LOOK_AFTER: Duration = Duration::from_secs(3);
 /// How often everything that waits for a link is looked at, whoever heard of the link: what was heard is in memory only.
 const BINDINGS_EVERY: Duration = Duration::from_hours(1);
+/// The jobs' first turns are so far apart: all at once, each would open a connection to the database of its own.
+const FIRST_TURNS_APART: Duration = Duration::from_millis(10);
 const RETENTION_EVERY: Duration = Duration::from_mins(1);
 /// Rows of each kind deleted in one transaction.
 const RETENTION_BATCH: u32 = 500;
@@ -102,6 +105,8 @@ pub struct JanitorDeps {
 struct Janitor {
     deps: JanitorDeps,
     linked: Option<mpsc::UnboundedReceiver<InstallationId>>,
+    /// Jobs begun so far.
+    jobs: Cell<u32>,
 }
 
 /// What other rooms hold of the janitor.
@@ -125,6 +130,7 @@ impl JanitorHandle {
         let address = Janitor::start_in_arbiter(&arbiter.handle(), move |_ctx: &mut Context<Janitor>| Janitor {
             deps,
             linked: Some(linked),
+            jobs: Cell::new(0),
         });
         Self { address, store, metrics }
     }
@@ -230,7 +236,7 @@ impl Actor for Janitor {
 }
 
 impl Janitor {
-    /// Runs a job again and again: now, and `pause` after it ended.
+    /// Runs a job again and again: soon, and `pause` after it ended.
     fn every<F, W>(&self, ctx: &mut Context<Self>, pause: Duration, name: &'static str, work: W)
     where
         W: Fn(JanitorDeps) -> F + 'static,
@@ -246,8 +252,9 @@ impl Janitor {
         F: Future<Output = Result<(), StoreError>> + 'static,
     {
         let deps = self.deps.clone();
+        let turn = self.jobs.replace(self.jobs.get() + 1);
         let turns = async move {
-            tokio::time::sleep(first).await;
+            tokio::time::sleep(first + FIRST_TURNS_APART * turn).await;
             loop {
                 match isolate(work(deps.clone())).await {
                     Ok(Ok(())) => {}

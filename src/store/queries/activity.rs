@@ -41,7 +41,7 @@ pub(crate) async fn add(db: &mut Session<'_>, counted: &[Activity]) -> StoreResu
     rows.sort_by(|a, b| {
         (name_of(a.org.as_ref()), a.at, &a.provider).cmp(&(name_of(b.org.as_ref()), b.at, &b.provider))
     });
-    let adding = ADD.queries(&rows, |row, activity| {
+    ADD.execute(db.conn, &rows, |row, activity| {
         let counts = &activity.counts;
         row.bind(&*text(name_of(activity.org.as_ref())))
             .bind(activity.at.0 / MINUTE_MS)
@@ -55,10 +55,8 @@ pub(crate) async fn add(db: &mut Session<'_>, counted: &[Activity]) -> StoreResu
             .bind(stored(counts.refused))
             .bind(stored(counts.delivered))
             .bind(stored(counts.dead));
-    });
-    for adding in adding {
-        adding?.execute(&mut *db.conn).await?;
-    }
+    })
+    .await?;
     Ok(())
 }
 

@@ -170,43 +170,41 @@ async fn insert_events<'e>(
     conn: &mut Conn,
     events: &'e [Judged<'_>],
 ) -> Result<HashMap<Cow<'e, str>, Written>, sqlx::Error> {
-    let inserting = INSERT_EVENTS.queries(events, |row, judged| {
-        let (new, payload) = (&judged.event.new, &judged.event.payload);
-        let event = &new.event;
-        let (outcome, reason) = if judged.is_dropped() {
-            (EventOutcome::Filtered, Some(POSSIBLE_REPLAY))
-        } else {
-            (event.outcome, event.reason.as_deref())
-        };
-        let owned = |value: &str| text(value).into_owned();
-        row.bind(event.id.as_str())
-            .bind(event.provider.as_str())
-            .bind(&*text(event.provider_delivery_id.as_str()))
-            .bind(&*text(&event.wire_type))
-            .bind(event.key.as_ref().map(|key| owned(key.as_str())))
-            .bind(event.installation.as_ref().map(|id| owned(id.as_str())))
-            .bind(event.org.as_ref().map(|org| owned(org.as_str())))
-            .bind(event.external_id.as_ref().map(|id| owned(id.as_str())))
-            .bind(list(event.resources.iter().map(crate::model::provider::ProviderResourceId::as_str)))
-            .bind(outcome.as_str())
-            .bind(reason.map(owned))
-            .bind(judged.possible_replay)
-            .bind(event.held && !judged.is_dropped())
-            .bind(event.received_at.0)
-            .bind(&*text(&event.correlation_id))
-            .bind(event.trace_id.as_deref())
-            .bind(new.content_type.as_deref().map(owned))
-            .bind(&*text(&new.headers))
-            .bind(&*text(&new.decision))
-            .bind(new.body_digest.map(Vec::from))
-            .bind(payload.encoding)
-            .bind(i64::try_from(payload.original_bytes).unwrap_or(i64::MAX))
-            .bind(&*payload.stored);
-    });
-    let mut count = 0;
-    for inserting in inserting {
-        count += inserting?.execute(&mut *conn).await?.rows_affected();
-    }
+    let count = INSERT_EVENTS
+        .execute(conn, events, |row, judged| {
+            let (new, payload) = (&judged.event.new, &judged.event.payload);
+            let event = &new.event;
+            let (outcome, reason) = if judged.is_dropped() {
+                (EventOutcome::Filtered, Some(POSSIBLE_REPLAY))
+            } else {
+                (event.outcome, event.reason.as_deref())
+            };
+            let owned = |value: &str| text(value).into_owned();
+            row.bind(event.id.as_str())
+                .bind(event.provider.as_str())
+                .bind(&*text(event.provider_delivery_id.as_str()))
+                .bind(&*text(&event.wire_type))
+                .bind(event.key.as_ref().map(|key| owned(key.as_str())))
+                .bind(event.installation.as_ref().map(|id| owned(id.as_str())))
+                .bind(event.org.as_ref().map(|org| owned(org.as_str())))
+                .bind(event.external_id.as_ref().map(|id| owned(id.as_str())))
+                .bind(list(event.resources.iter().map(crate::model::provider::ProviderResourceId::as_str)))
+                .bind(outcome.as_str())
+                .bind(reason.map(owned))
+                .bind(judged.possible_replay)
+                .bind(event.held && !judged.is_dropped())
+                .bind(event.received_at.0)
+                .bind(&*text(&event.correlation_id))
+                .bind(event.trace_id.as_deref())
+                .bind(new.content_type.as_deref().map(owned))
+                .bind(&*text(&new.headers))
+                .bind(&*text(&new.decision))
+                .bind(new.body_digest.map(Vec::from))
+                .bind(payload.encoding)
+                .bind(i64::try_from(payload.original_bytes).unwrap_or(i64::MAX))
+                .bind(&*payload.stored);
+        })
+        .await?;
     if usize::try_from(count).is_ok_and(|count| count == events.len()) {
         let written = events.iter().map(|judged| {
             let id = Cow::Borrowed(judged.event.new.event.id.as_str());
@@ -240,21 +238,20 @@ static INSERT_ATTEMPTS: RowStatement = RowStatement::new(
 );
 
 async fn write_attempts(conn: &mut Conn, records: &[&AttemptRecord]) -> Result<(), sqlx::Error> {
-    let inserting = INSERT_ATTEMPTS.queries(records, |row, record| {
-        let attempt = &record.attempt;
-        row.bind(attempt.delivery.as_str())
-            .bind(attempt.id.as_str())
-            .bind(i64::from(attempt.number))
-            .bind(attempt.started_at.0)
-            .bind(i64::from(attempt.duration_ms))
-            .bind(attempt.result.as_str())
-            .bind(attempt.status_code.map(i64::from))
-            .bind(attempt.error.as_deref().map(|error| text(error).into_owned()))
-            .bind(attempt.response_body.as_deref().map(|body| text(body).into_owned()));
-    });
-    for inserting in inserting {
-        inserting?.execute(&mut *conn).await?;
-    }
+    INSERT_ATTEMPTS
+        .execute(conn, records, |row, record| {
+            let attempt = &record.attempt;
+            row.bind(attempt.delivery.as_str())
+                .bind(attempt.id.as_str())
+                .bind(i64::from(attempt.number))
+                .bind(attempt.started_at.0)
+                .bind(i64::from(attempt.duration_ms))
+                .bind(attempt.result.as_str())
+                .bind(attempt.status_code.map(i64::from))
+                .bind(attempt.error.as_deref().map(|error| text(error).into_owned()))
+                .bind(attempt.response_body.as_deref().map(|body| text(body).into_owned()));
+        })
+        .await?;
     Ok(())
 }
 
@@ -300,18 +297,17 @@ async fn write_results(conn: &mut Conn, records: &[&AttemptRecord]) -> Result<()
     }
     let mut newest: Vec<(&str, &AttemptRecord)> = newest.into_iter().collect();
     newest.sort_unstable_by_key(|(id, _)| *id);
-    let setting = SET_RESULTS.queries(&newest, |row, (id, record)| {
-        row.bind(*id)
-            .bind(&*text(&record.owner))
-            .bind(record.status.as_str())
-            .bind(record.reason.as_deref().map(|reason| text(reason).into_owned()))
-            .bind(i64::from(record.attempt.number))
-            .bind(record.due_at.0)
-            .bind(record.finished_at.map(|at| at.0))
-            .bind(i64::from(record.attempts_before_retry));
-    });
-    for setting in setting {
-        setting?.execute(&mut *conn).await?;
-    }
+    SET_RESULTS
+        .execute(conn, &newest, |row, (id, record)| {
+            row.bind(*id)
+                .bind(&*text(&record.owner))
+                .bind(record.status.as_str())
+                .bind(record.reason.as_deref().map(|reason| text(reason).into_owned()))
+                .bind(i64::from(record.attempt.number))
+                .bind(record.due_at.0)
+                .bind(record.finished_at.map(|at| at.0))
+                .bind(i64::from(record.attempts_before_retry));
+        })
+        .await?;
     Ok(())
 }

@@ -43,30 +43,29 @@ static INSERT: RowStatement = RowStatement::new(
 
 /// Inserts deliveries. Also within the writer's batch, hence the driver's error.
 pub(super) async fn insert(conn: &mut Conn, deliveries: &[&NewDelivery]) -> Result<(), sqlx::Error> {
-    let inserting = INSERT.queries(deliveries, |row, new| {
-        let delivery = &new.delivery;
-        // Without an owner there is no lease, and without a lease the delivery is due when it says.
-        let due_at = new.lease_owner.as_ref().and(delivery.lease_until).unwrap_or(delivery.due_at);
-        row.bind(delivery.id.as_str())
-            .bind(delivery.event.as_str())
-            .bind(delivery.integration.as_str())
-            .bind(delivery.resource.as_str())
-            .bind(&*text(delivery.workspace.as_str()))
-            .bind(delivery.org.as_str())
-            .bind(delivery.destination.as_ref().map(DestinationId::as_str))
-            .bind(delivery.status.as_str())
-            .bind(delivery.reason.as_deref().map(|reason| text(reason).into_owned()))
-            .bind(i64::from(delivery.attempts))
-            .bind(delivery.attempts > 0)
-            .bind(due_at.0)
-            .bind(new.lease_owner.as_deref())
-            .bind(delivery.replay)
-            .bind(delivery.created_at.0)
-            .bind(delivery.finished_at.map(|at| at.0));
-    });
-    for inserting in inserting {
-        inserting?.execute(&mut *conn).await?;
-    }
+    INSERT
+        .execute(conn, deliveries, |row, new| {
+            let delivery = &new.delivery;
+            // Without an owner there is no lease, and without a lease the delivery is due when it says.
+            let due_at = new.lease_owner.as_ref().and(delivery.lease_until).unwrap_or(delivery.due_at);
+            row.bind(delivery.id.as_str())
+                .bind(delivery.event.as_str())
+                .bind(delivery.integration.as_str())
+                .bind(delivery.resource.as_str())
+                .bind(&*text(delivery.workspace.as_str()))
+                .bind(delivery.org.as_str())
+                .bind(delivery.destination.as_ref().map(DestinationId::as_str))
+                .bind(delivery.status.as_str())
+                .bind(delivery.reason.as_deref().map(|reason| text(reason).into_owned()))
+                .bind(i64::from(delivery.attempts))
+                .bind(delivery.attempts > 0)
+                .bind(due_at.0)
+                .bind(new.lease_owner.as_deref())
+                .bind(delivery.replay)
+                .bind(delivery.created_at.0)
+                .bind(delivery.finished_at.map(|at| at.0));
+        })
+        .await?;
     Ok(())
 }
 

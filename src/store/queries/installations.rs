@@ -241,11 +241,10 @@ async fn touch(
 ) -> StoreResult<()> {
     // One order for everybody, so that two nodes that touch the same rows do not wait for each other in a circle.
     touched.sort_unstable();
-    let touching = statement.queries(&touched, |row, (id, at)| {
-        row.bind(*id).bind(*at);
-    });
-    for touching in touching {
-        touching?.execute(&mut *db.conn).await?;
-    }
+    statement
+        .execute(db.conn, &touched, |row, (id, at)| {
+            row.bind(*id).bind(*at);
+        })
+        .await?;
     Ok(())
 }

@@ -18,23 +18,22 @@ static APPEND: RowStatement = RowStatement::new(
 
 pub(crate) async fn append(db: &mut Session<'_>, entries: &[LogEntry]) -> StoreResult<()> {
     let owned = |value: &Option<String>| value.as_deref().map(|value| text(value).into_owned());
-    let appending = APPEND.queries(entries, |row, entry| {
-        row.bind(entry.id.as_str())
-            .bind(entry.org.as_ref().map(|org| text(org.as_str()).into_owned()))
-            .bind(entry.installation.as_ref().map(|id| id.as_str().to_owned()))
-            .bind(owned(&entry.subject))
-            .bind(&*text(&entry.action))
-            .bind(owned(&entry.from_state))
-            .bind(owned(&entry.to_state))
-            .bind(owned(&entry.reason))
-            .bind(&*text(&entry.actor.who))
-            .bind(owned(&entry.actor.user))
-            .bind(owned(&entry.actor.from))
-            .bind(entry.at.0);
-    });
-    for appending in appending {
-        appending?.execute(&mut *db.conn).await?;
-    }
+    APPEND
+        .execute(db.conn, entries, |row, entry| {
+            row.bind(entry.id.as_str())
+                .bind(entry.org.as_ref().map(|org| text(org.as_str()).into_owned()))
+                .bind(entry.installation.as_ref().map(|id| id.as_str().to_owned()))
+                .bind(owned(&entry.subject))
+                .bind(&*text(&entry.action))
+                .bind(owned(&entry.from_state))
+                .bind(owned(&entry.to_state))
+                .bind(owned(&entry.reason))
+                .bind(&*text(&entry.actor.who))
+                .bind(owned(&entry.actor.user))
+                .bind(owned(&entry.actor.from))
+                .bind(entry.at.0);
+        })
+        .await?;
     Ok(())
 }
 

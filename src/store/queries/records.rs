@@ -171,23 +171,22 @@ static SAVE_RESOURCES: RowStatement = RowStatement::new(
 );
 
 async fn save_resources(db: &mut Session<'_>, resources: &[&Resource]) -> StoreResult<()> {
-    let saving = SAVE_RESOURCES.queries(resources, |row, resource| {
-        row.bind(resource.id.as_str())
-            .bind(resource.installation.as_str())
-            .bind(&*text(resource.provider_resource_id.as_str()))
-            .bind(resource.kind.as_str())
-            .bind(resource.slug.as_deref().map(|slug| text(slug).into_owned()))
-            .bind(resource.name.as_deref().map(|name| text(name).into_owned()))
-            .bind(serde_json::Value::Object(resource.attrs.clone()).to_string())
-            .bind(resource.status.as_str())
-            .bind(resource.status_reason.as_deref().map(|reason| text(reason).into_owned()))
-            .bind(resource.control_at.map(|at| at.0))
-            .bind(resource.created_at.0)
-            .bind(resource.updated_at.0);
-    });
-    for saving in saving {
-        saving?.execute(&mut *db.conn).await?;
-    }
+    SAVE_RESOURCES
+        .execute(db.conn, resources, |row, resource| {
+            row.bind(resource.id.as_str())
+                .bind(resource.installation.as_str())
+                .bind(&*text(resource.provider_resource_id.as_str()))
+                .bind(resource.kind.as_str())
+                .bind(resource.slug.as_deref().map(|slug| text(slug).into_owned()))
+                .bind(resource.name.as_deref().map(|name| text(name).into_owned()))
+                .bind(serde_json::Value::Object(resource.attrs.clone()).to_string())
+                .bind(resource.status.as_str())
+                .bind(resource.status_reason.as_deref().map(|reason| text(reason).into_owned()))
+                .bind(resource.control_at.map(|at| at.0))
+                .bind(resource.created_at.0)
+                .bind(resource.updated_at.0);
+        })
+        .await?;
     Ok(())
 }
 
@@ -204,22 +203,21 @@ static SAVE_INTEGRATIONS: RowStatement = RowStatement::new(
 );
 
 async fn save_integrations(db: &mut Session<'_>, integrations: &[&Integration]) -> StoreResult<()> {
-    let saving = SAVE_INTEGRATIONS.queries(integrations, |row, integration| {
-        row.bind(integration.id.as_str())
-            .bind(integration.org.as_str())
-            .bind(&*text(integration.workspace.as_str()))
-            .bind(integration.provider.as_str())
-            .bind(integration.installation.as_str())
-            .bind(integration.resource.as_str())
-            .bind(serde_json::Value::Object(integration.source_config.clone()).to_string())
-            .bind(integration.status.as_str())
-            .bind(integration.status_reason.as_deref().map(|reason| text(reason).into_owned()))
-            .bind(integration.last_event_at.map(|at| at.0))
-            .bind(integration.created_at.0)
-            .bind(integration.updated_at.0);
-    });
-    for saving in saving {
-        saving?.execute(&mut *db.conn).await?;
-    }
+    SAVE_INTEGRATIONS
+        .execute(db.conn, integrations, |row, integration| {
+            row.bind(integration.id.as_str())
+                .bind(integration.org.as_str())
+                .bind(&*text(integration.workspace.as_str()))
+                .bind(integration.provider.as_str())
+                .bind(integration.installation.as_str())
+                .bind(integration.resource.as_str())
+                .bind(serde_json::Value::Object(integration.source_config.clone()).to_string())
+                .bind(integration.status.as_str())
+                .bind(integration.status_reason.as_deref().map(|reason| text(reason).into_owned()))
+                .bind(integration.last_event_at.map(|at| at.0))
+                .bind(integration.created_at.0)
+                .bind(integration.updated_at.0);
+        })
+        .await?;
     Ok(())
 }

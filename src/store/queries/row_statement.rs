@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use sqlx::{Arguments as _, Encode, Type, query::Query};
 
-use super::{Arguments, Db};
+use super::{Arguments, Conn, Db};
 
 /// How many rows a statement has room for. Small enough for SQLite's 32,766 variables with a few dozen columns.
 const SIZES: [usize; 6] = [1, 4, 8, 16, 32, 64];
@@ -51,6 +51,20 @@ impl RowStatement {
                 None => Ok(sqlx::query_with(text, arguments.arguments)),
             }
         })
+    }
+
+    /// Executes the statements for all these rows; how many rows of the table they affected.
+    pub(super) async fn execute<T>(
+        &'static self,
+        conn: &mut Conn,
+        rows: &[T],
+        add: impl FnMut(&mut RowArguments, &T),
+    ) -> Result<u64, sqlx::Error> {
+        let mut affected = 0;
+        for query in self.queries(rows, add) {
+            affected += query?.execute(&mut *conn).await?.rows_affected();
+        }
+        Ok(affected)
     }
 
     fn text_for(&'static self, rows: usize) -> (usize, &'static str) {

@@ -6,7 +6,10 @@
 //! **Invariants.** Nothing is seeded while a gateway runs. A PostgreSQL database is made for one run and removed after
 //! it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::AddAssign,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
 use signalbox::{
@@ -53,6 +56,17 @@ pub struct Sizes {
     pub payloads: f64,
     /// Events stored.
     pub count: f64,
+}
+
+impl AddAssign for Sizes {
+    fn add_assign(&mut self, other: Self) {
+        self.all += other.all;
+        self.events += other.events;
+        self.event_indexes += other.event_indexes;
+        self.indexes += other.indexes;
+        self.payloads += other.payloads;
+        self.count += other.count;
+    }
 }
 
 enum Link {

@@ -86,6 +86,8 @@ pub struct PoolOf<'a> {
     pub sizes: &'a [Size],
     /// Whose events, and the place of that group.
     pub tenants: (usize, &'a Tenants),
+    /// How unevenly they post.
+    pub zipf: f64,
     /// Whether signatures are wrong.
     pub bad_signatures: bool,
 }
@@ -93,7 +95,7 @@ pub struct PoolOf<'a> {
 impl Pool {
     /// Prepares templates and, for at most `count` events, whole requests.
     pub fn prepare(of: PoolOf<'_>, count: usize) -> anyhow::Result<Self> {
-        let PoolOf { address, stream, events, sizes, tenants: (place, tenants), bad_signatures } = of;
+        let PoolOf { address, stream, events, sizes, tenants: (place, tenants), zipf, bad_signatures } = of;
         let base = tenant_ids::base_of_group(place);
         let mut templates = Vec::new();
         let mut mix = Vec::new();
@@ -112,7 +114,7 @@ impl Pool {
         for place in (1..mix.len()).rev() {
             mix.swap(place, dice.between(0, place as u64 + 1) as usize);
         }
-        let zipf = Zipf::new(tenants.installations * tenants.resources, tenants.zipf);
+        let zipf = Zipf::new(tenants.installations * tenants.resources, zipf);
         let mean = mix.iter().filter_map(|at| templates.get(*at)).map(|one| one.bytes.len()).sum::<usize>() / mix.len();
         let timed = templates.iter().any(|template| !template.times.is_empty() || template.delivery_ids.is_empty());
         let presigned = if timed { 0 } else { count.min((events.pool_megabytes << 20) / mean.max(1)) };
@@ -330,6 +332,7 @@ mod tests {
             events,
             sizes: &events.sizes,
             tenants: (0, tenants),
+            zipf: tenants.zipf,
             bad_signatures,
         };
         Pool::prepare(of, count).expect("a pool")

@@ -140,6 +140,7 @@ impl Run<'_> {
             events: &self.scenario.events,
             sizes: phase.sizes.as_deref().unwrap_or(&self.scenario.events.sizes),
             tenants,
+            zipf: phase.zipf.unwrap_or(tenants.1.zipf),
             bad_signatures,
         };
         let copies = phase.copies as f64;
@@ -181,15 +182,22 @@ impl Run<'_> {
     /// What has to be done to the store before a phase.
     async fn prepare(&mut self, phase: &Phase) -> anyhow::Result<()> {
         let seeds = phase.stored_events.is_some() || phase.open_deliveries.is_some();
-        if !seeds && phase.restart.is_none() {
+        let store = phase.store.as_deref();
+        let stays = self.stage.store() == store;
+        if stays && !seeds && phase.restart.is_none() {
             return Ok(());
         }
         self.stage.stop(phase.restart.unwrap_or(Ending::Term)).await?;
+        if !stays && self.stage.change_store(self.scenario, store).await? {
+            self.stage.start(1).await?;
+            self.warm_up().await?;
+            self.stage.stop(Ending::Term).await?;
+        }
         if let Some(count) = phase.stored_events {
-            self.stage.database.seed_events(count).await?;
+            self.stage.database_mut().seed_events(count).await?;
         }
         if let Some(count) = phase.open_deliveries {
-            self.stage.database.seed_open_deliveries(count).await?;
+            self.stage.database_mut().seed_open_deliveries(count).await?;
         }
         let took = self.stage.start(self.scenario.nodes).await?;
         self.set(&phase.name, "start_ms", took.as_secs_f64() * 1000.0);
@@ -338,12 +346,12 @@ impl Run<'_> {
         let sum = |of: fn(&Book) -> u64| books.iter().map(|book| of(book)).sum::<u64>();
         let (acked, lost, repeated, renamed) =
             (sum(Book::acked), sum(Book::lost), sum(Book::repeated), sum(Book::renamed));
-        let sizes = self.stage.database.sizes().await?;
+        let sizes = self.stage.sizes().await?;
         let missing = acked.saturating_sub(sizes.count as u64);
         // A slow destination's too: the last of them arrive long after anybody would wait for them.
         let unserved = self.scenario.tenants.iter().filter(|tenants| tenants.destination != Destination::Good);
         let unserved: Vec<&str> = unserved.map(|tenants| tenants.name.as_str()).collect();
-        let in_rows = self.stage.database.count_deliveries_of(&unserved).await?;
+        let in_rows = self.stage.count_deliveries_of(&unserved).await?;
         let missing_deliveries = self.stage.ledger.due_in_rows().saturating_sub(in_rows);
         for (figure, value) in [
             ("acked_events", acked as f64),

@@ -137,6 +137,9 @@ pub struct Phase {
     /// Whose events; without it none are posted.
     #[serde(default)]
     pub tenants: Option<String>,
+    /// Another exponent than the tenants' own; 0 has everybody in turn.
+    #[serde(default)]
+    pub zipf: Option<f64>,
     /// Connections, one request at a time on each.
     #[serde(default = "connections")]
     pub connections: usize,
@@ -158,6 +161,11 @@ pub struct Phase {
     /// How long to wait for the last deliveries.
     #[serde(default = "drain_seconds")]
     pub drain_seconds: f64,
+    /// Another store than the first, by a name: made with the same tenants when it is first named, and kept. Before the
+    /// phase the gateway is stopped and started on it, and a phase without a name goes back to the first. What a small
+    /// store costs can so be measured right beside what a large one costs that takes an hour to fill.
+    #[serde(default)]
+    pub store: Option<String>,
     /// Before the phase the gateway is stopped, the store filled to this many events, and the gateway started.
     #[serde(default)]
     pub stored_events: Option<u64>,

@@ -1,6 +1,7 @@
 //! What a run needs around it: database, gateways, sink, tenants.
 //!
-//! **Owns** starting and stopping the nodes, and putting the tenants in place: a few over the API, many by copying.
+//! **Owns** starting and stopping the nodes, the stores that they run on, one at a time, and putting the tenants in place: a
+//! few over the API, many by copying.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -9,7 +10,7 @@ use signalbox::sim::{self, operator::Operator};
 use tempfile::TempDir;
 
 use crate::{
-    database::Database,
+    database::{Database, Sizes},
     gateway::{GatewayCommand, SERVICE_KEY, Server},
     generator::Nodes,
     ledger::Ledger,
@@ -39,8 +40,12 @@ pub struct Options {
 /// Everything but the load.
 #[derive(Debug)]
 pub struct Stage {
-    /// The database.
-    pub database: Database,
+    /// The databases, each with the name that phases know it by.
+    stores: Vec<(Option<String>, Database)>,
+    /// Which of them is in use.
+    current: usize,
+    /// The server that databases are made on, if it is PostgreSQL.
+    postgres: Option<String>,
     /// Who remembers.
     pub ledger: Arc<Ledger>,
     /// Who looks at processes.
@@ -49,7 +54,7 @@ pub struct Stage {
     command: GatewayCommand,
     directory: TempDir,
     /// Receives for as long as the stage stands.
-    _sink: Sink,
+    sink: Sink,
 }
 
 impl Stage {
@@ -67,26 +72,91 @@ impl Stage {
             database: database.url.clone(),
             settings: of_scenario.chain(options.settings.iter().cloned()).collect(),
         };
-        let (first, took) = command.start().await?;
-        meter.watch(first.pid());
+        let mut stage = Self {
+            stores: vec![(None, database)],
+            current: 0,
+            postgres: options.postgres.clone(),
+            ledger,
+            meter,
+            servers: Vec::new(),
+            command,
+            directory,
+            sink,
+        };
+        let took = stage.furnish(scenario).await?;
+        stage.start(scenario.nodes).await?;
+        Ok((stage, took))
+    }
+
+    /// Puts the tenants into an empty store; answers how long the first start took.
+    async fn furnish(&mut self, scenario: &Scenario) -> anyhow::Result<Duration> {
+        let took = self.start(1).await?;
+        let first = self.servers.iter().flatten().next().context("no node")?;
         for (place, tenants) in scenario.tenants.iter().enumerate() {
-            connect(&first, &sink, scenario, place, tenants).await?;
+            connect(first, &self.sink, scenario, place, tenants).await?;
         }
-        let mut stage = Self { database, ledger, meter, servers: vec![Some(first)], command, directory, _sink: sink };
         let copied: Vec<_> = scenario.tenants.iter().enumerate().filter(|(_, group)| is_copied(group)).collect();
         if !copied.is_empty() {
-            stage.stop(Ending::Term).await?;
+            self.stop(Ending::Term).await?;
             for (place, tenants) in copied {
                 for slug in scenario.events.providers.keys() {
                     let provider = sim::find(slug).context("an unknown provider")?;
                     let base = tenant_ids::base_of_group(place);
-                    stage.database.seed_installations(provider, base, tenants.installations as u64).await?;
+                    self.database_mut().seed_installations(provider, base, tenants.installations as u64).await?;
                 }
             }
-            stage.servers.clear();
         }
-        stage.start(scenario.nodes).await?;
-        Ok((stage, took))
+        Ok(took)
+    }
+
+    /// The name of the store in use.
+    pub fn store(&self) -> Option<&str> {
+        self.stores[self.current].0.as_deref()
+    }
+
+    /// The store in use.
+    pub fn database_mut(&mut self) -> &mut Database {
+        &mut self.stores[self.current].1
+    }
+
+    /// Changes to another store, which is made if it is not there yet; whether it was made. No node may run.
+    pub async fn change_store(&mut self, scenario: &Scenario, name: Option<&str>) -> anyhow::Result<bool> {
+        let known = self.stores.iter().position(|(known, _)| known.as_deref() == name);
+        let is_new = known.is_none();
+        self.current = match known {
+            Some(place) => place,
+            None => {
+                let directory = self.directory.path().join(name.unwrap_or_default());
+                std::fs::create_dir(&directory)?;
+                let database = Database::create(&directory, self.postgres.as_deref()).await?;
+                self.stores.push((name.map(str::to_owned), database));
+                self.stores.len() - 1
+            }
+        };
+        self.command.database.clone_from(&self.stores[self.current].1.url);
+        if is_new {
+            self.furnish(scenario).await?;
+            self.stop(Ending::Term).await?;
+        }
+        Ok(is_new)
+    }
+
+    /// Sizes of all stores together. No node may run.
+    pub async fn sizes(&self) -> anyhow::Result<Sizes> {
+        let mut sizes = Sizes::default();
+        for (_, database) in &self.stores {
+            sizes += database.sizes().await?;
+        }
+        Ok(sizes)
+    }
+
+    /// Rows of deliveries of these orgs in all stores.
+    pub async fn count_deliveries_of(&self, orgs: &[&str]) -> anyhow::Result<u64> {
+        let mut count = 0;
+        for (_, database) in &self.stores {
+            count += database.count_deliveries_of(orgs).await?;
+        }
+        Ok(count)
     }
 
     /// Starts what is missing of `nodes`; how long the last took.
@@ -136,7 +206,10 @@ impl Stage {
     /// Takes it down; the database must have been measured before.
     pub async fn strike(mut self) -> anyhow::Result<()> {
         self.stop(Ending::Kill).await?;
-        self.database.remove().await
+        for (_, database) in self.stores {
+            database.remove().await?;
+        }
+        Ok(())
     }
 }
 

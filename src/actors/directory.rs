@@ -408,13 +408,14 @@ impl Directory {
         }
     }
 
-    /// Makes this node forget everything it holds of rows: anything may have changed.
-    pub async fn refresh_everything(&self) {
+    /// Makes this node forget everything it holds of rows: anything may have changed. They are read again when they are
+    /// asked for, not a hundred thousand at once.
+    pub async fn forget_everything(&self) {
         self.shared.deps.routes.clear();
         self.shared.dispatcher.forget_destinations(None);
         for handle in self.live_supervisors() {
-            if let Err(error) = handle.reload(None).await {
-                tracing::warn!(%error, "a supervisor did not reload");
+            if let Err(error) = handle.forget_rows().await {
+                tracing::warn!(%error, "a supervisor did not forget");
             }
         }
     }
@@ -425,7 +426,7 @@ impl Directory {
 
     /// Drops and rebuilds every published route; answers how many installations route.
     pub async fn rebuild_routes(&self) -> Result<usize, AskError<InstallationError>> {
-        self.refresh_everything().await;
+        self.forget_everything().await;
         let routing = self.store().list_routing_installations().await.map_err(store_error)?;
         for id in &routing {
             self.routes_by_id(id).await?;

@@ -429,7 +429,7 @@ async fn follow_change(deps: &JanitorDeps, change: Change) {
         }
         // API keys are remembered for less than a second.
         Change::Keys => {}
-        Change::Unknown => deps.directory.refresh_everything().await,
+        Change::Unknown => deps.directory.forget_everything().await,
     }
 }
 

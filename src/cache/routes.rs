@@ -13,8 +13,10 @@ use crate::model::{
 /// How many installations are kept.
 const MAX_INSTALLATIONS: u64 = 200_000;
 
-/// How old a table may get before it is read again, whatever was or was not notified.
-const MAX_AGE: Duration = Duration::from_secs(30);
+/// How old a table may get before it is read again, whatever was or was not notified. Whoever posts every few minutes shall
+/// be known: reading a table costs a third of a webhook. Where changes may have been missed, everything is forgotten at
+/// once, so that this is the age only of what somebody changed behind the gateway's back.
+const MAX_AGE: Duration = Duration::from_mins(10);
 
 type AccountKey = (ProviderSlug, ExternalId);
 

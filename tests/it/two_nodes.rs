@@ -12,7 +12,8 @@ use signalbox::sim::{
 use crate::support::{App, Backend, Connected, Options};
 
 const SOON: Duration = Duration::from_secs(30);
-/// Less than what a node would find out by itself, without a word from the other: caches live for half a minute.
+/// Less than what a node would find out by itself, without a word from the other: it notices after a quarter of a minute
+/// that nothing is told any more.
 const TOLD: Duration = Duration::from_secs(10);
 /// Less than a lease: what comes back within it was taken over.
 const TAKEN_OVER: Duration = Duration::from_secs(20);

@@ -11,7 +11,7 @@ use signalbox::{
     store::{self, ApiKey, Change, NoObserver, OpenOptions, SharedStore, StoreError},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream, UnixStream},
     sync::watch,
     time::timeout,
@@ -71,6 +71,22 @@ async fn an_interrupted_stream_of_changes_says_that_anything_may_have_changed() 
         assert_eq!(next(&store.store).await, Change::Unknown);
         let installation = store.insert_installation_of("4711").await;
         assert_eq!(next(&store.store).await, Change::Installation(installation.id));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_on_which_no_notification_arrives_says_that_anything_may_have_changed() {
+    on_postgres(async |store: TestStore| {
+        let wire = Wire::to(&store.url).await;
+        let node = store::open(options(&wire.url, "node-b"), Arc::new(NoObserver)).await.expect("it opens");
+        wire.mute();
+        store.insert_installation_of("4711").await;
+        assert_eq!(next(&node).await, Change::Unknown);
+        wire.unmute();
+        let installation = store.insert_installation_of("4712").await;
+        assert_eq!(next(&node).await, Change::Installation(installation.id));
+        node.close().await;
     })
     .await;
 }
@@ -264,10 +280,12 @@ async fn a_server_that_stops_answering_makes_the_store_unavailable_and_no_longer
     .await;
 }
 
-/// A wire to the server that can be paused: what is sent through it then goes nowhere, and nothing is closed.
+/// A wire to the server that can be paused: what is sent through it then goes nowhere, and nothing is closed. Muted, it
+/// keeps notifications back and nothing else, as pools of connections between a program and its server do.
 struct Wire {
     url: String,
     open: watch::Sender<bool>,
+    muted: watch::Sender<bool>,
 }
 
 impl Wire {
@@ -277,6 +295,7 @@ impl Wire {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
         let (open, opened) = watch::channel(true);
+        let (muted, is_muted) = watch::channel(false);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (from_client, to_client) = client.into_split();
@@ -285,19 +304,19 @@ impl Wire {
                     let server = UnixStream::connect(socket).await.expect("the server's socket");
                     let (from_server, to_server) = server.into_split();
                     tokio::spawn(carry(from_client, to_server, opened.clone()));
-                    tokio::spawn(carry(from_server, to_client, opened.clone()));
+                    tokio::spawn(carry_messages(from_server, to_client, opened.clone(), is_muted.clone()));
                 } else {
                     let address = (options.get_host(), options.get_port());
                     let (from_server, to_server) = TcpStream::connect(address).await.expect("the server").into_split();
                     tokio::spawn(carry(from_client, to_server, opened.clone()));
-                    tokio::spawn(carry(from_server, to_client, opened.clone()));
+                    tokio::spawn(carry_messages(from_server, to_client, opened.clone(), is_muted.clone()));
                 }
             }
         });
         url.set_query(Some("sslmode=disable"));
         url.set_host(Some("127.0.0.1")).expect("it has a host");
         url.set_port(Some(port)).expect("it has a port");
-        Self { url: url.into(), open }
+        Self { url: url.into(), open, muted }
     }
 
     fn pause(&self) {
@@ -306,6 +325,14 @@ impl Wire {
 
     fn resume(&self) {
         self.open.send_replace(true);
+    }
+
+    fn mute(&self) {
+        self.muted.send_replace(true);
+    }
+
+    fn unmute(&self) {
+        self.muted.send_replace(false);
     }
 }
 
@@ -325,5 +352,29 @@ async fn carry(
             return Ok(());
         }
         to.write_all(&bytes[..read]).await?;
+    }
+}
+
+/// Carries what a server says, message by message: a letter, a length that counts itself, the rest.
+async fn carry_messages(
+    from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut open: watch::Receiver<bool>,
+    muted: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    const NOTIFICATION: u8 = b'A';
+    let mut from = BufReader::new(from);
+    loop {
+        let (kind, length) = (from.read_u8().await?, from.read_u32().await?);
+        let mut message = vec![kind];
+        message.extend(length.to_be_bytes());
+        message.resize(1 + length as usize, 0);
+        from.read_exact(&mut message[5..]).await?;
+        if open.wait_for(|open| *open).await.is_err() {
+            return Ok(());
+        }
+        if kind != NOTIFICATION || !*muted.borrow() {
+            to.write_all(&message).await?;
+        }
     }
 }

@@ -14,7 +14,9 @@ use tokio::sync::oneshot;
 
 use super::{
     InstallationError, InstallationHandle, ProviderState, SupervisorDeps, SupervisorSnapshot, TokenSnapshot, control,
-    messages::{Decide, Drain, EditRecord, GetRoutes, GetSnapshot, GetToken, NoteProvider, Reload, ResumeTeardown},
+    messages::{
+        Decide, Drain, EditRecord, ForgetRows, GetRoutes, GetSnapshot, GetToken, NoteProvider, Reload, ResumeTeardown,
+    },
     state,
     teardown_run::TeardownRun,
     token_search::{Search, SearchEnd},
@@ -190,9 +192,17 @@ impl InstallationSupervisor {
         })
     }
 
-    /// After a failed write nobody knows what the rows say: the next asker reads them again.
+    /// Nobody knows what the rows say any more, after a failed write for instance: the next asker reads them again.
     fn forget(&mut self) {
         self.kept = None;
+        self.deps.routes.forget(&self.id);
+    }
+}
+
+/// A published table has a supervisor who learns of changes. Where that ends, for idleness or by a panic, the table goes
+/// with it.
+impl Drop for InstallationSupervisor {
+    fn drop(&mut self) {
         self.deps.routes.forget(&self.id);
     }
 }
@@ -378,6 +388,17 @@ impl Handler<Reload> for InstallationSupervisor {
             loaded.map(drop)
         });
         AtomicResponse::new(Box::pin(loading))
+    }
+}
+
+impl Handler<ForgetRows> for InstallationSupervisor {
+    type Result = Result<(), InstallationError>;
+
+    fn handle(&mut self, _message: ForgetRows, _ctx: &mut Self::Context) -> Self::Result {
+        self.slot.outdate();
+        self.found = None;
+        self.forget();
+        Ok(())
     }
 }
 

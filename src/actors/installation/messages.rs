@@ -59,6 +59,12 @@ pub(super) struct NoteProvider {
     pub state: ProviderState,
 }
 
+/// Anything may have changed: keep nothing of what the rows said. Handled after the reads that are under way, so that
+/// nothing of before is published after it.
+#[derive(Message)]
+#[rtype(result = "Result<(), InstallationError>")]
+pub(super) struct ForgetRows;
+
 /// Say what you know.
 #[derive(Message)]
 #[rtype(result = "Result<SupervisorSnapshot, InstallationError>")]

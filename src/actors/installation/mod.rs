@@ -36,7 +36,9 @@ pub use self::teardown::DISCONNECTED;
 pub(crate) use self::token_slot::LONGEST_MARGIN;
 use self::{
     actor::InstallationSupervisor,
-    messages::{Decide, Drain, EditRecord, GetRoutes, GetSnapshot, GetToken, NoteProvider, Reload, ResumeTeardown},
+    messages::{
+        Decide, Drain, EditRecord, ForgetRows, GetRoutes, GetSnapshot, GetToken, NoteProvider, Reload, ResumeTeardown,
+    },
     state::Edit,
 };
 use super::{
@@ -256,6 +258,11 @@ impl InstallationHandle {
     /// Reads the rows again and publishes them.
     pub(crate) async fn reload(&self, only_of: Option<OrgId>) -> Result<(), AskError<InstallationError>> {
         ask(&self.address, Reload { only_of }, ASK_LIMIT).await
+    }
+
+    /// Makes it forget what the rows said.
+    pub(crate) async fn forget_rows(&self) -> Result<(), AskError<InstallationError>> {
+        ask(&self.address, ForgetRows, ASK_LIMIT).await
     }
 
     /// A copy of its state.

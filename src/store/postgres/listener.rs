@@ -1,12 +1,12 @@
 //! What other nodes tell, through LISTEN/NOTIFY.
 //!
 //! **Owns** one connection per store and the task that reads it. **Invariants**: whenever notifications may have been
-//! missed (a broken connection, a reader that fell behind), [`Change::Unknown`] takes their place. **Must not know** what
-//! a change means.
+//! missed (a broken connection, one on which nothing arrives, a reader that fell behind), [`Change::Unknown`] takes their
+//! place, at most [`SILENCE`] and [`ANSWER_TIME`] later. **Must not know** what a change means.
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions};
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
     task::JoinHandle,
@@ -17,9 +17,9 @@ use crate::store::{Change, StoreResult, changes::CHANNEL};
 
 /// Changes that may wait for their reader; beyond, one `Unknown` says it all.
 const WAITING: usize = 1024;
-/// A silent connection is asked whether it still lives.
+/// A silent connection is asked whether notifications still arrive on it.
 const SILENCE: Duration = Duration::from_secs(10);
-/// How long the server may take to answer that.
+/// How long that may take.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// Between attempts to listen again.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -58,7 +58,14 @@ impl Drop for Listener {
     }
 }
 
-async fn listen(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> {
+/// A connection that notifications arrive on.
+struct Listening {
+    listener: PgListener,
+    /// A channel that nobody else listens to or writes to.
+    echo: String,
+}
+
+async fn listen(options: &PgConnectOptions) -> Result<Listening, sqlx::Error> {
     // The listener wants a pool; this one is its single connection.
     let pool = PgPoolOptions::new()
         .max_connections(1)
@@ -68,11 +75,12 @@ async fn listen(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> {
         .connect_lazy_with(options.clone());
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.eager_reconnect(false);
-    listener.listen(CHANNEL).await?;
-    Ok(listener)
+    let echo = format!("signalbox_echo_{:016x}", rand::random::<u64>());
+    listener.listen_all([CHANNEL, &*echo]).await?;
+    Ok(Listening { listener, echo })
 }
 
-async fn run(options: PgConnectOptions, first: PgListener, changes: mpsc::Sender<Change>) {
+async fn run(options: PgConnectOptions, first: Listening, changes: mpsc::Sender<Change>) {
     let mut outbox = Outbox { changes, missed: false };
     let mut listener = Some(first);
     loop {
@@ -89,17 +97,38 @@ async fn run(options: PgConnectOptions, first: PgListener, changes: mpsc::Sender
     }
 }
 
-/// Reads until the connection breaks.
-async fn read(mut listener: PgListener, outbox: &mut Outbox) {
+/// Reads until the connection breaks, or until nothing arrives on it any more.
+async fn read(mut listening: Listening, outbox: &mut Outbox) {
     loop {
-        match timeout(SILENCE, listener.try_recv()).await {
-            Ok(Ok(Some(notification))) => outbox.put(Change::from_notification(notification.payload())),
+        match timeout(SILENCE, listening.listener.try_recv()).await {
+            Ok(Ok(Some(notification))) => listening.pass_on(&notification, outbox),
             Ok(Ok(None) | Err(_)) => return,
-            Err(_) => match timeout(ANSWER_TIME, sqlx::query("SELECT 1").execute(&mut listener)).await {
-                Ok(Ok(_)) => outbox.catch_up(),
-                Ok(Err(_)) | Err(_) => return,
+            Err(_) => match timeout(ANSWER_TIME, listening.hears_itself(outbox)).await {
+                Ok(Ok(true)) => outbox.catch_up(),
+                Ok(Ok(false) | Err(_)) | Err(_) => return,
             },
         }
+    }
+}
+
+impl Listening {
+    fn pass_on(&self, notification: &PgNotification, outbox: &mut Outbox) {
+        if notification.channel() != self.echo {
+            outbox.put(Change::from_notification(notification.payload()));
+        }
+    }
+
+    /// Whether what is said on this connection's own channel arrives: an answer to a query alone would not say whether
+    /// something between us and the server, a pool of connections for instance, keeps notifications back.
+    async fn hears_itself(&mut self, outbox: &mut Outbox) -> Result<bool, sqlx::Error> {
+        sqlx::query("SELECT pg_notify($1, '')").bind(&self.echo).execute(&mut self.listener).await?;
+        while let Some(notification) = self.listener.try_recv().await? {
+            if notification.channel() == self.echo {
+                return Ok(true);
+            }
+            self.pass_on(&notification, outbox);
+        }
+        Ok(false)
     }
 }
 

@@ -126,7 +126,7 @@ impl Directory {
         let mut cursor: Option<String> = None;
         let mut totals = Vec::new();
         for _page in 0..MAX_PAGES {
-            let page = self.list_at_provider(id, cursor.as_deref()).await?;
+            let page = self.list_at_provider(id, cursor.as_deref()).await.map_err(of_our_cursor)?;
             let suffices = suffices(&page.items);
             totals.extend(page.total);
             listing.items.extend(page.items.into_iter().filter(|item| seen.insert(item.id.clone())));
@@ -272,6 +272,17 @@ impl Directory {
             }
         }
         Ok(())
+    }
+}
+
+/// A cursor that the provider itself gave a moment ago, and does not take: it is not the caller who erred.
+fn of_our_cursor(error: AskError<ProviderCallError>) -> AskError<ProviderCallError> {
+    match error {
+        AskError::Reply(ProviderCallError::InvalidParameter) => {
+            let why = "it does not take the cursor that it gave".to_owned();
+            AskError::Reply(ProviderCallError::ProviderUnavailable(why))
+        }
+        error => error,
     }
 }
 

@@ -19,6 +19,9 @@ use crate::model::clock::EpochMs;
 /// Pages after which a list that does not end is taken to be over.
 const MAX_PAGES: u32 = 200;
 
+/// A cursor that no former page gave.
+const NO_CURSOR: ConnectorError = ConnectorError::Refused("invalid_parameter");
+
 /// Makes a call that changes nothing, or that can be repeated: a lost answer is as good as none.
 pub(super) async fn ask(http: &HttpClient, call: Call) -> Result<Reply, ConnectorError> {
     http.send(call).await.map_err(|error| match error {
@@ -79,12 +82,26 @@ pub(super) struct PageCursor {
 }
 
 impl PageCursor {
-    /// Reads a former [`PageCursor::after`]. What is none is taken for the provider's own token.
-    pub(super) fn read(cursor: Option<&str>) -> Self {
-        let Some(cursor) = cursor else { return Self { page: 0, token: None } };
+    /// Reads a former [`PageCursor::after`].
+    ///
+    /// # Errors
+    /// [`ConnectorError::Refused`] of what is none: the provider is not asked with it.
+    pub(super) fn read(cursor: Option<&str>) -> Result<Self, ConnectorError> {
+        let Some(cursor) = cursor else { return Ok(Self { page: 0, token: None }) };
         let numbered = cursor.split_once('.').and_then(|(page, token)| Some((page.parse().ok()?, token)));
-        let (page, token) = numbered.unwrap_or((0, cursor));
-        Self { page, token: Some(token.to_owned()) }
+        match numbered.filter(|(page, token)| *page > 0 && !token.is_empty()) {
+            Some((page, token)) => Ok(Self { page, token: Some(token.to_owned()) }),
+            None => Err(NO_CURSOR),
+        }
+    }
+
+    /// What an error about the page means. Only its token tells the request from that of the first page, so that it is the
+    /// token which a provider that answers, and gives no other reason, does not take.
+    pub(super) fn judge(&self, error: ConnectorError) -> ConnectorError {
+        match error {
+            ConnectorError::Malformed(_) if self.token.is_some() => NO_CURSOR,
+            error => error,
+        }
     }
 
     /// The cursor of the next page; `None` at the end, and where the provider would go round in circles.
@@ -110,9 +127,10 @@ mod tests {
 
     #[test]
     fn a_list_ends_when_the_provider_says_so_or_repeats_itself_or_never_ends() {
-        let first = PageCursor::read(None);
+        let read = |cursor: Option<&str>| PageCursor::read(cursor).expect("a cursor of ours");
+        let first = read(None);
         let second = first.after(Some("0:100:0".into())).expect("goes on");
-        let cursor = PageCursor::read(Some(&second));
+        let cursor = read(Some(&second));
         assert_eq!(cursor.token.as_deref(), Some("0:100:0"));
         assert_eq!(cursor.after(None), None);
         assert_eq!(cursor.after(Some("0:100:0".into())), None);
@@ -120,10 +138,21 @@ mod tests {
         let mut pages = 2;
         while let Some(next) = cursor {
             pages += 1;
-            cursor = PageCursor::read(Some(&next)).after(Some(format!("token-{pages}")));
+            cursor = read(Some(&next)).after(Some(format!("token-{pages}")));
         }
         assert_eq!(pages, MAX_PAGES);
-        assert_eq!(PageCursor::read(Some("foreign")).token.as_deref(), Some("foreign"));
+    }
+
+    #[test]
+    fn a_cursor_that_no_page_gave_is_refused_and_so_is_one_that_the_provider_does_not_take() {
+        for foreign in ["foreign", "0.x", "-1.x", "1.", ".x", "x.y"] {
+            assert_eq!(PageCursor::read(Some(foreign)).err(), Some(NO_CURSOR), "{foreign}");
+        }
+        let (first, second) = (PageCursor::read(None).expect("none"), PageCursor::read(Some("1.x")).expect("ours"));
+        let not_taken = || refusal(&reply(400, &[]), "x-reset", EpochMs(0));
+        assert_eq!(second.judge(not_taken()), NO_CURSOR);
+        assert_eq!(first.judge(not_taken()), not_taken());
+        assert_eq!(second.judge(ConnectorError::Unauthorized), ConnectorError::Unauthorized);
     }
 
     #[test]

@@ -114,6 +114,21 @@ on_both! {
         stage.finish().await;
     }
 
+    async fn a_cursor_that_no_page_gave_is_the_callers_mistake_and_says_nothing_of_the_provider(backend) {
+        let stage = Stage::set(backend, Options::default()).await;
+        for provider in ["github", "vercel", "linear", "sentry"] {
+            let connection = stage.connect("org", provider, 1).await;
+            for cursor in ["garbage", "1.garbage", "0.x"] {
+                let path = format!("/connections/{connection}/available-resources?cursor={cursor}");
+                let refused = stage.refused("org", "GET", &path, None).await;
+                assert_eq!(refused, (400, "invalid_parameter".into()), "{provider}: {cursor}");
+            }
+            let shown = stage.ask("org", "GET", &format!("/connections/{connection}"), None).await;
+            assert_eq!(shown["health"], "ok", "{provider}: it answered");
+        }
+        stage.finish().await;
+    }
+
     async fn an_org_key_links_what_the_provider_lists_and_a_service_links_anything(backend) {
         let stage = Stage::set(backend, Options::default()).await;
         let ids = invent_repositories(&stage, 1, 60);

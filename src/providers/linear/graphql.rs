@@ -165,8 +165,9 @@ impl LinearConnector {
         cursor: Option<&str>,
         now: EpochMs,
     ) -> Result<ResourcePage, ConnectorError> {
-        let cursor = PageCursor::read(cursor);
-        let data = self.query(TEAMS, json!({"after": cursor.token}), access, now).await?;
+        let cursor = PageCursor::read(cursor)?;
+        let data = self.query(TEAMS, json!({"after": cursor.token}), access, now).await;
+        let data = data.map_err(|error| cursor.judge(error))?;
         let TeamsAnswer { teams } = serde_json::from_value(data).map_err(|_| ConnectorError::Malformed("the teams"))?;
         let mut seen = HashSet::new();
         let items = teams.nodes.into_iter().filter(|team| seen.insert(team.id.clone())).map(visible).collect();

@@ -83,14 +83,14 @@ impl SentryConnector {
             Some(Ok(slug)) => format!("/api/0/organizations/{slug}/projects/"),
             Some(Err(_)) => return Err(ConnectorError::NotAccessible),
         };
-        let cursor = PageCursor::read(cursor);
+        let cursor = PageCursor::read(cursor)?;
         let mut url: Url = self.data_url(grant).at(&path);
         url.query_pairs_mut()
             .append_pair("per_page", PER_PAGE)
             .extend_pairs(cursor.token.as_deref().map(|token| ("cursor", token)));
         let reply = answers::ask(&self.http, Call::new("GET", url).bearer(access)).await?;
         if !reply.is_success() {
-            return Err(answers::refusal(&reply, RESET_HEADER, grant.now));
+            return Err(cursor.judge(answers::refusal(&reply, RESET_HEADER, grant.now)));
         }
         let next = reply.header("link").and_then(next_cursor);
         let page: Vec<Project> = reply.json("a list of projects")?;

@@ -60,13 +60,13 @@ impl VercelConnector {
         access: &Secret,
         cursor: Option<&str>,
     ) -> Result<ResourcePage, ConnectorError> {
-        let cursor = PageCursor::read(cursor);
+        let cursor = PageCursor::read(cursor)?;
         let mut query = vec![("limit", PER_PAGE)];
         query.extend(cursor.token.as_deref().map(|from| ("from", from)));
         let call = self.about("GET", "/v10/projects", &grant.external_id, &query).bearer(access);
         let reply = answers::ask(&self.http, call).await?;
         if !reply.is_success() {
-            return Err(refusal(&reply, grant.now));
+            return Err(cursor.judge(refusal(&reply, grant.now)));
         }
         let page: Projects = reply.json("a list of projects")?;
         let mut seen = HashSet::new();

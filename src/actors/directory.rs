@@ -17,6 +17,7 @@ use crate::{
             InstallationError, InstallationHandle, SupervisorDeps, control,
             state::{self, Edit},
         },
+        last_seen::LastSeen,
         runtime::isolate,
     },
     cache::RouteCache,
@@ -86,13 +87,6 @@ pub struct DirectoryDeps {
     pub crash_after: Option<String>,
     /// Told about every installation that was connected or gained a link: late binding listens.
     pub linked: mpsc::UnboundedSender<InstallationId>,
-}
-
-/// When installations and integrations last had an event, gathered in memory and written in batches by the janitor.
-#[derive(Default)]
-struct LastSeen {
-    installations: DashMap<InstallationId, EpochMs>,
-    integrations: DashMap<IntegrationId, EpochMs>,
 }
 
 /// One resource to link.
@@ -441,27 +435,33 @@ impl Directory {
         integrations: impl Iterator<Item = &'i IntegrationId>,
         at: EpochMs,
     ) {
-        let later = |known: &mut EpochMs| *known = at.max(*known);
-        self.shared.seen.installations.entry(installation.clone()).and_modify(later).or_insert(at);
+        self.shared.seen.installations.note(installation, at);
         for integration in integrations {
-            self.shared.seen.integrations.entry(integration.clone()).and_modify(later).or_insert(at);
+            self.shared.seen.integrations.note(integration, at);
         }
+    }
+
+    /// When an installation last had an event: what its row says, or what this node knows better.
+    pub fn last_event_of_installation(&self, installation: &Installation) -> Option<EpochMs> {
+        installation.last_event_at.max(self.shared.seen.installations.find(&installation.id))
+    }
+
+    /// When an integration last had an event, likewise.
+    pub fn last_event_of_integration(&self, integration: &Integration) -> Option<EpochMs> {
+        integration.last_event_at.max(self.shared.seen.integrations.find(&integration.id))
     }
 
     /// Writes what was noted since the last time.
     pub async fn flush_seen(&self) -> Result<(), StoreError> {
-        let installations = take_all(&self.shared.seen.installations);
-        let integrations = take_all(&self.shared.seen.integrations);
+        let seen = &self.shared.seen;
+        let (installations, integrations) = (seen.installations.unwritten(), seen.integrations.unwritten());
         if installations.is_empty() && integrations.is_empty() {
             return Ok(());
         }
-        let written = self.store().touch_last_event(installations.clone(), integrations.clone()).await;
-        if written.is_err() {
-            // For the next time, beside whatever came meanwhile.
-            put_back(&self.shared.seen.installations, installations);
-            put_back(&self.shared.seen.integrations, integrations);
-        }
-        written
+        self.store().touch_last_event(installations.clone(), integrations.clone()).await?;
+        seen.installations.written(&installations);
+        seen.integrations.written(&integrations);
+        Ok(())
     }
 
     /// A copy of every live supervisor's state, without secrets.
@@ -542,15 +542,4 @@ pub(super) fn sole_owner<T>(owners: Vec<T>) -> Option<T> {
 
 fn store_error(error: StoreError) -> AskError<InstallationError> {
     AskError::Reply(InstallationError::Store(error))
-}
-
-fn put_back<K: Eq + std::hash::Hash>(map: &DashMap<K, EpochMs>, taken: Vec<(K, EpochMs)>) {
-    for (key, at) in taken {
-        map.entry(key).and_modify(|known| *known = at.max(*known)).or_insert(at);
-    }
-}
-
-fn take_all<K: Clone + Eq + std::hash::Hash>(map: &DashMap<K, EpochMs>) -> Vec<(K, EpochMs)> {
-    let keys: Vec<K> = map.iter().map(|entry| entry.key().clone()).collect();
-    keys.into_iter().filter_map(|key| map.remove(&key)).collect()
 }

@@ -12,6 +12,7 @@ pub mod dispatcher;
 pub mod healing;
 pub mod installation;
 pub mod janitor;
+mod last_seen;
 pub mod provider_calls;
 pub mod proxy;
 pub mod resources;

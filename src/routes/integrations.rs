@@ -49,7 +49,7 @@ pub(super) fn workspace_id(raw: &str) -> Result<WorkspaceId, Problem> {
     }
 }
 
-fn integration_json(integration: &Integration, resource: &Resource) -> Value {
+fn integration_json(gateway: &Gateway, integration: &Integration, resource: &Resource) -> Value {
     json!({
         "id": integration.id,
         "workspaceId": integration.workspace,
@@ -63,7 +63,7 @@ fn integration_json(integration: &Integration, resource: &Resource) -> Value {
         "sourceConfig": integration.source_config,
         "events": integration.rules().events,
         "autoSync": integration.rules().auto_sync,
-        "lastEventAt": time_json(integration.last_event_at),
+        "lastEventAt": time_json(gateway.directory.last_event_of_integration(integration)),
         "createdAt": integration.created_at.to_rfc3339(),
         "updatedAt": integration.updated_at.to_rfc3339(),
     })
@@ -94,7 +94,8 @@ pub async fn list(
     for (integration, _) in &rows {
         *by_type.entry(integration.provider.as_str()).or_default() += 1;
     }
-    let list: Vec<_> = rows.iter().map(|(integration, resource)| integration_json(integration, resource)).collect();
+    let list: Vec<_> =
+        rows.iter().map(|(integration, resource)| integration_json(&gateway, integration, resource)).collect();
     Ok(HttpResponse::Ok().json(json!({
         "workspaceId": workspace, "total": list.len(), "byType": by_type, "list": list,
     })))
@@ -133,8 +134,11 @@ pub async fn create(
     check_linkable(&gateway, &caller, &record, &mut resources).await?;
     let request = SubscribeWorkspace { workspace, resources, events };
     let done = gateway.directory.subscribe(&record.installation.id, request, caller.actor()).await?;
-    let integrations: Vec<_> =
-        done.integrations.iter().map(|(integration, resource)| integration_json(integration, resource)).collect();
+    let integrations: Vec<_> = done
+        .integrations
+        .iter()
+        .map(|(integration, resource)| integration_json(&gateway, integration, resource))
+        .collect();
     Ok(HttpResponse::Ok().json(json!({
         "created": done.created,
         "reactivated": done.reactivated,
@@ -203,7 +207,7 @@ async fn with_destination(gateway: &Gateway, integration: &Integration) -> Resul
         Problem::new(&codes::INTERNAL_ERROR).caused_by(format!("{} has no resource row", integration.id))
     })?;
     let destination = gateway.destinations.find(&served_by(integration)).await?;
-    let mut shown = integration_json(integration, &resource);
+    let mut shown = integration_json(gateway, integration, &resource);
     shown["destination"] = destination.map_or(Value::Null, |view| destination_json(&view, None));
     Ok(shown)
 }

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use signalbox::sim::{
-    self,
-    client::Answer,
-    operator::Operator,
-    sink::{Behaviour, Sink},
+use signalbox::{
+    model::clock::{Clock as _, SystemClock},
+    sim::{
+        self,
+        client::Answer,
+        operator::Operator,
+        sink::{Behaviour, Sink},
+    },
 };
 
 use tokio::{
@@ -584,24 +587,54 @@ on_both! {
         scene.app.finish().await;
     }
 
-    async fn connections_and_integrations_say_when_they_last_heard_something(backend) {
+    async fn connections_and_integrations_say_when_they_last_heard_something_as_soon_as_it_is_acknowledged(backend) {
         let scene = Scene::set(App::start(backend, Options::default()).await).await;
-        let received_at = scene.event["receivedAt"].clone();
-        for template in ["/connections/{in}", "/integrations/{int}"] {
-            let path = scene.path(template);
-            let mut operator = scene.app.operator("org");
-            let noted = async {
-                loop {
-                    let shown = operator.ask("GET", &path, None).await.expect("there");
-                    if !shown["lastEventAt"].is_null() {
-                        return shown["lastEventAt"].clone();
-                    }
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            };
-            assert_eq!(tokio::time::timeout(SOON, noted).await.expect("noted in time"), received_at, "{path}");
+        let mut operator = scene.app.operator("org");
+        for seed in 50..60 {
+            let (_, answer) = scene.app.post_event(&scene.github, "github:push", seed).await;
+            let event = answer.json()["eventId"].as_str().expect("an event id").to_owned();
+            let mut shown = Vec::new();
+            for template in ["/connections/{in}", "/integrations/{int}"] {
+                shown.push(operator.ask("GET", &scene.path(template), None).await.expect("there"));
+            }
+            for (path, rows) in [("/connections", "items"), ("/workspaces/ws/integrations", "list")] {
+                shown.push(operator.ask("GET", path, None).await.expect("listed")[rows][0].clone());
+            }
+            let event = operator.ask("GET", &format!("/events/{event}"), None).await.expect("the event");
+            for shown in shown {
+                assert_eq!(shown["lastEventAt"], event["receivedAt"], "{shown}");
+            }
+            // Now and then its row is written in between.
+            tokio::time::sleep(Duration::from_millis(230)).await;
         }
+        scene.sink.wait_for(11, SOON).await.expect("delivered");
         scene.app.finish().await;
+    }
+
+    async fn an_event_that_is_routed_later_is_the_last_one_of_its_connection_and_integration(backend) {
+        let sink = Sink::start().await.expect("a port");
+        let app = App::start(backend, Options::default()).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let provider = sim::find("github").expect("simulated");
+        let facts = provider.facts(1, 7, SystemClock.now());
+        let early = provider.event("github:push", &facts, provider.secret.as_bytes()).expect("known");
+        let answer = app.outsider().post_webhook("github", &early).await.expect("an answer").json();
+        assert_eq!(answer["outcome"], "unrouted", "{answer}");
+        let github = app.connect("org", provider, 1).await;
+        let integration = app.subscribe("org", "ws", &github, Some(&["github:push"])).await;
+        let mut operator = app.operator("org");
+        let (connection, integration) =
+            (format!("/connections/{}", github.connection), format!("/integrations/{integration}"));
+        assert_eq!(operator.ask("GET", &integration, None).await.expect("there")["lastEventAt"], Value::Null);
+        let reroute = format!("{connection}/reroute");
+        operator.ask("POST", &reroute, Some(&json!({}))).await.expect("rerouted");
+        let event = format!("/events/{}", answer["eventId"].as_str().expect("an event id"));
+        let received_at = operator.ask("GET", &event, None).await.expect("the event")["receivedAt"].clone();
+        for path in [connection, integration] {
+            assert_eq!(operator.ask("GET", &path, None).await.expect("there")["lastEventAt"], received_at, "{path}");
+        }
+        sink.wait_for(1, SOON).await.expect("delivered");
+        app.finish().await;
     }
 
     async fn the_admin_routes_show_health_counts_actors_and_what_was_done(backend) {

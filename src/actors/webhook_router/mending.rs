@@ -378,7 +378,8 @@ impl MendingHandle {
         for new in &mut deliveries {
             new.delivery.replay = replay;
         }
-        let added = deliveries.iter().map(|new| (new.delivery.id.clone(), new.delivery.integration.clone())).collect();
+        let added: Vec<(DeliveryId, IntegrationId)> =
+            deliveries.iter().map(|new| (new.delivery.id.clone(), new.delivery.integration.clone())).collect();
         let action = if replay { "event.replayed" } else { "event.rerouted" };
         // An event that matches and is not wanted was not sent anywhere: there is nothing to tell.
         let is_told = replay || plan.outcome == EventOutcome::Routed;
@@ -394,6 +395,8 @@ impl MendingHandle {
         };
         let rerouted = self.pipeline.store.reroute_event(rerouting).await?;
         if rerouted {
+            let heard = added.iter().map(|(_, integration)| integration);
+            self.pipeline.directory.note_seen(&table.installation, heard, event.received_at);
             self.pipeline.dispatcher.nudge(None);
         }
         Ok(rerouted.then_some(added))

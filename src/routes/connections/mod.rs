@@ -128,7 +128,7 @@ pub(super) async fn show(
         "hasToken": facts.has_token,
         "tokenExpiresAt": time_json(facts.token_expires_at),
         "health": facts.health,
-        "lastEventAt": time_json(installation.last_event_at),
+        "lastEventAt": time_json(gateway.directory.last_event_of_installation(installation)),
         "resources": active.map(resource_json).collect::<Vec<_>>(),
         "createdAt": installation.created_at.to_rfc3339(),
         "updatedAt": installation.updated_at.to_rfc3339(),

@@ -212,7 +212,7 @@ impl Binder {
         let installation =
             self.directory.edit(id, grant.actor.clone(), move |record, edit| reconnect(record, proved, edit)).await?;
         if word == Word::Providers {
-            self.directory.note_provider(id, ProviderState::Answers);
+            self.directory.note_provider(id, ProviderState::Answers).await;
         }
         if grant.is_update {
             self.directory.look_in_background(id);

@@ -135,7 +135,7 @@ impl Directory {
         match tried.outcome {
             Err(_panicked) => Err(AskError::Reply(ProviderCallError::Crashed)),
             Ok(Ok(answer)) => {
-                self.note_provider(id, ProviderState::Answers);
+                self.note_provider(id, ProviderState::Answers).await;
                 Ok(answer)
             }
             Ok(Err(error)) => Err(self.judge_call(&tried.seen, error).await),
@@ -189,7 +189,7 @@ impl Directory {
             | ConnectorError::Unavailable { .. }
             | ConnectorError::Malformed(_)
             | ConnectorError::Refused(_) => {
-                self.note_provider(&seen.id, ProviderState::Unreachable);
+                self.note_provider(&seen.id, ProviderState::Unreachable).await;
                 (None, ProviderCallError::ProviderUnavailable(error.to_string()))
             }
         };

@@ -152,8 +152,8 @@ impl Directory {
     }
 
     /// Notes what a call showed of the provider's side, for the connection's health.
-    pub(super) fn note_provider(&self, id: &InstallationId, state: ProviderState) {
-        self.locate(id).note_provider(state);
+    pub(super) async fn note_provider(&self, id: &InstallationId, state: ProviderState) {
+        self.locate(id).note_provider(state).await;
     }
 
     /// A token that lives, renewed if it has to be.

@@ -114,6 +114,22 @@ on_both! {
         stage.finish().await;
     }
 
+    async fn a_provider_that_cannot_be_asked_shows_in_the_health_of_its_connection_with_the_answer(backend) {
+        let stage = Stage::set(backend, Options::default()).await;
+        let github = stage.connect("org", "github", 1).await;
+        let (shown, path) = (format!("/connections/{github}"), format!("/connections/{github}/validate"));
+        for _round in 0..3 {
+            stage.world.github.fail(FaultRule::always(REPOSITORIES, Fault::status(503)));
+            assert_eq!(stage.refused("org", "POST", &path, None).await, (502, "provider_unavailable".into()));
+            let told = stage.ask("org", "GET", &shown, None).await;
+            assert_eq!((&told["health"], &told["status"]), (&json!("degraded"), &json!("active")));
+            stage.world.github.heal();
+            stage.ask("org", "POST", &path, None).await;
+            assert_eq!(stage.ask("org", "GET", &shown, None).await["health"], "ok");
+        }
+        stage.finish().await;
+    }
+
     async fn a_cursor_that_no_page_gave_is_the_callers_mistake_and_says_nothing_of_the_provider(backend) {
         let stage = Stage::set(backend, Options::default()).await;
         for provider in ["github", "vercel", "linear", "sentry"] {

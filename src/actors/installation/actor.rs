@@ -7,8 +7,8 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorContext, ActorFuture, ActorFutureExt, AsyncContext, AtomicResponse, Context, Handler, ResponseFuture,
-    WrapFuture,
+    Actor, ActorContext, ActorFuture, ActorFutureExt, AsyncContext, AtomicResponse, Context, Handler,
+    ResponseActFuture, ResponseFuture, WrapFuture,
 };
 use tokio::sync::oneshot;
 
@@ -335,23 +335,24 @@ async fn keep_health(deps: SupervisorDeps, id: InstallationId, state: ProviderSt
 }
 
 impl Handler<NoteProvider> for InstallationSupervisor {
-    type Result = ();
+    type Result = ResponseActFuture<Self, Result<(), InstallationError>>;
 
-    fn handle(&mut self, message: NoteProvider, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, message: NoteProvider, _ctx: &mut Self::Context) -> Self::Result {
         let is_known = |(state, at): &(ProviderState, Instant)| *state == message.state && at.elapsed() < HEALTH_MEMORY;
         if self.provider.as_ref().is_some_and(is_known) {
-            return;
+            return Box::pin(async { Ok(()) }.into_actor(self));
         }
         self.provider = Some((message.state, Instant::now()));
         let keeping = beside(keep_health(self.deps.clone(), self.id.clone(), message.state)).into_actor(self);
-        ctx.spawn(keeping.map(|kept, actor, _ctx| {
+        Box::pin(keeping.map(|kept, actor, _ctx| {
             if let Ok(Err(error)) = &kept {
                 tracing::warn!(installation.id = %actor.id, %error, "the provider's health was not written");
             }
             if !matches!(kept, Ok(Ok(()))) {
                 actor.provider = None;
             }
-        }));
+            Ok(kept.map_err(|_panicked| InstallationError::Crashed)??)
+        }))
     }
 }
 

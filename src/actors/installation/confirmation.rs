@@ -60,11 +60,11 @@ impl Search {
         let generation = found.token.generation;
         match connector.confirm_arrival(&Grant::of(seen, self.now()), &found.token.access).await {
             Ok(()) => {
-                self.note(ProviderState::Answers);
+                self.note(ProviderState::Answers).await;
                 self.edit_as_seen(seen, accept).await.map(drop)
             }
             Err(ConnectorError::Refused(code)) => {
-                self.note(ProviderState::Answers);
+                self.note(ProviderState::Answers).await;
                 self.edit_as_seen(seen, move |record, edit| refuse(record, code, edit)).await?;
                 Err(PENDING)
             }
@@ -81,7 +81,7 @@ impl Search {
                 if let Some(verdict) = verdict_of(&error) {
                     return self.judge(seen, verdict).await;
                 }
-                self.note(ProviderState::Unreachable);
+                self.note(ProviderState::Unreachable).await;
                 tracing::debug!(installation.id = %seen.id, %error, "the installation is not confirmed yet");
                 Err(PENDING)
             }

@@ -51,9 +51,9 @@ pub(super) struct GetToken {
 #[rtype(result = "()")]
 pub(super) struct ResumeTeardown;
 
-/// A call showed how the provider's side is.
+/// A call showed how the provider's side is. Answered when the row says so.
 #[derive(Message)]
-#[rtype(result = "()")]
+#[rtype(result = "Result<(), InstallationError>")]
 pub(super) struct NoteProvider {
     /// How.
     pub state: ProviderState,

@@ -66,6 +66,8 @@ use crate::{
 
 /// The longest an asker waits.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
+/// The longest an answer of the provider's waits until the connection's health tells of it.
+const NOTE_LIMIT: Duration = Duration::from_secs(1);
 /// The longest somebody waits for a token: another node's renewal, then one of our own.
 const TOKEN_LIMIT: Duration = Duration::from_secs(45);
 
@@ -249,9 +251,9 @@ impl InstallationHandle {
     }
 
     /// Tells it how the provider's side is. If it does not hear it, the next call tells.
-    pub(crate) fn note_provider(&self, state: ProviderState) {
-        if let Err(error) = self.address.try_send(NoteProvider { state }) {
-            tracing::debug!(%error, "a supervisor is busy; the provider's health is told later");
+    pub(crate) async fn note_provider(&self, state: ProviderState) {
+        if let Err(error) = ask(&self.address, NoteProvider { state }, NOTE_LIMIT).await {
+            tracing::debug!(%error, "the provider's health is told later");
         }
     }
 

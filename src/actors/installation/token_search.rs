@@ -149,7 +149,7 @@ impl Search {
         match renewed {
             Renewed::Written(found) => {
                 self.eased_until = None;
-                self.note(ProviderState::Answers);
+                self.note(ProviderState::Answers).await;
                 Ok(Ok(found))
             }
             // Lapsed by our clock and not by the database's: whoever has the claim may still be about to write.
@@ -157,7 +157,7 @@ impl Search {
             Renewed::Overtaken => Ok(Err(Turn::Again)),
             Renewed::Refused(verdict) => self.judge(installation, verdict).await.map(|()| Err(Turn::Again)),
             Renewed::Unavailable { error, is_dead } => {
-                self.note(ProviderState::Unreachable);
+                self.note(ProviderState::Unreachable).await;
                 let now = self.now();
                 if is_usable(&row, self.rejected, now) && !is_dead {
                     self.eased_until = Some(now.plus(ease_of(&error)));
@@ -199,7 +199,7 @@ impl Search {
         self.count(installation, minted.as_ref().map_or_else(result_word, |_| "minted"));
         match minted {
             Ok(fresh) => {
-                self.note(ProviderState::Answers);
+                self.note(ProviderState::Answers).await;
                 self.eased_until = None;
                 // Above the last one, and above what a supervisor before this one may have given.
                 let above = known.map_or(0, |known| known.token.generation).max(self.rejected.unwrap_or(0)) + 1;
@@ -212,7 +212,7 @@ impl Search {
                     self.judge(installation, verdict).await?;
                     return Err(TokenError::ProviderUnavailable("the connection changed meanwhile".into()));
                 }
-                self.note(ProviderState::Unreachable);
+                self.note(ProviderState::Unreachable).await;
                 let known = known.filter(|known| known.is_usable(self.rejected, now));
                 let known = known.ok_or_else(|| TokenError::ProviderUnavailable(error.to_string()))?;
                 self.eased_until = Some(now.plus(ease_of(&error)));
@@ -259,8 +259,8 @@ impl Search {
         self.deps.metrics.token_renewed(installation.provider, result);
     }
 
-    pub(super) fn note(&self, state: ProviderState) {
-        self.supervisor.note_provider(state);
+    pub(super) async fn note(&self, state: ProviderState) {
+        self.supervisor.note_provider(state).await;
     }
 }
 

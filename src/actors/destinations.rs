@@ -315,9 +315,9 @@ impl DestinationsHandle {
     ///
     /// # Errors
     /// [`DestinationsError::NotFound`] if there is none; or the store fails.
-    pub async fn send_test(&self, of: &ServedScope) -> Result<TestAnswer, DestinationsError> {
+    pub async fn send_test(&self, of: &ServedScope, correlation_id: &str) -> Result<TestAnswer, DestinationsError> {
         let row = self.find_row(of).await?.ok_or(DestinationsError::NotFound)?;
-        self.deps().dispatcher.send_test(&row.id).await.ok_or(DestinationsError::NotFound)
+        self.deps().dispatcher.send_test(&row.id, correlation_id).await.ok_or(DestinationsError::NotFound)
     }
 
     async fn find_row(&self, of: &ServedScope) -> Result<Option<Destination>, StoreError> {

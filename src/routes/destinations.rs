@@ -17,6 +17,7 @@ use super::{
     problem::{Answer, Problem},
     query::Query,
     request_body::{ApiBody, Members},
+    request_frame::RequestIds,
     schemas,
 };
 use crate::{
@@ -142,8 +143,8 @@ async fn rotate(gateway: &Gateway, caller: &Caller, of: ServedScope) -> Answer {
     Ok(HttpResponse::Ok().json(destination_json(&rotated.view, Some(&rotated.secret))))
 }
 
-async fn test(gateway: &Gateway, of: ServedScope) -> Answer {
-    let answer = gateway.destinations.send_test(&of).await?;
+async fn test(gateway: &Gateway, of: ServedScope, ids: &RequestIds) -> Answer {
+    let answer = gateway.destinations.send_test(&of, &ids.correlation).await?;
     let delivered = answer.result.code() == "delivered";
     Ok(HttpResponse::Ok().json(json!({
         "status": if delivered { "delivered" } else { "failed" },
@@ -221,9 +222,14 @@ macro_rules! handlers {
                     post, path = concat!($path, "/test"),
                     responses((status = 200, body = schemas::DestinationTested)),
                 )]
-        pub async fn $test(Writer(caller): Writer, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
+        pub async fn $test(
+            Writer(caller): Writer,
+            id: web::Path<String>,
+            ids: RequestIds,
+            gateway: web::Data<Gateway>,
+        ) -> Answer {
             let of = served(&gateway, &caller, DestinationScope::$scope, &id).await?;
-            test(&gateway, of).await
+            test(&gateway, of, &ids).await
         }
     };
 }

@@ -233,8 +233,8 @@ impl DispatcherHandle {
     }
 
     /// Sends a signed test envelope to a destination, at once and once. `None` if there is no such destination.
-    pub async fn send_test(&self, destination: &DestinationId) -> Option<TestAnswer> {
-        self.shared.send_test(destination).await
+    pub async fn send_test(&self, destination: &DestinationId, correlation_id: &str) -> Option<TestAnswer> {
+        self.shared.send_test(destination, correlation_id).await
     }
 
     /// What is thought of a destination here: `closed`, `open` or `half_open`; `None` if nothing was sent there lately.

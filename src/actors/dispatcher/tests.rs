@@ -878,7 +878,7 @@ async fn a_test_envelope_is_signed_and_leaves_no_trace() {
     let mut sink = Sink::playing([Play::Answer(200)]).await;
     let rig = Rig::start(config(None)).await;
     let (destination, secret) = rig.add_destination(&sink).await;
-    let answer = rig.dispatcher.send_test(&destination).await.expect("there is such a destination");
+    let answer = rig.dispatcher.send_test(&destination, "cor-1").await.expect("there is such a destination");
     assert_eq!(answer.result, AttemptResult::Answered { status: 200, retry_after_s: None });
     let request = sink.next().await;
     let (_, body) = request.split_once("\r\n\r\n").expect("a body");
@@ -886,9 +886,10 @@ async fn a_test_envelope_is_signed_and_leaves_no_trace() {
     let official = standardwebhooks::Webhook::new(&secret.to_text()).expect("a secret");
     let expected = official.sign(answer.webhook_id.as_str(), timestamp, body.as_bytes()).expect("signed");
     assert_eq!(header(&request, "webhook-signature"), Some(expected.as_str()));
-    assert!(rig.dispatcher.send_test(&DestinationId::from_raw("dst_none")).await.is_none());
+    assert_eq!(header(&request, "x-correlation-id"), Some("cor-1"), "who asked for it finds it there");
+    assert!(rig.dispatcher.send_test(&DestinationId::from_raw("dst_none"), "cor-1").await.is_none());
     sink.play(Play::Answer(500));
-    let answer = rig.dispatcher.send_test(&destination).await.expect("there is such a destination");
+    let answer = rig.dispatcher.send_test(&destination, "cor-1").await.expect("there is such a destination");
     assert_eq!(answer.result.status(), Some(500));
     assert!(rig.dispatcher.reserve(&destination, 100).is_some());
 }

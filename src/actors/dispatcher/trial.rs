@@ -29,10 +29,10 @@ const PAYLOAD: &[u8] = br#"{"test":true,"message":"Signalbox can reach this dest
 
 impl Shared {
     /// Sends a test envelope; `None` if there is no such destination or it cannot be looked up.
-    pub(super) async fn send_test(&self, destination: &DestinationId) -> Option<TestAnswer> {
+    pub(super) async fn send_test(&self, destination: &DestinationId, correlation_id: &str) -> Option<TestAnswer> {
         let webhook_id = self.ids.delivery();
         let answer = match self.load_target(destination).await {
-            Found::Target(target) => self.post_test(&webhook_id, &target).await,
+            Found::Target(target) => self.post_test(&webhook_id, &target, correlation_id).await,
             Found::Unusable(why) => not_sendable(why),
             Found::Missing | Found::Unknown => return None,
         };
@@ -44,7 +44,7 @@ impl Shared {
         })
     }
 
-    async fn post_test(&self, webhook_id: &DeliveryId, target: &Target) -> Answer {
+    async fn post_test(&self, webhook_id: &DeliveryId, target: &Target, correlation_id: &str) -> Answer {
         let now = self.clock.now();
         let envelope = Envelope {
             event_id: self.ids.event(),
@@ -69,7 +69,7 @@ impl Shared {
             webhook_id: webhook_id.as_str(),
             timestamp_s,
             signature: signature.as_deref(),
-            correlation_id: webhook_id.as_str(),
+            correlation_id,
             body: body.into(),
         };
         self.client.post(post).await

@@ -15,7 +15,10 @@ use serde_json::{Map, Value};
 use super::{
     AskError,
     directory::{Directory, LinkResource},
-    installation::{InstallationError, control, resumption, state::Edit},
+    installation::{
+        InstallationError, control, resumption,
+        state::{self, Edit},
+    },
     provider_calls::ProviderCallError,
     runtime::isolate,
     tokens::GrantVerdict,
@@ -288,10 +291,8 @@ fn of_our_cursor(error: AskError<ProviderCallError>) -> AskError<ProviderCallErr
 
 /// The ids among `links` that are not active in the record.
 fn not_linked(record: &InstallationRecord, links: &[LinkResource]) -> HashSet<ProviderResourceId> {
-    let linked = |id: &ProviderResourceId| {
-        record.resources.iter().any(|row| row.status == ResourceStatus::Active && row.provider_resource_id == *id)
-    };
-    links.iter().map(|link| link.provider_resource_id.clone()).filter(|id| !linked(id)).collect()
+    let ids = links.iter().map(|link| &link.provider_resource_id);
+    ids.filter(|id| state::find_linked(record, id).is_none()).cloned().collect()
 }
 
 /// What the caller gave stays; the rest is the provider's word.

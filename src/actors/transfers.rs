@@ -9,13 +9,7 @@ use super::{
     directory::{Directory, LinkResource},
     installation::{InstallationError, control, state},
 };
-use crate::model::{
-    clock::EpochMs,
-    ids::InstallationId,
-    log_entry::Actor,
-    provider::ProviderResourceId,
-    resource::{Resource, ResourceStatus},
-};
+use crate::model::{clock::EpochMs, ids::InstallationId, log_entry::Actor, provider::ProviderResourceId};
 
 impl Directory {
     /// Links a resource of `from` at `to`, an installation of the same org, and hands its living subscriptions over. What
@@ -33,12 +27,8 @@ impl Directory {
     ) -> Result<(), AskError<InstallationError>> {
         let loaded = self.store().load_installation(from).await;
         let record = loaded.map_err(InstallationError::from).map_err(AskError::Reply)?;
-        let moves = |row: &Resource| {
-            row.provider_resource_id == *resource
-                && row.status == ResourceStatus::Active
-                && !control::is_stale(at, row.control_at)
-        };
-        let Some(moving) = record.and_then(|record| record.resources.into_iter().find(moves)) else { return Ok(()) };
+        let linked = record.as_ref().and_then(|record| state::find_linked(record, resource));
+        let Some(moving) = linked.filter(|row| !control::is_stale(at, row.control_at)).cloned() else { return Ok(()) };
         let link = LinkResource {
             provider_resource_id: moving.provider_resource_id,
             name: moving.name,

@@ -185,7 +185,7 @@ pub fn settle_received(record: &mut InstallationRecord, id: &ResourceId, edit: &
 }
 
 /// The active row of a resource.
-fn find_linked<'r>(record: &'r InstallationRecord, id: &ProviderResourceId) -> Option<&'r Resource> {
+pub fn find_linked<'r>(record: &'r InstallationRecord, id: &ProviderResourceId) -> Option<&'r Resource> {
     record.resources.iter().find(|r| r.provider_resource_id == *id && r.status == ResourceStatus::Active)
 }
 

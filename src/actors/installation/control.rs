@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::{
-    state::{Edit, facts_of, merge, remove_resources, set_integrations},
+    state::{Edit, facts_of, merge, note_time, remove_resources, set_integrations},
     teardown,
 };
 use crate::{
@@ -161,12 +161,6 @@ fn note_reach(record: &mut InstallationRecord, ids: &[ProviderResourceId], at: O
         if !is_stale(Some(at), reach_at(resource)) {
             resource.attrs.insert(REACH_AT.to_owned(), at.0.into());
         }
-    }
-}
-
-fn note_time(record: &mut InstallationRecord, ids: &HashSet<ResourceId>, at: Option<EpochMs>) {
-    for resource in record.resources.iter_mut().filter(|r| ids.contains(&r.id)) {
-        resource.control_at = resource.control_at.max(at);
     }
 }
 

@@ -152,9 +152,7 @@ pub fn receive_resource(
         Some(linked) => linked.id.clone(),
         None => activate_resource(record, request, edit).id,
     };
-    for row in record.resources.iter_mut().filter(|row| row.id == resource) {
-        row.control_at = row.control_at.max(at);
-    }
+    note_time(record, &HashSet::from([resource.clone()]), at);
     let subscribed = record.integrations.iter().filter(|i| i.resource == resource).map(|i| i.workspace.clone());
     Ok(Receiver { installation: record.installation.id.clone(), workspaces: subscribed.collect(), resource })
 }
@@ -187,6 +185,13 @@ pub fn settle_received(record: &mut InstallationRecord, id: &ResourceId, edit: &
 /// The active row of a resource.
 pub fn find_linked<'r>(record: &'r InstallationRecord, id: &ProviderResourceId) -> Option<&'r Resource> {
     record.resources.iter().find(|r| r.provider_resource_id == *id && r.status == ResourceStatus::Active)
+}
+
+/// Notes the provider's time of what it said of these resources: what is older is old news from now on.
+pub(super) fn note_time(record: &mut InstallationRecord, ids: &HashSet<ResourceId>, at: Option<EpochMs>) {
+    for resource in record.resources.iter_mut().filter(|r| ids.contains(&r.id)) {
+        resource.control_at = resource.control_at.max(at);
+    }
 }
 
 /// Takes active resources out of routing, with the integrations that are not ended yet.

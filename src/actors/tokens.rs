@@ -13,7 +13,9 @@ use crate::{
         AskError,
         directory::Directory,
         installation::{
-            InstallationError, LONGEST_MARGIN, ProviderState, confirmation, control, state::Edit, teardown,
+            InstallationError, LONGEST_MARGIN, ProviderState, confirmation, control,
+            state::{self, Edit},
+            teardown,
         },
     },
     model::{
@@ -183,15 +185,7 @@ impl Directory {
         actor: Actor,
         edit_record: impl FnOnce(&mut InstallationRecord, &Edit<'_>) + Send + 'static,
     ) -> Result<bool, AskError<InstallationError>> {
-        let seen_at = seen.updated_at;
-        self.edit(&seen.id, actor, move |record, edit| {
-            let is_as_seen = record.installation.updated_at == seen_at;
-            if is_as_seen {
-                edit_record(record, edit);
-            }
-            Ok(is_as_seen)
-        })
-        .await
+        self.edit(&seen.id, actor, state::if_as_seen(seen, edit_record)).await
     }
 
     /// Ends an installation: routing has stopped when this answers, the rest goes on by itself and survives a crash.

@@ -14,7 +14,7 @@ use crate::{
         clock::{EpochMs, Ids},
         destination::DestinationScope,
         ids::{DestinationId, InstallationId, IntegrationId, ResourceId, WorkspaceId},
-        installation::InstallationStatus,
+        installation::{Installation, InstallationStatus},
         integration::{Integration, IntegrationStatus},
         log_entry::{Actor, LogEntry},
         provider::ProviderResourceId,
@@ -54,6 +54,24 @@ impl Edit<'_> {
             actor: self.actor.clone(),
             at: self.now,
         }
+    }
+}
+
+/// An edit that is made only if the installation is still as it was `seen`, and answers whether it was.
+pub fn if_as_seen<F>(
+    seen: &Installation,
+    edit_record: F,
+) -> impl FnOnce(&mut InstallationRecord, &Edit<'_>) -> Result<bool, InstallationError> + use<F>
+where
+    F: FnOnce(&mut InstallationRecord, &Edit<'_>),
+{
+    let seen_at = seen.updated_at;
+    move |record, edit| {
+        let is_as_seen = record.installation.updated_at == seen_at;
+        if is_as_seen {
+            edit_record(record, edit);
+        }
+        Ok(is_as_seen)
     }
 }
 

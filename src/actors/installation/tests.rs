@@ -208,6 +208,20 @@ fn linking_twice_is_a_conflict_and_linking_again_after_unlinking_revives_the_row
 }
 
 #[test]
+fn an_edit_of_what_was_seen_is_made_only_while_nothing_has_changed_since() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    let seen = record.installation.clone();
+    let dead = |record: &mut InstallationRecord, edit: &Edit<'_>| control::judge(record, GrantVerdict::Dead, edit);
+    record.installation.updated_at = EpochMs(1_001);
+    let connected_anew = record.clone();
+    assert!(!state::if_as_seen(&seen, dead)(&mut record, &world.edit()).expect("no refusal"));
+    assert_eq!(record, connected_anew);
+    assert!(state::if_as_seen(&record.installation.clone(), dead)(&mut record, &world.edit()).expect("no refusal"));
+    assert_eq!(record.installation.status, InstallationStatus::NeedsReauth);
+}
+
+#[test]
 fn a_slug_is_that_of_the_linked_resource_and_not_of_one_that_was_removed() {
     let world = World::new();
     let mut record = world.record("org_a", "1");

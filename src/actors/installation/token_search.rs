@@ -13,7 +13,7 @@ use super::{
     confirmation::PENDING,
     control,
     renewal::{Renewal, Renewed},
-    state::Edit,
+    state::{self, Edit},
     token_slot::{Found, Weighed, is_usable, weigh},
 };
 use crate::{
@@ -240,14 +240,7 @@ impl Search {
         seen: &Installation,
         edit_record: impl FnOnce(&mut InstallationRecord, &Edit<'_>) + Send + 'static,
     ) -> Result<bool, TokenError> {
-        let seen_at = seen.updated_at;
-        let decide = self.deps.decision(Actor::system(), move |record, edit| {
-            let is_as_seen = record.installation.updated_at == seen_at;
-            if is_as_seen {
-                edit_record(record, edit);
-            }
-            Ok(is_as_seen)
-        });
+        let decide = self.deps.decision(Actor::system(), state::if_as_seen(seen, edit_record));
         self.supervisor.edit(decide).await.map_err(|error| match error {
             AskError::Reply(InstallationError::NotFound) => TokenError::NotFound,
             AskError::Reply(InstallationError::Store(error)) => error.into(),

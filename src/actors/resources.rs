@@ -16,7 +16,9 @@ use super::{
     AskError,
     directory::{Directory, LinkResource},
     installation::{
-        InstallationError, control, resumption,
+        InstallationError,
+        control::{self, NewFacts},
+        resumption,
         state::{self, Edit},
     },
     provider_calls::ProviderCallError,
@@ -360,22 +362,19 @@ fn renew_resources(
     let settled = |row: &Resource| row.status == ResourceStatus::Active && row.updated_at <= listing.began;
     let linked: HashSet<_> =
         record.resources.iter().filter(|row| settled(row)).map(|row| row.provider_resource_id.clone()).collect();
-    let mut changes: Vec<_> = listing
-        .items
-        .iter()
-        .filter(|item| linked.contains(&item.id))
-        .map(|item| ControlChange::ResourceChanged {
-            id: item.id.clone(),
-            name: Some(shown_name(item)),
-            slug: item.slug.clone(),
-            attrs: attrs_of(item),
-        })
-        .collect();
+    let facts_of = |item: &VisibleResource| NewFacts {
+        id: item.id.clone(),
+        name: Some(shown_name(item)),
+        slug: item.slug.clone(),
+        attrs: attrs_of(item),
+    };
+    let news: Vec<_> = listing.items.iter().filter(|item| linked.contains(&item.id)).map(facts_of).collect();
+    control::change_resources(record, &news, None, edit);
     let ids: Vec<_> = linked.intersection(gone).cloned().collect();
     if !ids.is_empty() {
-        changes.push(ControlChange::ResourcesRemoved { ids, reason: RemovalReason::AccessLost });
+        let left = ControlChange::ResourcesRemoved { ids, reason: RemovalReason::AccessLost };
+        control::apply(record, &[left], None, edit);
     }
-    control::apply(record, &changes, None, edit);
 }
 
 fn of_store(error: StoreError) -> AskError<ProviderCallError> {

@@ -1,9 +1,9 @@
 //! Control events: what providers say about installations and resources, applied to the rows. Any order, any number
 //! of times: a change older than what is known, or already made, does nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     state::{Edit, facts_of, merge, note_time, remove_resources, set_integrations},
@@ -80,24 +80,8 @@ fn apply_one(record: &mut InstallationRecord, change: &ControlChange, at: Option
             note_reach(record, ids, at);
         }
         ControlChange::ResourceChanged { id, name, slug, attrs } => {
-            let changed = active_resources(record, std::slice::from_ref(id), |r| !is_stale(at, r.control_at));
-            note_time(record, &changed, at);
-            for resource_id in changed {
-                change_resource(
-                    record,
-                    &resource_id,
-                    |resource| {
-                        if name.is_some() {
-                            resource.name.clone_from(name);
-                        }
-                        if slug.is_some() {
-                            resource.slug.clone_from(slug);
-                        }
-                        merge(&mut resource.attrs, attrs);
-                    },
-                    edit,
-                );
-            }
+            let facts = NewFacts { id: id.clone(), name: name.clone(), slug: slug.clone(), attrs: attrs.clone() };
+            change_resources(record, &[facts], at, edit);
         }
         ControlChange::InstallationNeedsReauth { person } if !is_connected_by(record, person) => {}
         _ if is_stale(at, known_before(&record.installation, change)) => {}
@@ -164,28 +148,51 @@ fn note_reach(record: &mut InstallationRecord, ids: &[ProviderResourceId], at: O
     }
 }
 
-/// Edits a resource and carries its facts into the `source_config` of its integrations.
-fn change_resource(
-    record: &mut InstallationRecord,
-    id: &ResourceId,
-    change: impl FnOnce(&mut Resource),
-    edit: &Edit<'_>,
-) {
-    let Some(position) = record.resources.iter().position(|r| r.id == *id) else { return };
-    let mut changed = record.resources[position].clone();
-    change(&mut changed);
-    if changed == record.resources[position] {
-        return;
+/// What a provider says of a resource now. What is `None`, or no member of `attrs`, stays as it was.
+pub struct NewFacts {
+    /// Which resource.
+    pub id: ProviderResourceId,
+    /// Its name.
+    pub name: Option<String>,
+    /// Its slug.
+    pub slug: Option<String>,
+    /// Facts to merge into its attributes.
+    pub attrs: Map<String, Value>,
+}
+
+/// Writes new facts of linked resources, each named once, and carries them into the `source_config` of their integrations.
+/// One look at each row, however many have changed: a listing tells of thousands at once.
+pub fn change_resources(record: &mut InstallationRecord, news: &[NewFacts], at: Option<EpochMs>, edit: &Edit<'_>) {
+    let news: HashMap<_, _> = news.iter().map(|facts| (&facts.id, facts)).collect();
+    let mut source_configs = HashMap::new();
+    let mut resources = std::mem::take(&mut record.resources);
+    let is_current = |r: &&mut Resource| r.status == ResourceStatus::Active && !is_stale(at, r.control_at);
+    for resource in resources.iter_mut().filter(is_current) {
+        let Some(facts) = news.get(&resource.provider_resource_id) else { continue };
+        resource.control_at = resource.control_at.max(at);
+        let before = resource.clone();
+        if facts.name.is_some() {
+            resource.name.clone_from(&facts.name);
+        }
+        if facts.slug.is_some() {
+            resource.slug.clone_from(&facts.slug);
+        }
+        merge(&mut resource.attrs, &facts.attrs);
+        if *resource == before {
+            continue;
+        }
+        resource.updated_at = edit.now;
+        source_configs.insert(resource.id.clone(), edit.provider.source_config(&facts_of(record, resource)));
+        let entry = edit.entry(record, "resource.changed", Some(resource.id.to_string()));
+        record.log.push(entry);
     }
-    changed.updated_at = edit.now;
-    let facts = edit.provider.source_config(&facts_of(record, &changed));
-    for integration in record.integrations.iter_mut().filter(|i| i.resource == *id) {
-        merge(&mut integration.source_config, &facts);
-        integration.updated_at = edit.now;
+    record.resources = resources;
+    for integration in &mut record.integrations {
+        if let Some(source_config) = source_configs.get(&integration.resource) {
+            merge(&mut integration.source_config, source_config);
+            integration.updated_at = edit.now;
+        }
     }
-    record.resources[position] = changed;
-    let entry = edit.entry(record, "resource.changed", Some(id.to_string()));
-    record.log.push(entry);
 }
 
 fn change_installation(record: &mut InstallationRecord, change: &ControlChange, edit: &Edit<'_>) {

@@ -348,6 +348,57 @@ fn a_renamed_resource_carries_its_name_into_the_source_config_of_its_integration
 }
 
 #[test]
+fn new_facts_of_many_resources_reach_each_of_them_with_its_integrations_and_nothing_else() {
+    let world = World::new();
+    let mut record = world.record("org_a", "1");
+    for number in 0..300 {
+        for workspace in ["ws_1", "ws_2"] {
+            let wanted = subscription(workspace, &number.to_string());
+            state::subscribe(&mut record, &wanted, &world.edit()).expect("subscribed");
+        }
+    }
+    record.resources[0].control_at = Some(EpochMs(7));
+    let unlinked = record.resources[1].id.clone();
+    state::unlink_resource(&mut record, &unlinked, &world.edit()).expect("unlinked");
+    record.resources[2].name = Some("acme/2".into());
+    record.log.clear();
+    let before = record.clone();
+
+    // Every second one, and one that is not linked; in an order of their own.
+    let told = |number: u32| control::NewFacts {
+        id: ProviderResourceId::new(number.to_string()),
+        name: Some(format!("acme/{number}")),
+        slug: None,
+        attrs: Map::new(),
+    };
+    let news: Vec<_> = std::iter::once(1).chain((0..=300).rev().step_by(2)).map(told).collect();
+    control::change_resources(&mut record, &news, Some(EpochMs(6)), &world.edit());
+
+    let mut changed = Vec::new();
+    for (at, (resource, was)) in record.resources.iter().zip(&before.resources).enumerate() {
+        // The first is known newer, the second is not linked any more, of the third nothing is new.
+        let is_changed = at % 2 == 0 && at > 2;
+        let name = Some(format!("acme/{at}")).filter(|_| is_changed || at == 2);
+        assert_eq!(resource.name, name, "{at}");
+        let noted = Some(EpochMs(6)).filter(|_| is_changed || at == 2);
+        assert_eq!(resource.control_at, noted.or(was.control_at), "{at}");
+        changed.extend(is_changed.then(|| resource.id.clone()));
+    }
+    for (integration, was) in record.integrations.iter().zip(&before.integrations) {
+        let resource = record.resources.iter().find(|row| row.id == integration.resource).expect("its resource");
+        if changed.contains(&resource.id) {
+            assert_eq!(integration.source_config["repoFullName"], json!(resource.name));
+            assert_eq!(integration.source_config["sync"], was.source_config["sync"]);
+        } else {
+            assert_eq!(integration, was);
+        }
+    }
+    let logged: Vec<_> = record.log.iter().map(|entry| (entry.action.as_str(), entry.subject.clone())).collect();
+    let expected: Vec<_> = changed.iter().map(|id| ("resource.changed", Some(id.to_string()))).collect();
+    assert_eq!(logged, expected);
+}
+
+#[test]
 fn a_deleted_resource_ends_its_integrations_as_deleted() {
     let world = World::new();
     let mut record = world.record("org_a", "1");

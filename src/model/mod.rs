@@ -18,6 +18,7 @@ pub mod integration;
 pub mod log_entry;
 pub mod oauth_flow;
 mod opaque_text;
+pub mod pauses;
 pub mod provider;
 pub mod resource;
 pub mod routes;

@@ -21,15 +21,14 @@ use super::{
     shared::{CountedTask, Shared, lock},
 };
 use crate::{
-    model::{delivery::DeliveryStatus, ids::OrgId, provider::ProviderSlug},
+    model::{delivery::DeliveryStatus, ids::OrgId, pauses::Pauses, provider::ProviderSlug},
     store::{AttemptRecord, StoreError},
 };
 
 /// Recording ends this long before the lease does.
 const RECORDING_MARGIN: Duration = Duration::from_secs(1);
-/// Waits between tries to record, doubling from the first to the last.
-const FIRST_RECORDING_WAIT: Duration = Duration::from_millis(50);
-const LAST_RECORDING_WAIT: Duration = Duration::from_secs(2);
+/// Between tries to record.
+const RECORDING_PAUSES: Pauses = Pauses::doubling(Duration::from_millis(50), Duration::from_secs(2));
 /// How long a result waits for others. A process that dies meanwhile repeats that many more deliveries.
 const GATHERING_TIME: Duration = Duration::from_millis(10);
 /// Records in one call of the store: they are one of its requests, and it bounds its batches by those.
@@ -104,16 +103,17 @@ impl Shared {
 
     /// Writes a result down, trying again and again.
     async fn record_alone(self: &Arc<Self>, mut result: Unrecorded) {
-        let mut wait = FIRST_RECORDING_WAIT;
+        let mut pauses = RECORDING_PAUSES;
         let mut room = None;
         result.held = None;
         while let Err(error) = self.store.record_attempts(vec![result.record.clone()]).await {
+            let pause = pauses.next_pause();
             let left = self.lease().saturating_sub(result.leased_at.elapsed());
             if matches!(error, StoreError::Unavailable(_)) {
                 room.get_or_insert_with(|| RoomInAll::take_back(self));
                 // Not to be had if its lease is over and it was claimed meanwhile, here: then it is repeated already.
                 result.held = HeldDelivery::take(self, &result.record.attempt.delivery);
-            } else if left < wait + RECORDING_MARGIN {
+            } else if left < pause + RECORDING_MARGIN {
                 tracing::error!(
                     delivery.id = %result.record.attempt.delivery,
                     code = error.code(),
@@ -122,10 +122,9 @@ impl Shared {
                 return;
             }
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = self.is_cut() => return,
             }
-            wait = (wait * 2).min(LAST_RECORDING_WAIT);
             result.held = None;
         }
         self.follow(&result);

@@ -20,7 +20,7 @@ use crate::{
         runtime::isolate,
         tokens::{AccessToken, GrantVerdict, TokenError, access_token_place, refresh_token_place},
     },
-    model::{clock::EpochMs, token::SealedToken},
+    model::{clock::EpochMs, pauses::Pauses, token::SealedToken},
     providers::{
         Connector, ConnectorError,
         connector::{FreshToken, Grant, HeldToken},
@@ -35,9 +35,8 @@ const PROVIDER_TIME: Duration = Duration::from_secs(22);
 /// How long a token that only this process has is tried to be written: a database that fails over or restarts is back
 /// by then. Shorter than a supervisor lives that nobody asks.
 const WRITE_TIME: Duration = Duration::from_mins(5);
-/// The first pause between two tries to write it; doubled up to the longest.
-const FIRST_WRITE_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_WRITE_PAUSE: Duration = Duration::from_secs(2);
+/// Between two tries to write it.
+const WRITE_PAUSES: Pauses = Pauses::doubling(Duration::from_millis(50), Duration::from_secs(2));
 
 /// A renewal about to be made.
 pub(super) struct Renewal<'a> {
@@ -159,7 +158,7 @@ impl Renewal<'_> {
         let now = self.deps.clock.now();
         let sealed = self.seal(row, fresh, now)?;
         let began = Instant::now();
-        let mut pause = FIRST_WRITE_PAUSE;
+        let mut pauses = WRITE_PAUSES;
         loop {
             match self.deps.store.save_refreshed_token(&sealed, &self.deps.node).await {
                 Ok(true) => {
@@ -172,8 +171,7 @@ impl Renewal<'_> {
                 }
                 Ok(false) => return self.written_before(row, &sealed, fresh).await,
                 Err(StoreError::Unavailable(_)) if began.elapsed() < WRITE_TIME => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_WRITE_PAUSE);
+                    tokio::time::sleep(pauses.next_pause()).await;
                 }
                 Err(error) => {
                     tracing::error!(installation.id = %row.installation, %error, "a renewed token cannot be written");

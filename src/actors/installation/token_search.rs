@@ -26,6 +26,7 @@ use crate::{
         ids::InstallationId,
         installation::{Installation, InstallationStatus},
         log_entry::Actor,
+        pauses::Pauses,
         token::SealedToken,
     },
     providers::{Connector, ConnectorError, connector::Grant},
@@ -34,9 +35,8 @@ use crate::{
 
 /// How long somebody waits for the token that another node is getting.
 const OTHERS_PATIENCE: Duration = Duration::from_secs(10);
-/// The first pause between two looks at a row that another node will change; doubled up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(25);
-const LONGEST_PAUSE: Duration = Duration::from_millis(400);
+/// Between two looks at a row that another node will change.
+const PAUSES: Pauses = Pauses::doubling(Duration::from_millis(25), Duration::from_millis(400));
 /// How long a token that lives is good enough after the provider could not be asked for its successor.
 const EASE: Duration = Duration::from_secs(15);
 /// The most that a provider's own wish for a pause is heeded.
@@ -78,7 +78,7 @@ impl Search {
     }
 
     async fn find(&mut self) -> Result<Found, TokenError> {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = PAUSES;
         let mut waited = Duration::ZERO;
         // Every turn but the waiting ones follows a change of the rows by somebody else.
         for _turn in 0..64 {
@@ -108,9 +108,9 @@ impl Search {
                     };
                 }
                 Err(Turn::Wait(_)) => {
+                    let pause = pauses.next_pause();
                     tokio::time::sleep(pause).await;
                     waited += pause;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }

@@ -38,15 +38,14 @@ use crate::{
         clock::{Clock as _, EpochMs, Ids, SystemClock},
         delivery::AttemptResult,
         envelope::Envelope,
+        pauses::Pauses,
     },
 };
 
 /// How long the local URL may take to answer.
 const FORWARD_TIME: Duration = Duration::from_secs(30);
-/// The first pause before anything is tried again; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Before anything is tried again.
+const PAUSES: Pauses = Pauses::doubling(Duration::from_millis(500), Duration::from_secs(10));
 
 /// `signalbox listen`
 #[derive(Args)]
@@ -141,14 +140,14 @@ impl<'a> Listener<'a> {
             generated.as_ref().map(|text| text.as_str()),
         );
         let mut place = since.map(|since| Place::starting_after(Ids::event_floor(since)));
-        let mut patience = Patience::new();
+        let mut pauses = PAUSES;
         loop {
-            let error = match self.follow(&mut place, &mut patience).await {
+            let error = match self.follow(&mut place, &mut pauses).await {
                 Err(GatewayError::Final(why)) => anyhow::bail!("{why}"),
                 Err(GatewayError::Passing(why)) => why,
                 Ok(never) => match never {},
             };
-            self.wait_for_gateway(&error, &mut patience).await;
+            self.wait_for_gateway(&error, &mut pauses).await;
         }
     }
 
@@ -156,13 +155,13 @@ impl<'a> Listener<'a> {
     async fn follow(
         &self,
         place: &mut Option<Place>,
-        patience: &mut Patience,
+        pauses: &mut Pauses,
     ) -> Result<std::convert::Infallible, GatewayError> {
         let mut following = self.gateway.follow(place.as_ref().map(Place::resume_after)).await?;
         let place = place.get_or_insert_with(|| Place::starting_after(Ids::event_floor(following.since)));
         // The gateway writes at once, so that we know.
         let mut events = following.next().await?;
-        patience.rewarded();
+        pauses.start_anew();
         Teller::note("connected, waiting for events");
         loop {
             for event in &events {
@@ -174,8 +173,8 @@ impl<'a> Listener<'a> {
         }
     }
 
-    async fn wait_for_gateway(&self, why: &str, patience: &mut Patience) {
-        let pause = patience.next_pause();
+    async fn wait_for_gateway(&self, why: &str, pauses: &mut Pauses) {
+        let pause = pauses.next_pause();
         Teller::note(&format!("{}: {why}; trying again in {:.1} s", self.gateway.base(), pause.as_secs_f64()));
         tokio::time::sleep(pause).await;
     }
@@ -220,10 +219,10 @@ impl<'a> Listener<'a> {
     where
         F: Future<Output = Result<T, GatewayError>>,
     {
-        let mut patience = Patience::new();
+        let mut pauses = PAUSES;
         loop {
             match read().await {
-                Err(GatewayError::Passing(why)) => self.wait_for_gateway(&why, &mut patience).await,
+                Err(GatewayError::Passing(why)) => self.wait_for_gateway(&why, &mut pauses).await,
                 ended => return ended,
             }
         }
@@ -231,7 +230,7 @@ impl<'a> Listener<'a> {
 
     /// Posts one envelope, as soon as somebody listens there.
     async fn forward(&self, event: &EventShown, delivery: &DeliveryShown, body: Bytes) {
-        let (mut patience, mut said) = (Patience::new(), false);
+        let (mut pauses, mut said) = (PAUSES, false);
         loop {
             let timestamp_s = SystemClock.now().0 / 1000;
             let id = delivery.id.as_str();
@@ -258,7 +257,7 @@ impl<'a> Listener<'a> {
                         Teller::note(&format!("nobody listens at {url}: waiting, events wait at the gateway"));
                         said = true;
                     }
-                    tokio::time::sleep(patience.next_pause()).await;
+                    tokio::time::sleep(pauses.next_pause()).await;
                 }
                 (_, why) => return self.teller.unanswered(event, delivery, why.unwrap_or("no answer")),
             }
@@ -282,27 +281,6 @@ fn envelope(event: &EventShown, delivery: &DeliveryShown, payload: &Payload) -> 
         received_at: EpochMs::parse_rfc3339(&event.received_at)?,
     };
     envelope.to_body(&payload::json_of(payload.content_type.as_deref(), &payload.bytes)).ok()
-}
-
-/// Pauses between tries.
-struct Patience {
-    next: Duration,
-}
-
-impl Patience {
-    fn new() -> Self {
-        Self { next: FIRST_PAUSE }
-    }
-
-    fn next_pause(&mut self) -> Duration {
-        let pause = self.next;
-        self.next = (pause * 2).min(LONGEST_PAUSE);
-        pause
-    }
-
-    fn rewarded(&mut self) {
-        self.next = FIRST_PAUSE;
-    }
 }
 
 /// Whether a key is the wanted one, or begins as `wanted` does before its `*`.
@@ -357,14 +335,5 @@ mod tests {
         for wrong in ["", "10", "m", "10 m", "-1m", "yesterday", "99999999999999999999d"] {
             assert!(since(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn pauses_grow_to_a_bound_and_begin_anew_after_success() {
-        let mut patience = Patience::new();
-        let pauses: Vec<_> = (0..7).map(|_| patience.next_pause().as_millis()).collect();
-        assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 10_000, 10_000]);
-        patience.rewarded();
-        assert_eq!(patience.next_pause(), FIRST_PAUSE);
     }
 }

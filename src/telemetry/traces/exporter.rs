@@ -22,14 +22,14 @@ use super::{
     collector::{Collector, PostError},
     otlp::{self, Span},
 };
+use crate::model::pauses::Pauses;
 
 /// Spans in one POST.
 const MAX_BATCH: usize = 512;
 /// How long the first span of a batch waits for others.
 const BATCH_TIME: Duration = Duration::from_secs(1);
-/// Waits between tries of a batch, doubling from the first to the last.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LAST_WAIT: Duration = Duration::from_secs(30);
+/// Between tries of a batch.
+const PAUSES: Pauses = Pauses::doubling(Duration::from_secs(1), Duration::from_secs(30));
 /// The shortest time between two lines about a collector that does not take spans.
 const QUIET_TIME: Duration = Duration::from_mins(1);
 
@@ -87,7 +87,7 @@ impl Exporter {
     /// Posts a batch until it is taken, refused for good, or the time to stop has come.
     async fn export(&mut self, batch: &[Span]) {
         let body = Bytes::from(otlp::request(&self.node, batch));
-        let mut wait = FIRST_WAIT;
+        let mut pauses = PAUSES;
         while let Err(error) = self.collector.post(body.clone()).await {
             let is_lost = !error.passes() || *self.stop.borrow();
             if is_lost {
@@ -98,11 +98,10 @@ impl Exporter {
                 return;
             }
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(pauses.next_pause()) => {}
                 // Once more, at once.
                 () = stopped(&mut self.stop) => {}
             }
-            wait = (wait * 2).min(LAST_WAIT);
         }
     }
 

@@ -79,7 +79,7 @@ pub struct Event {
     pub installation: Option<InstallationId>,
     /// The org of that installation.
     pub org: Option<OrgId>,
-    /// The account the payload named.
+    /// The account the payload named; of several second ids of which none was known, none.
     pub external_id: Option<ExternalId>,
     /// The resources the payload named, by provider id.
     pub resources: Vec<ProviderResourceId>,

@@ -241,8 +241,8 @@ pub struct UnroutedFilter {
     pub installation: InstallationId,
     /// … that named this account when it was not known, or …
     pub external_id: ExternalId,
-    /// … this second id of it, or no account at all and a resource that the installation has linked. Whether another has
-    /// linked it too is not looked at.
+    /// … this second id of it, or no account at all (or several second ids) and a resource that the installation has
+    /// linked. Whose it is then, the caller has to look: another may have linked the resource too.
     pub alternate_external_id: Option<ExternalId>,
     /// Received at or after. One that arrived longer than a day before that and named a later time may be left out.
     pub since: EpochMs,

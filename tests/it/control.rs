@@ -44,13 +44,23 @@ async fn post(app: &App, to: &Connected, kind: &str, facts: &Facts) -> Value {
 }
 
 /// Adopts an invented Vercel account with its configuration id.
-async fn adopt_vercel(app: &App) -> Connected {
+async fn adopt_vercel(app: &App, org: &str, account: u32) -> Connected {
     let provider = sim::find("vercel").expect("simulated");
-    let facts = provider.facts(1, 0, SystemClock.now());
-    let body = json!({"provider": "vercel", "externalId": facts.external_id, "orgId": "org", "connectedBy": "operator",
+    let facts = provider.facts(account, 0, SystemClock.now());
+    let body = json!({"provider": "vercel", "externalId": facts.external_id, "orgId": org, "connectedBy": "operator",
         "alternateExternalId": facts.alternate_external_id});
-    let adopted = app.operator("org").ask("POST", "/admin/connections", Some(&body)).await.expect("adopted");
-    Connected { provider, account: 1, connection: adopted["id"].as_str().expect("an id").to_owned() }
+    let adopted = app.operator(org).ask("POST", "/admin/connections", Some(&body)).await.expect("adopted");
+    Connected { provider, account, connection: adopted["id"].as_str().expect("an id").to_owned() }
+}
+
+/// Posts a Vercel deployment that names no account but, beside another, the configuration of these facts; the answer.
+async fn post_naming_several(app: &App, facts: &Facts) -> Value {
+    let provider = sim::find("vercel").expect("simulated");
+    let body = json!({"id": "several", "type": "deployment.created", "createdAt": facts.at.0, "payload": {
+        "project": {"id": facts.resource_id}, "deployment": {"id": "dpl_1"},
+        "installationIds": ["icfg_of_another", facts.alternate_external_id]}});
+    let request = provider.signing.sign(Vec::new(), body.to_string(), provider.secret.as_bytes(), Encoding::Json);
+    app.outsider().post_webhook("vercel", &request).await.expect("an answer").json()
 }
 
 on_both! {
@@ -171,7 +181,7 @@ on_both! {
 
     async fn what_is_told_of_a_former_grant_changes_nothing_of_the_one_that_is_held(backend) {
         let app = App::start(backend, Options::default()).await;
-        let vercel = adopt_vercel(&app).await;
+        let vercel = adopt_vercel(&app, "org", 1).await;
         app.subscribe("org", "ws", &vercel, None).await;
         let held = vercel.facts(1, SystemClock.now());
         let former = |delivery: &str| Facts {
@@ -198,16 +208,41 @@ on_both! {
 
     async fn an_event_that_names_several_configurations_belongs_to_the_one_that_is_connected(backend) {
         let app = App::start(backend, Options::default()).await;
-        let vercel = adopt_vercel(&app).await;
+        let vercel = adopt_vercel(&app, "org", 1).await;
         app.subscribe("org", "ws", &vercel, None).await;
         let facts = vercel.facts(1, SystemClock.now());
-        let body = json!({"id": "several", "type": "deployment.created", "createdAt": facts.at.0, "payload": {
-            "project": {"id": facts.resource_id}, "deployment": {"id": "dpl_1"},
-            "installationIds": ["icfg_of_another", facts.alternate_external_id]}});
-        let (signing, secret) = (&vercel.provider.signing, vercel.provider.secret);
-        let request = signing.sign(Vec::new(), body.to_string(), secret.as_bytes(), Encoding::Json);
-        let answer = app.outsider().post_webhook("vercel", &request).await.expect("an answer").json();
+        let answer = post_naming_several(&app, &facts).await;
         assert_eq!(answer["outcome"], "routed", "{answer}");
+        let path = format!("/events/{}", answer["eventId"].as_str().expect("an id"));
+        let event = app.operator("org").ask("GET", &path, None).await.expect("the event");
+        assert_eq!(event["externalId"], json!(facts.alternate_external_id), "{event:#}");
+        app.finish().await;
+    }
+
+    async fn an_unrouted_event_that_names_several_configurations_is_routed_when_one_of_them_is_connected(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let facts = sim::find("vercel").expect("simulated").facts(1, 0, SystemClock.now());
+        let answer = post_naming_several(&app, &facts).await;
+        assert_eq!(answer["outcome"], "unrouted", "{answer}");
+        let event = format!("/events/{}", answer["eventId"].as_str().expect("an id"));
+        // Somebody has linked the project whose configuration the event does not name, and is the only one who has.
+        let stranger = adopt_vercel(&app, "another", 2).await;
+        app.operator("another").subscribe("ws", &stranger.connection, &facts, None).await.expect("subscribed");
+        let reroute = async |org: &str, connection: &Connected| {
+            let path = format!("/connections/{}/reroute", connection.connection);
+            app.operator(org).ask("POST", &path, Some(&json!({}))).await.expect("rerouted")["routed"].clone()
+        };
+        assert_eq!(reroute("another", &stranger).await, 0);
+        let unrouted = app.operator("another").ask_for_all("GET", &event).await.expect("the event");
+        assert_eq!((&unrouted["outcome"], &unrouted["externalId"]), (&json!("unrouted"), &Value::Null), "{unrouted:#}");
+
+        let vercel = adopt_vercel(&app, "org", 1).await;
+        app.subscribe("org", "ws", &vercel, None).await;
+        assert_eq!(reroute("org", &vercel).await, 1);
+        let explained = app.operator("org").ask("GET", &format!("{event}/explain"), None).await.expect("explained");
+        let installation = &explained["installation"];
+        let found = (&installation["id"], &installation["matchedBy"]);
+        assert_eq!(found, (&json!(vercel.connection), &json!("alternate_external_id")), "{explained:#}");
         app.finish().await;
     }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     CatchUp, CaughtUp, Receipt, Replayed, Rerouted, Reverified,
-    pipeline::{Pipeline, decision_json, unavailable},
+    pipeline::{Found, Pipeline, decision_json, unavailable},
     quarantine::webhook_of,
     turns::Turns,
 };
@@ -35,6 +35,12 @@ const LONGEST_RELEASE: Duration = Duration::from_hours(1);
 
 /// Unrouted events that one catch-up looks through at the most.
 const MAX_LOOKED_AT: u64 = 5_000;
+
+/// What a stored event says, and by what it was known to be genuine when it came.
+struct UnderstoodAgain {
+    verified_by: VerifiedBy,
+    inbound: Inbound,
+}
 
 /// Replays, reroutes and releases of stored events; shared by every worker.
 #[derive(Clone)]
@@ -73,15 +79,20 @@ impl MendingHandle {
         actor: &Actor,
     ) -> Result<Option<Replayed>, StoreError> {
         let Some(detail) = self.pipeline.store.find_event_detail(event).await? else { return Ok(None) };
-        let Some(found) = self.find_routes(&detail.event).await? else {
-            return Ok(Some(Replayed { deliveries: Vec::new() }));
+        let event = &detail.event;
+        let understood = self.understand_again(&detail).await?;
+        let found = match &event.installation {
+            Some(id) => self.routes_by_id(id).await?.map(|table| (table, MatchedBy::ConnectionId)),
+            None => self.find_routes(event, &understood).await?,
         };
-        let plan = self.plan_again(&detail, found.clone(), only.map_or(Insistence::PastPauses, Insistence::On)).await?;
+        let Some((table, matched_by)) = found else { return Ok(Some(Replayed { deliveries: Vec::new() })) };
+        let insistence = only.map_or(Insistence::PastPauses, Insistence::On);
+        let plan = self.plan_again(&understood, (table.clone(), matched_by), insistence);
         if plan.deliveries.is_empty() {
             return Ok(Some(Replayed { deliveries: Vec::new() }));
         }
         // A replay adds deliveries; the decision that was made when the event came stays readable.
-        let replayed = self.reroute_one(&detail.event, &found.0, plan, true, actor).await?;
+        let replayed = self.reroute_one(event, &table, plan, true, actor).await?;
         Ok(replayed.map(|deliveries| Replayed { deliveries }))
     }
 
@@ -119,11 +130,11 @@ impl MendingHandle {
         table: &Arc<RouteTable>,
         actor: &Actor,
     ) -> Result<Option<EventOutcome>, StoreError> {
-        let Some((detail, plan)) = self.plan_unrouted(event, table).await? else { return Ok(None) };
+        let Some(plan) = self.plan_unrouted(event, table).await? else { return Ok(None) };
         match plan.outcome {
             outcome @ (EventOutcome::Routed | EventOutcome::Filtered) => {
                 // Somebody else, here or on another node, may have been quicker.
-                let rerouted = self.reroute_one(&detail.event, table, plan, false, actor).await?;
+                let rerouted = self.reroute_one(event, table, plan, false, actor).await?;
                 Ok(rerouted.map(|_added| outcome))
             }
             _ => Ok(None),
@@ -131,21 +142,17 @@ impl MendingHandle {
     }
 
     /// What would become of an unrouted event now, if it is this installation's.
-    async fn plan_unrouted(
-        &self,
-        event: &Event,
-        table: &Arc<RouteTable>,
-    ) -> Result<Option<(EventDetail, Plan)>, StoreError> {
-        let matched_by = if event.external_id.is_some() { MatchedBy::ExternalId } else { MatchedBy::Resource };
+    async fn plan_unrouted(&self, event: &Event, table: &Arc<RouteTable>) -> Result<Option<Plan>, StoreError> {
+        let Some(detail) = self.pipeline.store.find_event_detail(&event.id).await? else { return Ok(None) };
+        let understood = self.understand_again(&detail).await?;
         let found = if event.installation.is_some() {
+            let matched_by = if event.external_id.is_some() { MatchedBy::ExternalId } else { MatchedBy::Resource };
             Some((table.clone(), matched_by))
         } else {
-            self.find_routes(event).await?.filter(|(found, _)| found.installation == table.installation)
+            let found = self.find_routes(event, &understood).await?;
+            found.filter(|(found, _)| found.installation == table.installation)
         };
-        let Some(found) = found else { return Ok(None) };
-        let Some(detail) = self.pipeline.store.find_event_detail(&event.id).await? else { return Ok(None) };
-        let plan = self.plan_again(&detail, found, Insistence::Nothing).await?;
-        Ok(Some((detail, plan)))
+        Ok(found.map(|found| self.plan_again(&understood, found, Insistence::Nothing)))
     }
 
     /// Lets an installation's held events go, oldest first; answers how many.
@@ -231,7 +238,7 @@ impl MendingHandle {
                     if self.reroute_unrouted(event, &table, actor).await? == Some(EventOutcome::Routed) {
                         done.replayed.push((event.id.clone(), event.provider_delivery_id.clone()));
                     }
-                } else if let Some((_, plan)) = self.plan_unrouted(event, &table).await?
+                } else if let Some(plan) = self.plan_unrouted(event, &table).await?
                     && plan.outcome == EventOutcome::Routed
                 {
                     done.remaining += 1;
@@ -324,24 +331,13 @@ impl MendingHandle {
         self.pipeline.directory.routes_by_id(id).await.map_err(|error| store_error(unavailable(error)))
     }
 
-    async fn find_routes(&self, event: &Event) -> Result<Option<(Arc<RouteTable>, MatchedBy)>, StoreError> {
-        if let Some(id) = &event.installation {
-            return Ok(self.routes_by_id(id).await?.map(|table| (table, MatchedBy::ConnectionId)));
-        }
-        self.pipeline
-            .directory
-            .find_routes(event.provider, event.external_id.as_ref(), &[], &event.resources)
-            .await
-            .map_err(|error| store_error(unavailable(error)))
+    /// The installation that an event names which was not known when it came.
+    async fn find_routes(&self, event: &Event, understood: &UnderstoodAgain) -> Result<Found, StoreError> {
+        self.pipeline.find_routes(event.provider, &understood.inbound).await.map_err(store_error)
     }
 
-    /// Plans a stored event against today's table, from its stored bytes.
-    async fn plan_again(
-        &self,
-        detail: &EventDetail,
-        found: (Arc<RouteTable>, MatchedBy),
-        insistence: Insistence<'_>,
-    ) -> Result<Plan, StoreError> {
+    /// What a stored event says, from its stored bytes.
+    async fn understand_again(&self, detail: &EventDetail) -> Result<UnderstoodAgain, StoreError> {
         let event = &detail.event;
         let verified_by = serde_json::from_str::<Decision>(&detail.decision)
             .map_or(VerifiedBy::ServiceKey, |decision| decision.verified_by);
@@ -357,7 +353,17 @@ impl MendingHandle {
         let mut inbound = extracted.unwrap_or_else(|_error| as_stored(event));
         // State changes were made when the event came; they are not made again.
         inbound.control.clear();
-        Ok(self.pipeline.decide(&inbound, &verified_by, &Some(found), insistence))
+        Ok(UnderstoodAgain { verified_by, inbound })
+    }
+
+    /// Plans a stored event against today's table.
+    fn plan_again(
+        &self,
+        understood: &UnderstoodAgain,
+        found: (Arc<RouteTable>, MatchedBy),
+        insistence: Insistence<'_>,
+    ) -> Plan {
+        self.pipeline.decide(&understood.inbound, &understood.verified_by, &Some(found), insistence)
     }
 
     /// Adds deliveries to a stored event, with the log entry that says who did, and tells the dispatcher. `None` if the

@@ -31,7 +31,7 @@ use crate::{
         clock::{Clock, EpochMs, Ids},
         delivery::{Delivery, DeliveryStatus},
         event::{Event, EventKey, EventOutcome},
-        provider::{ProviderResourceId, ProviderSlug},
+        provider::{ExternalId, ProviderResourceId, ProviderSlug},
         routes::RouteTable,
         webhook::{Headers, ReceivedWebhook},
     },
@@ -369,11 +369,7 @@ impl Pipeline {
             key: understood.inbound.key.clone(),
             installation: table.map(|table| table.installation.clone()),
             org: table.map(|table| table.org.clone()),
-            external_id: understood
-                .inbound
-                .installation
-                .clone()
-                .or_else(|| understood.inbound.alternate_installations.first().cloned()),
+            external_id: account_of(&understood.inbound, table.map(Arc::as_ref)),
             resources,
             outcome: plan.outcome,
             reason: plan.reason.map(str::to_owned),
@@ -448,6 +444,20 @@ impl Pipeline {
             Ok(_) => Err(RouteError::Panicked),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// The account that an event is kept under: the one it names, or its second id. Of several second ids it is the one of the
+/// installation it was found to be of; while that is none it is kept under no account, and a connection that comes later is
+/// found by all of them again.
+fn account_of(inbound: &Inbound, found: Option<&RouteTable>) -> Option<ExternalId> {
+    let is_of = |table: &RouteTable, id: &ExternalId| {
+        *id == table.external_id || Some(id) == table.alternate_external_id.as_ref()
+    };
+    match (&inbound.installation, inbound.alternate_installations.as_slice()) {
+        (Some(account), _) => Some(account.clone()),
+        (None, [only]) => Some(only.clone()),
+        (None, several) => found.and_then(|table| several.iter().find(|id| is_of(table, id)).cloned()),
     }
 }
 

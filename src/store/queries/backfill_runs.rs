@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Builder, Fields, Row, Session, page, query, rows_wanted, text};
+use super::{Builder, Fields, Row, Session, page, push_given, query, rows_wanted, text};
 use crate::{
     model::{
         backfill_run::{BackfillRun, BackfillStatus},
@@ -64,9 +64,7 @@ pub(crate) async fn list(
     let mut sql =
         Builder::new(concat!("SELECT ", backfill_run_columns!(), " FROM gw_backfill_runs WHERE installation_id = "));
     sql.push_bind(&*text(installation.as_str()));
-    if let Some(cursor) = request.cursor {
-        sql.push(" AND id < ").push_bind(&*text(cursor));
-    }
+    push_given(&mut sql, [(" AND id < ", request.cursor)]);
     sql.push(" ORDER BY id DESC LIMIT ").push_bind(rows_wanted(request));
     let rows = sql.build().fetch_all(&mut *db.conn).await?;
     let items = rows.iter().map(|row| run(row, db.known)).collect::<StoreResult<_>>()?;

@@ -1,6 +1,6 @@
 //! The dead letter queue.
 
-use super::{Builder, Fields, Row, Session, count, text};
+use super::{Builder, Fields, Row, Session, count, push_given, text};
 use crate::{
     model::{
         clock::EpochMs,
@@ -84,12 +84,7 @@ pub(crate) async fn list_of_installation(
 }
 
 fn narrow(sql: &mut Builder, org: Option<&OrgId>, provider: Option<&str>) {
-    if let Some(org) = org {
-        sql.push(" AND d.org_id = ").push_bind(&*text(org.as_str()));
-    }
-    if let Some(provider) = provider {
-        sql.push(" AND e.provider = ").push_bind(&*text(provider));
-    }
+    push_given(sql, [(" AND d.org_id = ", org.map(OrgId::as_str)), (" AND e.provider = ", provider)]);
 }
 
 fn letter(row: &Row, known: &KnownProviders) -> StoreResult<DeadLetter> {

@@ -4,7 +4,7 @@
 //! webhook: a search walks the one that narrows best, looks at a bounded number of rows of it, and says how far it came.
 //! **Invariants**: what was found is complete as far as was searched; going on from the cursor comes to the end.
 
-use super::{Builder, Fields, PAST_EVERY_ID, Session, count, page, rows_wanted, text, time_of_id};
+use super::{Builder, Fields, PAST_EVERY_ID, Session, count, found, page, push_given, rows_wanted, text};
 use crate::{
     model::{
         delivery::{Delivery, DeliveryStatus},
@@ -38,12 +38,8 @@ pub(crate) async fn find(
         })
         .collect::<StoreResult<_>>()?;
     let page = page(items, request, |(delivery, _): &(Delivery, Event)| delivery.id.as_str());
-    if page.next_cursor.is_some() {
-        return Ok(Found { items: page.items, next_cursor: page.next_cursor, searched_back_to: None });
-    }
-    let last = window.last(db).await?;
-    let searched_back_to = last.as_deref().map(|id| time_of_id(DeliveryId::PREFIX, id));
-    Ok(Found { items: page.items, next_cursor: last, searched_back_to })
+    let stopped_at = if page.next_cursor.is_none() { window.last(db).await? } else { None };
+    Ok(found(page, stopped_at, DeliveryId::PREFIX))
 }
 
 pub(crate) async fn count_found(
@@ -144,7 +140,7 @@ fn is_narrowed(filter: &DeliveryFilter) -> bool {
 /// ` WHERE …`: everything that was asked for, whatever of it the window knows already.
 fn push_conditions(sql: &mut Builder, filter: &DeliveryFilter) {
     sql.push(" WHERE d.id IS NOT NULL");
-    let texts = [
+    let conditions = [
         (" AND d.org_id = ", filter.org.as_ref().map(OrgId::as_str)),
         (" AND d.status = ", filter.status.map(DeliveryStatus::as_str)),
         (" AND d.event_id = ", filter.event.as_ref().map(EventId::as_str)),
@@ -152,21 +148,12 @@ fn push_conditions(sql: &mut Builder, filter: &DeliveryFilter) {
         (" AND d.integration_id = ", filter.integration.as_ref().map(IntegrationId::as_str)),
         (" AND d.destination_id = ", filter.destination.as_ref().map(DestinationId::as_str)),
     ];
-    for (condition, value) in texts {
-        if let Some(value) = value {
-            sql.push(condition).push_bind(text(value).into_owned());
-        }
-    }
+    push_given(sql, conditions);
     let (provider, installation) =
         (filter.provider.as_deref(), filter.installation.as_ref().map(InstallationId::as_str));
     if provider.is_some() || installation.is_some() {
         sql.push(" AND EXISTS (SELECT 1 FROM workspace_integrations g WHERE g.id = d.integration_id");
-        if let Some(provider) = provider {
-            sql.push(" AND g.provider = ").push_bind(text(provider).into_owned());
-        }
-        if let Some(installation) = installation {
-            sql.push(" AND g.installation_id = ").push_bind(text(installation).into_owned());
-        }
+        push_given(sql, [(" AND g.provider = ", provider), (" AND g.installation_id = ", installation)]);
         sql.push(")");
     }
 }

@@ -5,7 +5,7 @@
 //! answered by walking it, without touching rows; a walk looks at a bounded number of entries, and says how far it came.
 //! **Invariants**: what was found is complete as far as was searched; going on from the cursor comes to the end.
 
-use super::{Builder, Fields, PAST_EVERY_ID, Session, id_floor, rows_wanted, text, time_of_id};
+use super::{Builder, Fields, PAST_EVERY_ID, Session, found, id_floor, page, push_given, rows_wanted, text};
 use crate::{
     model::{
         clock::EpochMs,
@@ -53,14 +53,7 @@ pub(crate) async fn find(
             break;
         }
     }
-    let limit = request.limit.clamp(1, 100) as usize;
-    if items.len() > limit {
-        items.truncate(limit);
-        let next_cursor = items.last().map(|last| last.id.to_string());
-        return Ok(Found { items, next_cursor, searched_back_to: None });
-    }
-    let searched_back_to = stopped_at.as_deref().map(|id| time_of_id(EventId::PREFIX, id));
-    Ok(Found { items, next_cursor: stopped_at, searched_back_to })
+    Ok(found(page(items, request, |event: &Event| event.id.as_str()), stopped_at, EventId::PREFIX))
 }
 
 async fn org_of(db: &mut Session<'_>, installation: &InstallationId) -> StoreResult<Option<OrgId>> {
@@ -224,18 +217,14 @@ impl Walk {
 
 /// Everything that was asked for but the delivery id, whatever of it the stretch knows already.
 fn push_conditions(sql: &mut Builder, filter: &EventFilter) {
-    let texts = [
+    let conditions = [
         (" AND e.org_id = ", filter.org.as_ref().map(OrgId::as_str)),
         (" AND e.provider = ", filter.provider.as_deref()),
         (" AND e.installation_id = ", filter.installation.as_ref().map(InstallationId::as_str)),
         (" AND e.outcome = ", filter.outcome.map(EventOutcome::as_str)),
         (" AND e.event_key = ", filter.key.as_deref()),
     ];
-    for (condition, value) in texts {
-        if let Some(value) = value {
-            sql.push(condition).push_bind(text(value).into_owned());
-        }
-    }
+    push_given(sql, conditions);
     if let Some(since) = filter.since {
         sql.push(" AND e.received_at >= ").push_bind(since.0);
     }

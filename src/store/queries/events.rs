@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::{
-    Builder, Fields, PAST_EVERY_ID, Session, deliveries, event_search::RECEIVED_AHEAD_MS, id_floor, list, log, query,
-    text,
+    Builder, Fields, PAST_EVERY_ID, Session, deliveries, event_search::RECEIVED_AHEAD_MS, id_floor, list, log,
+    push_given, query, text,
 };
 use crate::{
     model::{
@@ -130,9 +130,7 @@ pub(crate) async fn list_after(
 ) -> StoreResult<Vec<Event>> {
     let mut sql = Builder::new(concat!("SELECT ", event_columns!(), " FROM gw_events e WHERE e.id > "));
     sql.push_bind(&*text(after.as_str()));
-    if let Some(org) = org {
-        sql.push(" AND e.org_id = ").push_bind(&*text(org.as_str()));
-    }
+    push_given(&mut sql, [(" AND e.org_id = ", org.map(OrgId::as_str))]);
     sql.push(" ORDER BY e.id LIMIT ").push_bind(i64::from(limit));
     let rows = sql.build().fetch_all(&mut *db.conn).await?;
     rows.iter().map(|row| Fields::new(row).event(db.known)).collect()

@@ -1,6 +1,6 @@
 //! Heal runs. A unique index keeps a second running one of a provider out.
 
-use super::{Builder, Fields, Row, Session, page, query, rows_wanted, text};
+use super::{Builder, Fields, Row, Session, page, push_given, query, rows_wanted, text};
 use crate::{
     model::{
         clock::EpochMs,
@@ -72,12 +72,7 @@ pub(crate) async fn list(
     request: PageRequest<'_>,
 ) -> StoreResult<Page<HealRun>> {
     let mut sql = Builder::new(concat!("SELECT ", heal_run_columns!(), " FROM gw_heal_runs WHERE id IS NOT NULL"));
-    if let Some(provider) = provider {
-        sql.push(" AND provider = ").push_bind(&*text(provider));
-    }
-    if let Some(cursor) = request.cursor {
-        sql.push(" AND id < ").push_bind(&*text(cursor));
-    }
+    push_given(&mut sql, [(" AND provider = ", provider), (" AND id < ", request.cursor)]);
     sql.push(" ORDER BY id DESC LIMIT ").push_bind(rows_wanted(request));
     let rows = sql.build().fetch_all(&mut *db.conn).await?;
     let items = rows.iter().map(|row| run(row, db.known)).collect::<StoreResult<_>>()?;

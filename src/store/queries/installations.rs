@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{
-    Builder, Fields, Session, list as id_list, log, notify, page, query, row_statement::RowStatement, rows_wanted,
-    text, tokens,
+    Builder, Fields, Session, list as id_list, log, notify, page, push_given, query, row_statement::RowStatement,
+    rows_wanted, text, tokens,
 };
 use crate::{
     model::{
@@ -196,18 +196,13 @@ pub(crate) async fn list(
 ) -> StoreResult<Page<Installation>> {
     let mut sql =
         Builder::new(concat!("SELECT ", installation_columns!(), " FROM gw_installations i WHERE i.id IS NOT NULL"));
-    if let Some(org) = org {
-        sql.push(" AND i.org_id = ").push_bind(&*text(org.as_str()));
-    }
-    if let Some(provider) = provider {
-        sql.push(" AND i.provider = ").push_bind(&*text(provider));
-    }
-    if let Some(status) = status {
-        sql.push(" AND i.status = ").push_bind(status.as_str());
-    }
-    if let Some(cursor) = request.cursor {
-        sql.push(" AND i.id < ").push_bind(&*text(cursor));
-    }
+    let conditions = [
+        (" AND i.org_id = ", org.map(OrgId::as_str)),
+        (" AND i.provider = ", provider),
+        (" AND i.status = ", status.map(InstallationStatus::as_str)),
+        (" AND i.id < ", request.cursor),
+    ];
+    push_given(&mut sql, conditions);
     sql.push(" ORDER BY i.id DESC LIMIT ").push_bind(rows_wanted(request));
     let rows = sql.build().fetch_all(&mut *db.conn).await?;
     let items = rows.iter().map(|row| Fields::new(row).installation(db.known)).collect::<StoreResult<_>>()?;

@@ -1,6 +1,6 @@
 //! Integrations, as their workspace sees them.
 
-use super::{Builder, Fields, Session, query, text};
+use super::{Builder, Fields, Session, push_given, query, text};
 use crate::{
     model::{
         ids::{IntegrationId, OrgId, WorkspaceId},
@@ -31,9 +31,7 @@ pub(crate) async fn list_of_workspace(
         " FROM workspace_integrations g JOIN gw_resources r ON r.id = g.resource_id WHERE g.workspace_id = "
     ));
     sql.push_bind(&*text(workspace.as_str())).push(" AND g.org_id = ").push_bind(&*text(org.as_str()));
-    if let Some(status) = status {
-        sql.push(" AND g.status = ").push_bind(status.as_str());
-    }
+    push_given(&mut sql, [(" AND g.status = ", status.map(IntegrationStatus::as_str))]);
     let rows = sql.push(" ORDER BY g.id").build().fetch_all(&mut *db.conn).await?;
     rows.iter()
         .map(|row| {

@@ -1,6 +1,6 @@
 //! API keys: hashes only.
 
-use super::{Builder, Fields, Row, Session, log, notify, page, query, rows_wanted, sessions, text};
+use super::{Builder, Fields, Row, Session, log, notify, page, push_given, query, rows_wanted, sessions, text};
 use crate::{
     model::{
         clock::EpochMs,
@@ -54,12 +54,7 @@ pub(crate) async fn list_page(
         "SELECT id, name, hash, prefix, org_id, can_write, created_at, last_used_at, revoked_at FROM gw_api_keys \
          WHERE id IS NOT NULL",
     );
-    if let Some(org) = org {
-        sql.push(" AND org_id = ").push_bind(&*text(org.as_str()));
-    }
-    if let Some(cursor) = request.cursor {
-        sql.push(" AND id < ").push_bind(&*text(cursor));
-    }
+    push_given(&mut sql, [(" AND org_id = ", org.map(OrgId::as_str)), (" AND id < ", request.cursor)]);
     sql.push(" ORDER BY id DESC LIMIT ").push_bind(rows_wanted(request));
     let rows = sql.build().fetch_all(&mut *db.conn).await?;
     let items = rows.iter().map(key).collect::<StoreResult<_>>()?;

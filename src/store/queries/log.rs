@@ -1,6 +1,6 @@
 //! The lifecycle and audit log.
 
-use super::{Builder, Fields, Row, Session, page, row_statement::RowStatement, rows_wanted, text};
+use super::{Builder, Fields, Row, Session, page, push_given, row_statement::RowStatement, rows_wanted, text};
 use crate::{
     model::{
         ids::{InstallationId, LogId, OrgId},
@@ -47,15 +47,12 @@ pub(crate) async fn list(
         "SELECT id, org_id, installation_id, subject, action, from_state, to_state, reason, actor, actor_user, \
          actor_from, at FROM gw_lifecycle_log WHERE id IS NOT NULL",
     );
-    if let Some(org) = org {
-        sql.push(" AND org_id = ").push_bind(&*text(org.as_str()));
-    }
-    if let Some(installation) = installation {
-        sql.push(" AND installation_id = ").push_bind(&*text(installation.as_str()));
-    }
-    if let Some(cursor) = request.cursor {
-        sql.push(" AND id < ").push_bind(&*text(cursor));
-    }
+    let conditions = [
+        (" AND org_id = ", org.map(OrgId::as_str)),
+        (" AND installation_id = ", installation.map(InstallationId::as_str)),
+        (" AND id < ", request.cursor),
+    ];
+    push_given(&mut sql, conditions);
     sql.push(" ORDER BY id DESC LIMIT ").push_bind(rows_wanted(request));
     let rows = sql.build().fetch_all(&mut *db.conn).await?;
     let items = rows.iter().map(entry).collect::<StoreResult<_>>()?;

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 
 use sqlx::{Database, Row as _, query::Query};
 
-use super::super::{Page, PageRequest, StoreError, StoreResult, known::KnownProviders};
+use super::super::{Found, Page, PageRequest, StoreError, StoreResult, known::KnownProviders};
 pub(super) use super::{Db, notify, unhurried};
 use crate::model::clock::EpochMs;
 
@@ -89,6 +89,15 @@ fn time_of_id(prefix: &str, id: &str) -> EpochMs {
     EpochMs(digits.and_then(|digits| i64::from_str_radix(digits, 16).ok()).unwrap_or(0))
 }
 
+/// Of these conditions, each the beginning of one and what it compares with, those whose value is given.
+fn push_given<const N: usize>(sql: &mut Builder, conditions: [(&'static str, Option<&str>); N]) {
+    for (condition, value) in conditions {
+        if let Some(value) = value {
+            sql.push(condition).push_bind(text(value).into_owned());
+        }
+    }
+}
+
 /// One row more than asked for tells whether there is a next page.
 fn rows_wanted(page: PageRequest<'_>) -> i64 {
     i64::from(page.limit.clamp(1, 100)) + 1
@@ -100,6 +109,15 @@ fn page<T>(mut items: Vec<T>, request: PageRequest<'_>, id: impl Fn(&T) -> &str)
     items.truncate(limit);
     let next_cursor = items.last().filter(|_| more).map(|last| id(last).to_owned());
     Page { items, next_cursor }
+}
+
+/// What a search found: a page, or else what was on the way to the last entry that it looked at, if there are more.
+fn found<T>(page: Page<T>, stopped_at: Option<String>, prefix: &str) -> Found<T> {
+    if page.next_cursor.is_some() {
+        return Found { items: page.items, next_cursor: page.next_cursor, searched_back_to: None };
+    }
+    let searched_back_to = stopped_at.as_deref().map(|id| time_of_id(prefix, id));
+    Found { items: page.items, next_cursor: stopped_at, searched_back_to }
 }
 
 /// Counts are never negative and never near 2^63.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Builder, Fields, Row, Session, count, list, log, page, query, rows_wanted, text};
+use super::{Builder, Fields, Row, Session, count, list, log, page, push_given, query, rows_wanted, text};
 use crate::{
     model::{ids::QuarantineId, log_entry::LogEntry},
     store::{Page, PageRequest, QuarantineBounds, Quarantined, StoreResult, known::KnownProviders},
@@ -118,12 +118,7 @@ pub(crate) async fn list_kept(
 ) -> StoreResult<Page<Quarantined>> {
     let mut sql = Builder::new(COLUMNS);
     sql.push(" FROM gw_quarantine WHERE id IS NOT NULL");
-    if let Some(provider) = provider {
-        sql.push(" AND provider = ").push_bind(&*text(provider));
-    }
-    if let Some(cursor) = request.cursor {
-        sql.push(" AND id < ").push_bind(&*text(cursor));
-    }
+    push_given(&mut sql, [(" AND provider = ", provider), (" AND id < ", request.cursor)]);
     sql.push(" ORDER BY id DESC LIMIT ").push_bind(rows_wanted(request));
     let rows = sql.build().fetch_all(&mut *db.conn).await?;
     let items = rows.iter().map(|row| webhook(row, db.known, false)).collect::<StoreResult<_>>()?;
@@ -138,9 +133,7 @@ pub(crate) async fn list_bodies(
 ) -> StoreResult<Vec<Quarantined>> {
     let mut sql = Builder::new(COLUMNS);
     sql.push(", body FROM gw_quarantine WHERE id > ").push_bind(&*text(after.map_or("", QuarantineId::as_str)));
-    if let Some(provider) = provider {
-        sql.push(" AND provider = ").push_bind(&*text(provider));
-    }
+    push_given(&mut sql, [(" AND provider = ", provider)]);
     sql.push(" ORDER BY id LIMIT ").push_bind(i64::from(limit));
     let rows = sql.build().fetch_all(&mut *db.conn).await?;
     rows.iter().map(|row| webhook(row, db.known, true)).collect()

@@ -108,11 +108,6 @@ impl DeliveryClient {
         self.timeout
     }
 
-    /// Whether loopback and private networks are dialled.
-    pub fn allows_private_networks(&self) -> bool {
-        self.allow_private_networks
-    }
-
     /// Sends one POST and waits for its end.
     pub async fn post(&self, post: Post<'_>) -> Answer {
         let started = Instant::now();

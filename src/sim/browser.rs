@@ -1,4 +1,4 @@
-//! A person's browser, as far as connecting needs one: cookies, redirects across origins, forms.
+//! A person's browser, as far as connecting needs one: cookies, links, redirects across origins.
 //!
 //! ```text
 //! let mut browser = Browser::new().stopping_at("http://localhost:4107");
@@ -45,8 +45,6 @@ pub enum BrowserError {
 /// One request on the way.
 #[derive(Debug, Clone)]
 pub struct Hop {
-    /// `GET` or `POST`.
-    pub method: String,
     /// Where.
     pub url: Url,
     /// What it was answered with.
@@ -85,7 +83,7 @@ impl Page {
         self.url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
     }
 
-    /// The target of the first link or form whose tag or text contains `text`, as it stands in the page.
+    /// The target of the first link whose tag or text contains `text`.
     pub fn link(&self, text: &str) -> Option<Url> {
         let mut rest = self.body.as_str();
         while let Some(at) = rest.find("href=\"") {
@@ -118,7 +116,6 @@ pub struct Browser {
     cookies: BTreeMap<(String, String), Cookie>,
     stops: Vec<String>,
     visit: Option<Visit>,
-    accept: Option<String>,
 }
 
 impl Browser {
@@ -146,19 +143,12 @@ impl Browser {
         self.visit = Some(visit);
     }
 
-    /// The same, but asking for another type than pages (`application/json`).
-    #[must_use]
-    pub fn accepting(mut self, accept: &str) -> Self {
-        self.accept = Some(accept.to_owned());
-        self
-    }
-
     /// Types a URL into the address bar and follows where it leads.
     ///
     /// # Errors
     /// [`BrowserError`].
     pub async fn visit(&mut self, url: &str) -> Result<Page, BrowserError> {
-        self.walk("GET", url, None, None).await
+        self.walk(url, None).await
     }
 
     /// Follows a link on a page.
@@ -167,17 +157,7 @@ impl Browser {
     /// [`BrowserError`].
     pub async fn follow(&mut self, from: &Page, url: &str) -> Result<Page, BrowserError> {
         let target = from.url.join(url).map_err(|_| BrowserError::NotAUrl(url.to_owned()))?;
-        self.walk("GET", target.as_str(), None, Some(from.url.origin().ascii_serialization())).await
-    }
-
-    /// Sends a form of a page.
-    ///
-    /// # Errors
-    /// [`BrowserError`].
-    pub async fn submit(&mut self, from: &Page, url: &str, fields: &[(&str, &str)]) -> Result<Page, BrowserError> {
-        let target = from.url.join(url).map_err(|_| BrowserError::NotAUrl(url.to_owned()))?;
-        let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
-        self.walk("POST", target.as_str(), Some(body), Some(from.url.origin().ascii_serialization())).await
+        self.walk(target.as_str(), Some(from.url.origin().ascii_serialization())).await
     }
 
     /// The value of a cookie of an origin.
@@ -186,20 +166,8 @@ impl Browser {
         self.cookies.get(&key).map(|cookie| cookie.value.as_str())
     }
 
-    /// Forgets every cookie: another browser.
-    pub fn forget_cookies(&mut self) {
-        self.cookies.clear();
-    }
-
-    async fn walk(
-        &mut self,
-        method: &str,
-        url: &str,
-        body: Option<String>,
-        from: Option<String>,
-    ) -> Result<Page, BrowserError> {
+    async fn walk(&mut self, url: &str, mut from: Option<String>) -> Result<Page, BrowserError> {
         let mut url = Url::parse(url).map_err(|_| BrowserError::NotAUrl(url.to_owned()))?;
-        let (mut method, mut body, mut from) = (method.to_owned(), body, from);
         let mut hops: Vec<Hop> = Vec::new();
         while hops.len() < PATIENCE {
             let origin = url.origin().ascii_serialization();
@@ -209,8 +177,8 @@ impl Browser {
             // A fragment stays in the browser.
             let path = &url[url::Position::BeforePath..url::Position::AfterQuery];
             let cross_site = from.as_ref().is_some_and(|from| *from != origin);
-            let carried = self.carried(&origin, url.path(), &method, cross_site);
-            let answer = self.ask(address, &method, path, &carried, body.as_deref()).await;
+            let carried = self.carried(&origin, url.path(), cross_site);
+            let answer = self.ask(address, path, &carried).await;
             let answer = answer.map_err(|source| BrowserError::NoAnswer { url: url.clone(), source })?;
             let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
             let set_cookies: Vec<String> = answer.headers.all("set-cookie").map(text).collect();
@@ -220,7 +188,6 @@ impl Browser {
             let location = answer.headers.get("location").map(str::to_owned);
             let redirected = matches!(answer.status, 301 | 302 | 303 | 307 | 308);
             hops.push(Hop {
-                method: method.clone(),
                 url: url.clone(),
                 status: answer.status,
                 set_cookies,
@@ -233,10 +200,6 @@ impl Browser {
                     if next.fragment().is_none() {
                         next.set_fragment(url.fragment());
                     }
-                    if !matches!(answer.status, 307 | 308) {
-                        "GET".clone_into(&mut method);
-                        body = None;
-                    }
                     // Once a walk has crossed sites it stays crossed, as `SameSite` has it.
                     from = if cross_site { from } else { Some(origin) };
                     url = next;
@@ -247,18 +210,11 @@ impl Browser {
         Err(BrowserError::Circles(url))
     }
 
-    async fn ask(
-        &self,
-        address: SocketAddr,
-        method: &str,
-        path: &str,
-        carried: &[(String, String)],
-        body: Option<&str>,
-    ) -> Result<Answer, ClientError> {
+    async fn ask(&self, address: SocketAddr, path: &str, carried: &[(String, String)]) -> Result<Answer, ClientError> {
         let cookies: Vec<String> = carried.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let cookies = cookies.join("; ");
         let visit = self.visit.as_ref().map(Visit::to_header);
-        let accept = self.accept.as_deref().unwrap_or("text/html,application/xhtml+xml,*/*;q=0.8");
+        let accept = "text/html,application/xhtml+xml,*/*;q=0.8";
         let mut headers = vec![("accept", accept), ("user-agent", "Mozilla/5.0 (simulated)")];
         if !cookies.is_empty() {
             headers.push(("cookie", cookies.as_str()));
@@ -266,17 +222,13 @@ impl Browser {
         if let Some(visit) = &visit {
             headers.push((VISIT_HEADER, visit.as_str()));
         }
-        if body.is_some() {
-            headers.push(("content-type", "application/x-www-form-urlencoded"));
-        }
-        let body = Bytes::from(body.unwrap_or_default().to_owned());
-        Client::new(address).send(method, path, &headers, body).await
+        Client::new(address).send("GET", path, &headers, Bytes::new()).await
     }
 
-    fn carried(&self, origin: &str, path: &str, method: &str, cross_site: bool) -> Vec<(String, String)> {
+    fn carried(&self, origin: &str, path: &str, cross_site: bool) -> Vec<(String, String)> {
         let of_origin = self.cookies.iter().filter(|((of, _), _)| of == origin);
         let goes_along = of_origin.filter(|(_, cookie)| {
-            let lax_enough = !cross_site || (!cookie.strict && method == "GET");
+            let lax_enough = !cross_site || !cookie.strict;
             lax_enough && path_matches(path, &cookie.path)
         });
         goes_along.map(|((_, name), cookie)| (name.clone(), cookie.value.clone())).collect()
@@ -368,15 +320,14 @@ mod tests {
         browser.keep(&url("http://127.0.0.1:1/connect/x"), "a=1; Path=/; HttpOnly; SameSite=Lax");
         browser.keep(&url("http://127.0.0.1:1/connect/x"), "b=2; SameSite=Strict; Path=/");
         browser.keep(&url("http://127.0.0.1:1/connect/x"), "c=3");
-        let names = |origin, path, method, cross| -> Vec<String> {
-            browser.carried(origin, path, method, cross).into_iter().map(|(name, _)| name).collect()
+        let names = |origin, path, cross| -> Vec<String> {
+            browser.carried(origin, path, cross).into_iter().map(|(name, _)| name).collect()
         };
-        assert_eq!(names("http://127.0.0.1:1", "/", "GET", false), ["a", "b"]);
-        assert_eq!(names("http://127.0.0.1:1", "/connect/y", "GET", false), ["a", "b", "c"]);
-        assert_eq!(names("http://127.0.0.1:1", "/connected", "GET", false), ["a", "b"]);
-        assert_eq!(names("http://127.0.0.1:1", "/", "GET", true), ["a"]);
-        assert!(names("http://127.0.0.1:1", "/", "POST", true).is_empty());
-        assert!(names("http://127.0.0.1:2", "/", "GET", false).is_empty());
+        assert_eq!(names("http://127.0.0.1:1", "/", false), ["a", "b"]);
+        assert_eq!(names("http://127.0.0.1:1", "/connect/y", false), ["a", "b", "c"]);
+        assert_eq!(names("http://127.0.0.1:1", "/connected", false), ["a", "b"]);
+        assert_eq!(names("http://127.0.0.1:1", "/", true), ["a"]);
+        assert!(names("http://127.0.0.1:2", "/", false).is_empty());
     }
 
     #[test]

@@ -25,14 +25,12 @@ mod trial;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use actix::Arbiter;
 use tokio::{runtime::Handle, time::timeout};
-use zeroize::Zeroizing;
 
 pub use self::lanes::Slot;
 use self::{
@@ -42,14 +40,12 @@ use self::{
     shared::{Parts, Shared},
     state::LaneRules,
 };
-pub use crate::delivery::destination::DestinationRefused;
 use crate::{
     actors::runtime::ask,
     config::DeliveryConfig,
     delivery::{
         client::{ClientUnavailable, DeliveryClient},
-        destination::{validate_headers, validate_url},
-        sign::{NotASigningSecret, SigningSecret},
+        sign::NotASigningSecret,
     },
     model::{
         clock::{Clock, EpochMs, Ids},
@@ -216,20 +212,6 @@ impl DispatcherHandle {
     /// Forgets what it knows of an org's destinations (or of all), because they changed.
     pub fn forget_destinations(&self, org: Option<&OrgId>) {
         self.shared.forget_targets(org);
-    }
-
-    /// Whether a destination may have this URL and these headers.
-    ///
-    /// # Errors
-    /// [`DestinationRefused`] says what is wrong.
-    pub fn check_destination(&self, url: &str, headers: &BTreeMap<String, String>) -> Result<(), DestinationRefused> {
-        validate_url(url, self.shared.client.allows_private_networks())?;
-        validate_headers(headers).map(drop)
-    }
-
-    /// A new signing secret in its `whsec_` form: to be shown once, and sealed as it is.
-    pub fn new_signing_secret(&self) -> Zeroizing<String> {
-        SigningSecret::generate().to_text()
     }
 
     /// Sends a signed test envelope to a destination, at once and once. `None` if there is no such destination.

@@ -17,6 +17,7 @@ use url::Url;
 
 use super::{messages::Poison, shared::lock, *};
 use crate::{
+    delivery::sign::SigningSecret,
     model::{
         clock::{EpochMs, ManualClock, SystemClock},
         delivery::{Delivery, DeliveryStatus},

@@ -139,7 +139,7 @@ impl Directory {
     }
 }
 
-/// Writes `source_config.status` (`providers.md` 6.1) of a resource's integrations.
+/// Writes `source_config.status` of a resource's integrations.
 fn note_config(
     record: &mut InstallationRecord,
     resource: &ResourceId,

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::model::event::EventKey;
 
-/// One event of the catalogue (`providers.md` 5).
+/// One event of the catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventSpec {
@@ -24,7 +24,7 @@ pub struct EventSpec {
     pub weight: u8,
     /// Whether a new integration subscribes to it.
     pub default: bool,
-    /// Whether its category's shorthand expands to it (the 41 keys of the seed; `providers.md` 5.7).
+    /// Whether its category's shorthand expands to it (the 41 keys of the seed).
     pub seed: bool,
     /// A broader key a filter may name instead (`sentry:metric-alert` for `sentry:metric-alert.critical`).
     pub alias_of: Option<&'static str>,

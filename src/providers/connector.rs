@@ -155,7 +155,7 @@ pub struct Account {
     pub login: Option<String>,
     /// Facts to merge into the installation's `metadata`; `providerUserId` is the person who connected, where known.
     pub metadata: Map<String, Value>,
-    /// `provider_account_info`: `version: 1`, `sourceType`, what the provider says (`providers.md` 6.3). No secrets.
+    /// `provider_account_info`: `version: 1`, `sourceType`, what the provider says. No secrets.
     pub info: Value,
     /// Whether the provider has paused it.
     pub suspended: bool,

@@ -100,12 +100,11 @@ pub trait Provider: Send + Sync + 'static {
         payload: &Bytes,
     ) -> Result<Inbound, ExtractError>;
 
-    /// The `source_config` of a new integration, without `sync`: the seed's shape for this provider (`providers.md`
-    /// 6.1, 6.2).
+    /// The `source_config` of a new integration, without `sync`: the seed's shape for this provider.
     fn source_config(&self, of: &ResourceFacts<'_>) -> Map<String, Value>;
 
     /// Which account a connection of the seed belongs to. The seed kept right external ids for some providers and
-    /// accidental ones for others, with the right one elsewhere in the account's facts (`providers.md` 6.3).
+    /// accidental ones for others, with the right one elsewhere in the account's facts.
     fn account_of_seed(&self, external_id: &str, _account_info: &Value) -> SeedAccount {
         SeedAccount {
             external_id: ExternalId::new(external_id),
@@ -219,7 +218,7 @@ fn digest_of(bytes: &[u8]) -> [u8; 16] {
 /// What a verified webhook says.
 #[derive(Debug, Clone)]
 pub struct Inbound {
-    /// The provider's id of it, never random (`providers.md` 0.1).
+    /// The provider's id of it, never random.
     pub delivery_id: ProviderDeliveryId,
     /// A digest of what is signed and no other event has, where the delivery id is not signed and a retry may come under
     /// another: what has the same is the same event.
@@ -270,7 +269,7 @@ impl ResourceSelector {
     }
 }
 
-/// A change of state that a control event asks for (`providers.md` 1.7, 2.7, 3.7, 4.7). Every change is idempotent.
+/// A change of state that a control event asks for. Every change is idempotent.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ControlChange {
     /// The grant exists; learn the account's login and facts. Does not create an installation.

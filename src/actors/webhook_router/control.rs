@@ -89,7 +89,7 @@ impl Pipeline {
         }
     }
 
-    /// A transfer is told by the receiving side (`providers.md` 1.6), while the resource is linked at the giving one:
+    /// A transfer is told by the receiving side, while the resource is linked at the giving one:
     /// every other installation that has it loses it, and the teller keeps what it has linked. If it is the same org's, it
     /// gets the subscriptions as well.
     async fn release_transferred(
@@ -134,7 +134,7 @@ fn is_of_grant(change: &ControlChange) -> bool {
 }
 
 /// Whether an event names only other grants of the same account than the one we hold: the account was connected anew
-/// since (Vercel: another configuration id, `providers.md` 2.3), and what becomes of the old grant is nothing to the new.
+/// since (Vercel: another configuration id), and what becomes of the old grant is nothing to the new.
 fn concerns_former_grant(table: &RouteTable, inbound: &Inbound) -> bool {
     let named = &inbound.alternate_installations;
     !named.is_empty() && table.alternate_external_id.as_ref().is_some_and(|held| !named.contains(held))

@@ -2,7 +2,7 @@
 //!
 //! **Owns** what is Linear's alone about its API. **Invariants**: the workspace is the one GraphQL names with the new
 //! token, never the browser's word; the challenge is always S256. Protocol source: Linear's "OAuth 2.0 Authentication"
-//! and "Getting started" (GraphQL) developer pages (`providers.md` 3.1 to 3.4). Quirks worth knowing: scopes are
+//! and "Getting started" (GraphQL) developer pages. Quirks worth knowing: scopes are
 //! separated by commas on the way out and by spaces on the way back; a refresh answers a new refresh token each time.
 //! **Must not know** the store, actors or routes.
 

@@ -1,7 +1,7 @@
 //! Sentry's projects, and the calls its proxy may make.
 //!
 //! **Invariants**: a page lists a project once; a list ends, whatever the provider says. Protocol source: Sentry's API
-//! reference (`providers.md` 4.4). Quirks worth knowing: `Link` always names a next page, and says with
+//! reference. Quirks worth knowing: `Link` always names a next page, and says with
 //! `results="false"` that it is empty; events name projects by slug as well as by id.
 
 use std::collections::HashSet;

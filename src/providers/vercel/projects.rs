@@ -1,7 +1,7 @@
 //! Vercel's projects, and the calls its proxy may make.
 //!
 //! **Invariants**: a page lists a project once; a list ends, whatever the provider says. Protocol source: Vercel's REST
-//! reference (`providers.md` 2.4). Quirk worth knowing: the token of the next page is a number or a text.
+//! reference. Quirk worth knowing: the token of the next page is a number or a text.
 
 use std::collections::HashSet;
 

@@ -128,7 +128,7 @@ impl TokenError {
 }
 
 /// The asking half of a provider.
-pub(super) fn find_connector(registry: &Registry, provider: ProviderSlug) -> Result<Arc<dyn Connector>, TokenError> {
+pub(super) fn get_connector(registry: &Registry, provider: ProviderSlug) -> Result<Arc<dyn Connector>, TokenError> {
     match registry.find_connector(provider) {
         Some(Ok(connector)) => Ok(connector.clone()),
         Some(Err(missing)) => Err(TokenError::NotConfigured(missing.to_string())),
@@ -150,7 +150,7 @@ pub enum GrantVerdict {
 impl Directory {
     /// The asking half of a provider.
     pub(super) fn connector_of(&self, provider: ProviderSlug) -> Result<Arc<dyn Connector>, TokenError> {
-        find_connector(self.registry(), provider)
+        get_connector(self.registry(), provider)
     }
 
     /// Notes what a call showed of the provider's side, for the connection's health.

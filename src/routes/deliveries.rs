@@ -93,7 +93,7 @@ pub async fn count(Reader(caller): Reader, query: Query, gateway: web::Data<Gate
     Ok(HttpResponse::Ok().json(json!({"count": counted.count, "more": counted.more})))
 }
 
-async fn find_visible(gateway: &Gateway, caller: &Caller, id: &str) -> Result<(Delivery, Event), Problem> {
+async fn get_visible(gateway: &Gateway, caller: &Caller, id: &str) -> Result<(Delivery, Event), Problem> {
     let found = gateway.store.find_delivery(&DeliveryId::from_raw(id)).await?;
     found.filter(|(delivery, _)| caller.sees(Some(&delivery.org))).ok_or_else(|| Problem::new(&codes::NOT_FOUND))
 }
@@ -104,7 +104,7 @@ async fn find_visible(gateway: &Gateway, caller: &Caller, id: &str) -> Result<(D
 /// `not_found`.
 #[utoipa::path(get, path = "/deliveries/{id}", responses((status = 200, body = schemas::DeliveryDetail)))]
 pub async fn get(Reader(caller): Reader, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
-    let (delivery, event) = find_visible(&gateway, &caller, &id).await?;
+    let (delivery, event) = get_visible(&gateway, &caller, &id).await?;
     let attempts = gateway.store.list_attempts(&delivery.id).await?;
     let mut shown = listed_json(&delivery, &event);
     shown["attempts"] = attempts.iter().map(attempt_json).collect();
@@ -117,7 +117,7 @@ pub async fn get(Reader(caller): Reader, id: web::Path<String>, gateway: web::Da
 /// `not_found`, `delivery_not_retryable`.
 #[utoipa::path(post, path = "/deliveries/{id}/retry", responses((status = 200, body = schemas::Retried)))]
 pub async fn retry(Writer(caller): Writer, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
-    let (delivery, event) = find_visible(&gateway, &caller, &id).await?;
+    let (delivery, event) = get_visible(&gateway, &caller, &id).await?;
     if !gateway.mending.retry_delivery(&delivery, &event, &caller.actor()).await? {
         return Err(Problem::new(&codes::DELIVERY_NOT_RETRYABLE).member("deliveryStatus", delivery.status.as_str()));
     }
@@ -140,7 +140,7 @@ pub async fn retry_many(Writer(caller): Writer, body: ApiBody, gateway: web::Dat
     let mut results = Vec::with_capacity(ids.len());
     let mut retried = 0;
     for id in &ids {
-        let result = match find_visible(&gateway, &caller, id).await {
+        let result = match get_visible(&gateway, &caller, id).await {
             Ok((delivery, event)) => match gateway.mending.retry_delivery(&delivery, &event, &actor).await {
                 Ok(true) => "pending",
                 Ok(false) => "not_retryable",

@@ -13,7 +13,7 @@ use super::{
     connections::time_json,
     error_codes as codes,
     gateway::Gateway,
-    integrations::{find_visible, served_by, workspace_id},
+    integrations::{get_visible, served_by, workspace_id},
     problem::{Answer, Problem},
     query::Query,
     request_body::{ApiBody, Members},
@@ -115,7 +115,7 @@ fn of_org(caller: &Caller, org: &str) -> Result<ServedScope, Problem> {
 /// What a destination of this scope serves, if the caller may see it.
 async fn served(gateway: &Gateway, caller: &Caller, scope: DestinationScope, id: &str) -> Result<ServedScope, Problem> {
     match scope {
-        DestinationScope::Integration => Ok(served_by(&find_visible(gateway, caller, id).await?)),
+        DestinationScope::Integration => Ok(served_by(&get_visible(gateway, caller, id).await?)),
         DestinationScope::Workspace => of_workspace(caller, id),
         DestinationScope::Org => of_org(caller, id),
     }

@@ -105,7 +105,7 @@ pub async fn catch_up(ServiceWriter(caller): ServiceWriter, body: ApiBody, gatew
     let since = members.time("since");
     let until = members.time("until");
     members.finish()?;
-    let installation = connections::find_visible(&gateway, &caller, &installation).await?;
+    let installation = connections::get_visible(&gateway, &caller, &installation).await?;
     if provider.is_some_and(|provider| provider != installation.provider.as_str()) {
         return Ok(HttpResponse::Ok().json(json!({"status": "empty"})));
     }

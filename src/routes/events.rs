@@ -90,7 +90,7 @@ pub(super) fn attempt_json(attempt: &Attempt) -> Value {
 }
 
 /// The event with this id, if the caller may see it.
-pub(super) async fn find_visible(gateway: &Gateway, caller: &Caller, id: &str) -> Result<Event, Problem> {
+pub(super) async fn get_visible(gateway: &Gateway, caller: &Caller, id: &str) -> Result<Event, Problem> {
     let found = gateway.store.find_event(&EventId::from_raw(id)).await?;
     found.filter(|event| caller.sees(event.org.as_ref())).ok_or_else(|| Problem::new(&codes::NOT_FOUND))
 }
@@ -161,7 +161,7 @@ pub async fn get(Reader(caller): Reader, id: web::Path<String>, gateway: web::Da
     responses((status = 200, description = "The bytes as they came", content_type = "*/*", body = Vec<u8>)),
 )]
 pub async fn payload(Reader(caller): Reader, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
-    let event = find_visible(&gateway, &caller, &id).await?;
+    let event = get_visible(&gateway, &caller, &id).await?;
     let body = gateway.store.find_event_body(&event.id).await?;
     let (content_type, bytes) = body.ok_or_else(|| Problem::new(&codes::NOT_FOUND))?;
     let content_type = content_type
@@ -190,7 +190,7 @@ pub async fn replay(
     body: ApiBody,
     gateway: web::Data<Gateway>,
 ) -> Answer {
-    let event = find_visible(&gateway, &caller, &id).await?;
+    let event = get_visible(&gateway, &caller, &id).await?;
     let mut members = body.optional_members()?;
     let only = members.texts("integrationIds");
     members.finish()?;

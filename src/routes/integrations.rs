@@ -194,7 +194,7 @@ fn checked_events(
 ///
 /// # Errors
 /// `not_found`.
-pub(super) async fn find_visible(gateway: &Gateway, caller: &Caller, id: &str) -> Result<Integration, Problem> {
+pub(super) async fn get_visible(gateway: &Gateway, caller: &Caller, id: &str) -> Result<Integration, Problem> {
     let found = gateway.store.find_integration(&IntegrationId::from_raw(id)).await?;
     found.filter(|integration| caller.sees(Some(&integration.org))).ok_or_else(|| Problem::new(&codes::NOT_FOUND))
 }
@@ -227,7 +227,7 @@ pub(super) fn served_by(integration: &Integration) -> ServedScope {
 /// `not_found`.
 #[utoipa::path(get, path = "/integrations/{id}", responses((status = 200, body = schemas::Integration)))]
 pub async fn get(Reader(caller): Reader, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
-    let integration = find_visible(&gateway, &caller, &id).await?;
+    let integration = get_visible(&gateway, &caller, &id).await?;
     Ok(HttpResponse::Ok().json(with_destination(&gateway, &integration).await?))
 }
 
@@ -248,7 +248,7 @@ pub async fn patch(
     body: ApiBody,
     gateway: web::Data<Gateway>,
 ) -> Answer {
-    let integration = find_visible(&gateway, &caller, &id).await?;
+    let integration = get_visible(&gateway, &caller, &id).await?;
     let mut members = body.members()?;
     let events = members.texts("events");
     let auto_sync = members.flag("autoSync");
@@ -290,7 +290,7 @@ pub async fn patch(
 /// `not_found`.
 #[utoipa::path(delete, path = "/integrations/{id}", responses((status = 200, body = schemas::IntegrationEnded)))]
 pub async fn end(Writer(caller): Writer, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
-    let integration = find_visible(&gateway, &caller, &id).await?;
+    let integration = get_visible(&gateway, &caller, &id).await?;
     let ended = gateway
         .directory
         .end_integration(&integration.installation, &integration.id, IntegrationStatus::Disconnected, caller.actor())

@@ -17,7 +17,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use self::comparison::compared_until;
-use super::{runtime::isolate, tokens::find_connector};
+use super::{runtime::isolate, tokens::get_connector};
 use crate::{
     config::HealingConfig,
     model::{
@@ -169,8 +169,8 @@ impl HealingHandle {
     }
 
     /// A provider's asking half, if it keeps a log.
-    fn find_log(&self, provider: ProviderSlug) -> Result<Arc<dyn Connector>, HealError> {
-        let connector = find_connector(&self.shared.deps.registry, provider)
+    fn get_log(&self, provider: ProviderSlug) -> Result<Arc<dyn Connector>, HealError> {
+        let connector = get_connector(&self.shared.deps.registry, provider)
             .map_err(|error| HealError::NotConfigured(error.to_string()))?;
         if connector.delivery_log().is_some() { Ok(connector) } else { Err(HealError::NoLog) }
     }
@@ -184,7 +184,7 @@ impl HealingHandle {
         let deps = &self.shared.deps;
         let (provider, _) = deps.registry.find_enabled(provider).ok_or(HealError::UnknownProvider)?;
         let slug = provider.slug();
-        let connector = self.find_log(slug)?;
+        let connector = self.get_log(slug)?;
         let run = self.new_run(slug, &connector, since.unwrap_or(EpochMs(0)), Cause::OnDemand);
         if !self.begin(&run).await? {
             return Err(HealError::AlreadyRunning);
@@ -214,7 +214,7 @@ impl HealingHandle {
             if due.is_some_and(|due| Instant::now() < due) {
                 continue;
             }
-            let Ok(connector) = self.find_log(slug) else { continue };
+            let Ok(connector) = self.get_log(slug) else { continue };
             let cause = if due.is_none() { Cause::Start } else { Cause::Periodic };
             let looked = self.look_at(slug, connector, cause).await;
             let interval = self.shared.deps.config.interval;

@@ -42,7 +42,7 @@ impl ProviderState {
 
 /// The `health` of a connection: `ok`, `degraded` (the provider cannot be asked), `silent` (no events for far longer
 /// than usual), or the state that keeps it from being well.
-pub fn connection_health(
+pub fn installation_health(
     status: InstallationStatus,
     provider_health: Option<&Value>,
     rhythm: Option<&Rhythm>,
@@ -80,7 +80,7 @@ mod tests {
     }
 
     fn health(provider: Option<&Value>, rhythm: Option<&Rhythm>, after: Duration) -> &'static str {
-        connection_health(InstallationStatus::Active, provider, rhythm, START.plus(after))
+        installation_health(InstallationStatus::Active, provider, rhythm, START.plus(after))
     }
 
     #[test]
@@ -98,7 +98,7 @@ mod tests {
         let degraded = ProviderState::Unreachable.to_keep(None, START);
         assert_eq!(health(degraded.as_ref(), Some(&every(HOUR)), HOUR * 1000), "degraded");
         for status in InstallationStatus::ALL.into_iter().filter(|s| *s != InstallationStatus::Active) {
-            assert_eq!(connection_health(status, degraded.as_ref(), None, START), status.as_str());
+            assert_eq!(installation_health(status, degraded.as_ref(), None, START), status.as_str());
         }
     }
 

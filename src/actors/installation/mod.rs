@@ -31,7 +31,7 @@ use actix::{Actor, Addr, ArbiterHandle, Context};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-pub use self::health::{ProviderState, connection_health};
+pub use self::health::{ProviderState, installation_health};
 pub use self::teardown::DISCONNECTED;
 pub(crate) use self::token_slot::LONGEST_MARGIN;
 use self::{

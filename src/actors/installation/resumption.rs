@@ -5,7 +5,7 @@
 
 use super::{SupervisorDeps, renewal::open_held};
 use crate::{
-    actors::tokens::{TokenError, find_connector},
+    actors::tokens::{TokenError, get_connector},
     model::installation::Installation,
     providers::{ConnectorError, connector::Grant},
 };
@@ -15,7 +15,7 @@ pub(crate) async fn is_suspended(
     deps: &SupervisorDeps,
     seen: &Installation,
 ) -> Result<Result<bool, ConnectorError>, TokenError> {
-    let connector = find_connector(&deps.registry, seen.provider)?;
+    let connector = get_connector(&deps.registry, seen.provider)?;
     let grant = Grant::of(seen, deps.clock.now());
     if !connector.keeps_tokens() {
         // None is minted for one that is suspended.

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     actors::{
         runtime::isolate,
-        tokens::{GrantVerdict, TokenError, find_connector},
+        tokens::{GrantVerdict, TokenError, get_connector},
     },
     model::{
         ids::InstallationId,
@@ -152,7 +152,7 @@ impl TeardownRun {
         let Some(installation) = store.find_installation(&self.id).await? else {
             return Ok(Tried::Skipped("not_found"));
         };
-        let Ok(connector) = find_connector(&self.deps.registry, installation.provider) else {
+        let Ok(connector) = get_connector(&self.deps.registry, installation.provider) else {
             return Ok(Tried::Skipped("not_configured"));
         };
         let now = self.deps.clock.now();

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     actors::{
         AskError,
-        tokens::{AccessToken, GrantVerdict, TokenError, access_token_place, find_connector},
+        tokens::{AccessToken, GrantVerdict, TokenError, access_token_place, get_connector},
     },
     model::{
         clock::EpochMs,
@@ -84,7 +84,7 @@ impl Search {
         for _turn in 0..64 {
             let installation = self.usable_installation().await?;
             let is_pending = installation.status == InstallationStatus::Pending;
-            let connector = match find_connector(&self.deps.registry, installation.provider) {
+            let connector = match get_connector(&self.deps.registry, installation.provider) {
                 Err(_nobody_to_confirm_it) if is_pending => return Err(PENDING),
                 found => found?,
             };

@@ -86,7 +86,7 @@ impl Flow {
         // Only the second page was told where to return to.
         let redirect_uri = callback.context.map(|_| callback.redirect_uri);
         let person = self.oauth.exchange(code, redirect_uri, callback.pkce_verifier).await?;
-        let id = find_own(api, &person.access, &claim.installation, callback.now).await?;
+        let id = get_own(api, &person.access, &claim.installation, callback.now).await?;
         let installation = match api.read_installation(&id, callback.now).await {
             // The person sees it, the App does not: it is an installation of another App.
             Err(ConnectorError::Gone) => return Err(ConnectorError::Refused("installation_not_verified")),
@@ -145,7 +145,7 @@ fn known_setup_action(word: Option<&str>) -> Option<&'static str> {
 }
 
 /// The claimed installation's id, as the list of those that the person can see has it.
-async fn find_own(api: &Api, token: &Secret, claimed: &str, now: EpochMs) -> Result<ExternalId, ConnectorError> {
+async fn get_own(api: &Api, token: &Secret, claimed: &str, now: EpochMs) -> Result<ExternalId, ConnectorError> {
     let mut seen = 0;
     for page in 1..=MAX_PAGES {
         let mut url = api.base.at("/user/installations");

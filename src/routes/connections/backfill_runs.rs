@@ -15,7 +15,7 @@ use super::{
         request_body::{ApiBody, Members, as_text},
         schemas,
     },
-    find_visible, time_json,
+    get_visible, time_json,
 };
 use crate::model::{
     backfill_run::{BackfillRun, BackfillStatus},
@@ -39,7 +39,7 @@ const MAX_NAMES: usize = 50;
     responses((status = 200, body = schemas::Page<schemas::BackfillRun>)),
 )]
 pub async fn list(Reader(caller): Reader, id: web::Path<String>, query: Query, gateway: web::Data<Gateway>) -> Answer {
-    let installation = find_visible(&gateway, &caller, &id).await?;
+    let installation = get_visible(&gateway, &caller, &id).await?;
     let page = gateway.store.list_backfill_runs(&installation.id, query.page(BackfillRunId::PREFIX)?).await?;
     Ok(HttpResponse::Ok().json(page_json(&page, run_json)))
 }
@@ -55,7 +55,7 @@ pub async fn list(Reader(caller): Reader, id: web::Path<String>, query: Query, g
     responses((status = 200, body = schemas::BackfillRun), (status = 201, body = schemas::BackfillRun)),
 )]
 pub async fn save(Writer(caller): Writer, id: web::Path<String>, body: ApiBody, gateway: web::Data<Gateway>) -> Answer {
-    let installation = find_visible(&gateway, &caller, &id).await?;
+    let installation = get_visible(&gateway, &caller, &id).await?;
     let mut members = body.members()?;
     let run_id = members.text("id");
     let report = Report::read(&mut members);

@@ -12,7 +12,7 @@ use super::{
         query::Query,
         schemas,
     },
-    find_visible,
+    get_visible,
 };
 use crate::model::provider::ProviderResourceId;
 
@@ -34,7 +34,7 @@ const MAX_BYTES: usize = 255;
     responses((status = 200, body = schemas::ConfigFile)),
 )]
 pub async fn get(Reader(caller): Reader, id: web::Path<String>, query: Query, gateway: web::Data<Gateway>) -> Answer {
-    let installation = find_visible(&gateway, &caller, &id).await?;
+    let installation = get_visible(&gateway, &caller, &id).await?;
     let invalid = |name: &str| Problem::new(&codes::INVALID_PARAMETER).member("parameter", name);
     let is_plain = |text: &str| text.len() <= MAX_BYTES && !text.chars().any(char::is_control);
     let resource = query.get("resource").filter(|text| is_plain(text)).ok_or_else(|| invalid("resource"))?;

@@ -11,7 +11,7 @@ use super::{
         problem::{Answer, Problem},
         schemas,
     },
-    find_visible,
+    get_visible,
 };
 use crate::model::teardown::TeardownStatus;
 
@@ -42,7 +42,7 @@ pub async fn delete_of_provider(
 }
 
 async fn tear_down(gateway: &Gateway, caller: &Caller, provider: Option<&str>, id: &str) -> Answer {
-    let installation = find_visible(gateway, caller, id).await?;
+    let installation = get_visible(gateway, caller, id).await?;
     if provider.is_some_and(|provider| provider != installation.provider.as_str()) {
         return Err(Problem::new(&codes::NOT_FOUND));
     }

@@ -10,7 +10,7 @@ use super::{
         query::{Query, page_json},
         schemas,
     },
-    find_visible, log_json,
+    get_visible, log_json,
 };
 use crate::model::ids::LogId;
 
@@ -24,7 +24,7 @@ use crate::model::ids::LogId;
     responses((status = 200, body = schemas::Page<schemas::LogEntry>)),
 )]
 pub async fn list(Reader(caller): Reader, id: web::Path<String>, query: Query, gateway: web::Data<Gateway>) -> Answer {
-    let installation = find_visible(&gateway, &caller, &id).await?;
+    let installation = get_visible(&gateway, &caller, &id).await?;
     let page =
         gateway.store.list_log(Some(&installation.org), Some(&installation.id), query.page(LogId::PREFIX)?).await?;
     Ok(HttpResponse::Ok().json(page_json(&page, log_json)))

@@ -30,7 +30,7 @@ use super::{
     request_body::{Members, as_text},
 };
 use crate::{
-    actors::{AskError, directory::LinkResource, installation::connection_health, provider_calls::ProviderCallError},
+    actors::{AskError, directory::LinkResource, installation::installation_health, provider_calls::ProviderCallError},
     model::{
         clock::EpochMs,
         ids::InstallationId,
@@ -54,7 +54,7 @@ pub(super) fn time_json(at: Option<EpochMs>) -> Value {
 ///
 /// # Errors
 /// `not_found`, also for another org's.
-pub(super) async fn find_visible(gateway: &Gateway, caller: &Caller, id: &str) -> Result<Installation, Problem> {
+pub(super) async fn get_visible(gateway: &Gateway, caller: &Caller, id: &str) -> Result<Installation, Problem> {
     let found = gateway.store.find_installation(&InstallationId::from_raw(id)).await?;
     found.filter(|installation| caller.sees(Some(&installation.org))).ok_or_else(|| Problem::new(&codes::NOT_FOUND))
 }
@@ -101,7 +101,7 @@ pub async fn facts_of(gateway: &Gateway, installation: &Installation) -> Result<
         has_token,
         keeps_token: token.is_some(),
         token_expires_at: token.filter(|_| has_token).and_then(|token| token.expires_at),
-        health: connection_health(installation.status, provider_health.as_ref(), rhythm.as_ref(), now),
+        health: installation_health(installation.status, provider_health.as_ref(), rhythm.as_ref(), now),
     })
 }
 

@@ -13,7 +13,7 @@ use super::{
         request_body::ApiBody,
         schemas,
     },
-    find_visible,
+    get_visible,
 };
 use crate::{actors::proxy::ProxyRequest, model::log_entry::LogEntry};
 
@@ -33,7 +33,7 @@ pub async fn endpoints(
     id: web::Path<String>,
     gateway: web::Data<Gateway>,
 ) -> Answer {
-    let installation = find_visible(&gateway, &caller, &id).await?;
+    let installation = get_visible(&gateway, &caller, &id).await?;
     let endpoints = gateway
         .directory
         .proxy_endpoints(installation.provider)
@@ -70,7 +70,7 @@ pub async fn execute(
     body: ApiBody,
     gateway: web::Data<Gateway>,
 ) -> Answer {
-    let installation = find_visible(&gateway, &caller, &id).await?;
+    let installation = get_visible(&gateway, &caller, &id).await?;
     let mut members = body.members()?;
     let endpoint_id = members.required_text("endpointId");
     let path_parameters = members.optional("pathParams", path_parameters).unwrap_or_default();

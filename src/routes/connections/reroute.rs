@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     super::{auth::Writer, gateway::Gateway, problem::Answer, request_body::ApiBody, schemas},
-    find_visible,
+    get_visible,
 };
 
 /// `POST /connections/{id}/reroute {since?}`: routes stored events whose link has appeared.
@@ -23,7 +23,7 @@ pub async fn reroute(
     body: ApiBody,
     gateway: web::Data<Gateway>,
 ) -> Answer {
-    let installation = find_visible(&gateway, &caller, &id).await?;
+    let installation = get_visible(&gateway, &caller, &id).await?;
     let mut members = body.optional_members()?;
     let since = members.time("since");
     members.finish()?;

@@ -11,7 +11,7 @@ use super::{
         problem::{Answer, Problem},
         schemas,
     },
-    find_visible, time_json,
+    get_visible, time_json,
 };
 use crate::model::teardown::Teardown;
 
@@ -21,7 +21,7 @@ use crate::model::teardown::Teardown;
 /// `not_found`, also for a connection that nobody ended.
 #[utoipa::path(get, path = "/connections/{id}/teardown", responses((status = 200, body = schemas::Teardown)))]
 pub async fn get(Reader(caller): Reader, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
-    let installation = find_visible(&gateway, &caller, &id).await?;
+    let installation = get_visible(&gateway, &caller, &id).await?;
     let teardown = gateway.store.find_teardown(&installation.id).await?;
     let teardown = teardown.ok_or_else(|| Problem::new(&codes::NOT_FOUND))?;
     Ok(HttpResponse::Ok().json(receipt_json(&teardown)))

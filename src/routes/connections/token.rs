@@ -14,7 +14,7 @@ use super::{
         problem::{Answer, Problem},
         schemas,
     },
-    find_visible,
+    get_visible,
 };
 use crate::model::{ids::InstallationId, installation::Installation, log_entry::LogEntry};
 
@@ -26,7 +26,7 @@ use crate::model::{ids::InstallationId, installation::Installation, log_entry::L
 /// `token_generation_failed`.
 #[utoipa::path(get, path = "/connections/{id}/token", responses((status = 200, body = schemas::Token)))]
 pub async fn read(Reader(caller): Reader, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
-    let (installation, token) = match find_visible(&gateway, &caller, &id).await {
+    let (installation, token) = match get_visible(&gateway, &caller, &id).await {
         Ok(installation) if caller.is_service() => {
             let token = gateway.directory.token(&installation.id).await.map_err(Problem::from);
             (Some(installation), token)

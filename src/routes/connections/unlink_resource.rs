@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     super::{auth::Writer, gateway::Gateway, problem::Answer, schemas},
-    find_visible,
+    get_visible,
 };
 use crate::model::ids::ResourceId;
 
@@ -19,7 +19,7 @@ use crate::model::ids::ResourceId;
 )]
 pub async fn unlink(Writer(caller): Writer, path: web::Path<(String, String)>, gateway: web::Data<Gateway>) -> Answer {
     let (id, resource) = path.into_inner();
-    let installation = find_visible(&gateway, &caller, &id).await?;
+    let installation = get_visible(&gateway, &caller, &id).await?;
     let resource = ResourceId::from_raw(resource);
     gateway.directory.unlink_resource(&installation.id, &resource, caller.actor()).await?;
     Ok(HttpResponse::Ok().json(json!({"status": "removed", "resourceId": resource})))

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     super::{auth::Writer, gateway::Gateway, problem::Answer, schemas},
-    find_visible,
+    get_visible,
 };
 
 /// `POST /connections/{id}/validate`: reads the account at the provider again. Answers how many resources the provider lists now, compared with the last look.
@@ -15,7 +15,7 @@ use super::{
 /// `resource_not_accessible` (the provider does not show the account or its list), `provider_unavailable`.
 #[utoipa::path(post, path = "/connections/{id}/validate", responses((status = 200, body = schemas::Look)))]
 pub async fn validate(Writer(caller): Writer, id: web::Path<String>, gateway: web::Data<Gateway>) -> Answer {
-    let installation = find_visible(&gateway, &caller, &id).await?;
+    let installation = get_visible(&gateway, &caller, &id).await?;
     let look = gateway.directory.look_again(&installation.id, caller.actor()).await?;
     Ok(HttpResponse::Ok().json(json!({"added": look.added, "removed": look.removed, "total": look.total})))
 }

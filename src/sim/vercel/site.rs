@@ -141,7 +141,7 @@ impl Site for Vercel {
     }
 
     fn act(&mut self, act: &str, account: u32, details: &Value, scene: &mut Scene<'_>) -> Result<Value, String> {
-        self.do_act(act, account, details, scene)
+        self.perform(act, account, details, scene)
     }
 
     fn facts(&self, account: u32, facts: Facts) -> Facts {

@@ -55,7 +55,7 @@ impl GitHub {
         scene.tell(kind, facts, edit);
     }
 
-    pub(super) fn do_act(
+    pub(super) fn perform(
         &mut self,
         act: &str,
         account: u32,

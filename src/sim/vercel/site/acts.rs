@@ -25,7 +25,7 @@ impl Vercel {
         scene.tell("vercel:integration-configuration.removed", facts, edit);
     }
 
-    pub(super) fn do_act(
+    pub(super) fn perform(
         &mut self,
         act: &str,
         account: u32,

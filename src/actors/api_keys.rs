@@ -73,16 +73,9 @@ impl ApiKeys<'_> {
 
     fn entry(&self, key: &KeyId, org: Option<OrgId>, action: &str, actor: &Actor) -> LogEntry {
         LogEntry {
-            id: self.ids.log(),
             org,
-            installation: None,
             subject: Some(key.to_string()),
-            action: action.to_owned(),
-            from_state: None,
-            to_state: None,
-            reason: None,
-            actor: actor.clone(),
-            at: self.clock.now(),
+            ..LogEntry::new(self.ids.log(), action, actor.clone(), self.clock.now())
         }
     }
 }

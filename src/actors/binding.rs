@@ -253,16 +253,11 @@ impl Binder {
         control::note_grant(&mut installation, granted_at);
         let begins = control::begins(None, &mut installation);
         let entry = LogEntry {
-            id: self.ids.log(),
             org: Some(installation.org.clone()),
             installation: Some(installation.id.clone()),
             subject: Some(installation.external_id.to_string()),
-            action: action.to_owned(),
-            from_state: None,
             to_state: Some(status.to_string()),
-            reason: None,
-            actor: grant.actor.clone(),
-            at: now,
+            ..LogEntry::new(self.ids.log(), action, grant.actor.clone(), now)
         };
         self.store.insert_connection(&installation, proved.token.as_ref(), &entry).await.map_err(store_error)?;
         if begins {

@@ -359,16 +359,10 @@ impl DestinationsHandle {
 
     fn entry(&self, row: &Destination, action: &str, actor: &Actor) -> LogEntry {
         LogEntry {
-            id: self.deps().ids.log(),
             org: Some(row.org.clone()),
-            installation: None,
             subject: Some(row.id.to_string()),
-            action: action.to_owned(),
-            from_state: None,
-            to_state: None,
             reason: Some(format!("{}:{}", row.scope, row.scope_id)),
-            actor: actor.clone(),
-            at: self.deps().clock.now(),
+            ..LogEntry::new(self.deps().ids.log(), action, actor.clone(), self.deps().clock.now())
         }
     }
 }

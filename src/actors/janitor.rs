@@ -610,18 +610,7 @@ mod tests {
     async fn what_else_is_old_is_deleted_even_if_old_events_cannot_be_looked_at() {
         let rig = Rig::start().await;
         let ids = Ids::new(Arc::new(rig.clock.clone()));
-        let entry = log_entry::LogEntry {
-            id: ids.log(),
-            org: None,
-            installation: None,
-            subject: None,
-            action: "x".to_owned(),
-            from_state: None,
-            to_state: None,
-            reason: None,
-            actor: log_entry::Actor::system(),
-            at: NOW,
-        };
+        let entry = log_entry::LogEntry::new(ids.log(), "x", log_entry::Actor::system(), NOW);
         rig.store.append_log(&[entry]).await.expect("appended");
         rig.accept(NOW).await;
         let mut beside = sqlx::SqliteConnection::connect(&rig.url).await.expect("the file opens");

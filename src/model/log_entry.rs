@@ -55,3 +55,21 @@ pub struct LogEntry {
     /// When.
     pub at: EpochMs,
 }
+
+impl LogEntry {
+    /// Who did what, and when; whatever else there is to say stands beside it: `LogEntry { subject, ..LogEntry::new(…) }`.
+    pub fn new(id: LogId, action: impl Into<String>, actor: Actor, at: EpochMs) -> Self {
+        Self {
+            id,
+            org: None,
+            installation: None,
+            subject: None,
+            action: action.into(),
+            from_state: None,
+            to_state: None,
+            reason: None,
+            actor,
+            at,
+        }
+    }
+}

@@ -134,16 +134,9 @@ impl Sessions {
 
     fn entry(&self, action: &str, key: &KnownKey, actor: Actor) -> LogEntry {
         LogEntry {
-            id: self.ids.log(),
             org: key.org.clone(),
-            installation: None,
             subject: Some(key.id.to_string()),
-            action: action.to_owned(),
-            from_state: None,
-            to_state: None,
-            reason: None,
-            actor,
-            at: self.clock.now(),
+            ..LogEntry::new(self.ids.log(), action, actor, self.clock.now())
         }
     }
 }

@@ -42,18 +42,7 @@ impl TestStore {
     }
 
     pub fn entry(&self, action: &str) -> LogEntry {
-        LogEntry {
-            id: self.ids.log(),
-            org: Some(org()),
-            installation: None,
-            subject: None,
-            action: action.into(),
-            from_state: None,
-            to_state: None,
-            reason: None,
-            actor: Actor::system(),
-            at: self.now(),
-        }
+        LogEntry { org: Some(org()), ..LogEntry::new(self.ids.log(), action, Actor::system(), self.now()) }
     }
 
     pub fn installation(&self, external_id: &str) -> Installation {

@@ -257,16 +257,11 @@ impl Shared {
     ) -> StoreResult<bool> {
         let at = self.clock.now();
         let entry = LogEntry {
-            id: self.ids.log(),
             org: lane.org.get().cloned(),
-            installation: None,
             subject: Some(lane.id.to_string()),
-            action: action.to_owned(),
-            from_state: None,
             to_state: matches!(health, DestinationHealth::Disabled(_)).then(|| "disabled".to_owned()),
             reason: Some(reason.to_owned()),
-            actor: Actor::system(),
-            at,
+            ..LogEntry::new(self.ids.log(), action, Actor::system(), at)
         };
         self.store.note_destination_health(&lane.id, health, at, &entry).await
     }

@@ -309,16 +309,8 @@ impl Rig {
 
     fn entry(&self, action: &str) -> LogEntry {
         LogEntry {
-            id: self.ids.log(),
             org: Some(OrgId::from_raw(ORG)),
-            installation: None,
-            subject: None,
-            action: action.to_owned(),
-            from_state: None,
-            to_state: None,
-            reason: None,
-            actor: Actor::system(),
-            at: SystemClock.now(),
+            ..LogEntry::new(self.ids.log(), action, Actor::system(), SystemClock.now())
         }
     }
 

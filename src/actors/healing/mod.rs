@@ -317,16 +317,9 @@ impl HealingHandle {
     async fn note_demand(&self, run: &HealRun, actor: &Actor) -> Result<(), StoreError> {
         let deps = &self.shared.deps;
         let entry = LogEntry {
-            id: deps.ids.log(),
-            org: None,
-            installation: None,
             subject: Some(run.id.to_string()),
-            action: "heal.asked_for".into(),
-            from_state: None,
-            to_state: None,
             reason: Some(run.provider.to_string()),
-            actor: actor.clone(),
-            at: run.until,
+            ..LogEntry::new(deps.ids.log(), "heal.asked_for", actor.clone(), run.until)
         };
         deps.store.append_log(&[entry]).await
     }

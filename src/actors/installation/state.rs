@@ -43,16 +43,10 @@ impl Edit<'_> {
     /// A log entry about this record.
     pub fn entry(&self, record: &InstallationRecord, action: &str, subject: Option<String>) -> LogEntry {
         LogEntry {
-            id: self.ids.log(),
             org: Some(record.installation.org.clone()),
             installation: Some(record.installation.id.clone()),
             subject,
-            action: action.to_owned(),
-            from_state: None,
-            to_state: None,
-            reason: None,
-            actor: self.actor.clone(),
-            at: self.now,
+            ..LogEntry::new(self.ids.log(), action, self.actor.clone(), self.now)
         }
     }
 }

@@ -57,16 +57,11 @@ impl MendingHandle {
 
     fn entry(&self, event: &Event, action: &str, actor: &Actor) -> LogEntry {
         LogEntry {
-            id: self.pipeline.ids.log(),
             org: event.org.clone(),
             installation: event.installation.clone(),
             subject: Some(event.id.to_string()),
-            action: action.to_owned(),
             from_state: Some(event.outcome.to_string()),
-            to_state: None,
-            reason: None,
-            actor: actor.clone(),
-            at: self.pipeline.clock.now(),
+            ..LogEntry::new(self.pipeline.ids.log(), action, actor.clone(), self.pipeline.clock.now())
         }
     }
 
@@ -314,16 +309,9 @@ impl MendingHandle {
 
     fn quarantine_entry(&self, action: &str, subject: Option<&str>, reason: Option<String>, actor: &Actor) -> LogEntry {
         LogEntry {
-            id: self.pipeline.ids.log(),
-            org: None,
-            installation: None,
             subject: subject.map(str::to_owned),
-            action: action.to_owned(),
-            from_state: None,
-            to_state: None,
             reason,
-            actor: actor.clone(),
-            at: self.pipeline.clock.now(),
+            ..LogEntry::new(self.pipeline.ids.log(), action, actor.clone(), self.pipeline.clock.now())
         }
     }
 

@@ -226,16 +226,16 @@ impl Import {
 
     fn entry(&self, org: &OrgId, id: &InstallationId, status: InstallationStatus) -> LogEntry {
         LogEntry {
-            id: self.ids.log(),
             org: Some(org.clone()),
             installation: Some(id.clone()),
-            subject: None,
-            action: "installation.imported".into(),
-            from_state: None,
             to_state: Some(status.to_string()),
             reason: Some("lightfast".into()),
-            actor: Actor { who: "cli".into(), user: None, from: None },
-            at: self.now,
+            ..LogEntry::new(
+                self.ids.log(),
+                "installation.imported",
+                Actor { who: "cli".into(), user: None, from: None },
+                self.now,
+            )
         }
     }
 }

@@ -88,16 +88,11 @@ pub async fn execute(
     gateway
         .store
         .append_log(&[LogEntry {
-            id: gateway.ids.log(),
             org: Some(installation.org),
             installation: Some(installation.id),
             subject: answered.is_ok().then_some(endpoint_id),
-            action: "proxy.called".into(),
-            from_state: None,
-            to_state: None,
             reason: Some(how_it_went),
-            actor: caller.actor(),
-            at: gateway.clock.now(),
+            ..LogEntry::new(gateway.ids.log(), "proxy.called", caller.actor(), gateway.clock.now())
         }])
         .await?;
     let answer = answered?;

@@ -65,16 +65,12 @@ async fn record_read(
             .strip_prefix(InstallationId::PREFIX)
             .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_alphanumeric()));
     let entry = LogEntry {
-        id: gateway.ids.log(),
         org: installation.map(|installation| installation.org.clone()).or_else(|| caller.org.clone()),
         installation: installation.map(|installation| installation.id.clone()),
         subject: is_id.then(|| asked_for.to_owned()),
-        action: "token.read".into(),
-        from_state: None,
         to_state: Some(if refusal.is_some() { "refused" } else { "granted" }.into()),
         reason: refusal.map(str::to_owned),
-        actor: caller.actor(),
-        at: gateway.clock.now(),
+        ..LogEntry::new(gateway.ids.log(), "token.read", caller.actor(), gateway.clock.now())
     };
     gateway.store.append_log(&[entry]).await?;
     Ok(())

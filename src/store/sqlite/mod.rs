@@ -358,16 +358,8 @@ mod tests {
 
     fn entry(id: &str, bytes: usize) -> LogEntry {
         LogEntry {
-            id: LogId::from_raw(id),
-            org: None,
-            installation: None,
-            subject: None,
-            action: "test".into(),
-            from_state: None,
-            to_state: None,
             reason: Some("x".repeat(bytes)),
-            actor: Actor::system(),
-            at: EpochMs(0),
+            ..LogEntry::new(LogId::from_raw(id), "test", Actor::system(), EpochMs(0))
         }
     }
 

@@ -237,16 +237,8 @@ impl Rig {
             updated_at: START,
         };
         let entry = LogEntry {
-            id: self.deps.ids.log(),
-            org: None,
             installation: Some(id),
-            subject: None,
-            action: "installation.connected".into(),
-            from_state: None,
-            to_state: None,
-            reason: None,
-            actor: Actor::system(),
-            at: START,
+            ..LogEntry::new(self.deps.ids.log(), "installation.connected", Actor::system(), START)
         };
         self.deps.store.insert_connection(&installation, token.as_ref(), &entry).await.expect("inserted");
     }

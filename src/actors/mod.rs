@@ -1,4 +1,14 @@
-//! Actors.
+//! The actors, and everything that other rooms ask of the gateway while it runs.
+//!
+//! Four actors: a router for each HTTP worker ([`webhook_router`]), a supervisor for each installation that was asked for
+//! lately ([`installation`], found or started by the [`directory`]), the [`dispatcher`] and the [`janitor`]. `app.rs` starts
+//! them bottom-up, each with those it needs, and stops them top-down: routers, dispatcher, janitor, supervisors. The other
+//! modules are plain async functions, on handles of their own or on the directory's.
+//!
+//! **Owns** every use of `actix::`. **Invariants**: other rooms hold handles, never an `Addr`; each question has a time
+//! limit, and its failure says whether the actor was busy, gone or too slow, or what it answered ([`AskError`]); what an
+//! actor knows is a copy of rows, so one that panicked is replaced and nothing is lost. **Must not know** HTTP's inbound
+//! side or SQL.
 
 pub mod api_keys;
 pub mod backfill;

@@ -1,8 +1,7 @@
 //! Telemetry: logs, metrics, traces, and how the providers fared lately.
 //!
-//! **Owns** the log subscriber, every metric's and span's name, and the shape of a request's log
-//! line. **Invariants**: logs go to
-//! standard error (standard output belongs to the lines the contract promises: `listening on …`, keys shown once);
+//! **Owns** the log subscriber, every metric's and span's name, and the shape of a request's log line. **Invariants**: logs
+//! go to standard error (standard output belongs to the lines the contract promises: `listening on …`, keys shown once);
 //! nothing here is handed payloads, tokens, secrets or signatures. **Must not know** what the numbers lead to.
 
 pub mod activity;

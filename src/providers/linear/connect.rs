@@ -2,8 +2,8 @@
 //!
 //! **Owns** what is Linear's alone about its API. **Invariants**: the workspace is the one GraphQL names with the new
 //! token, never the browser's word; the challenge is always S256. Protocol source: Linear's "OAuth 2.0 Authentication"
-//! and "Getting started" (GraphQL) developer pages. Quirks worth knowing: scopes are
-//! separated by commas on the way out and by spaces on the way back; a refresh answers a new refresh token each time.
+//! and "Getting started" (GraphQL) developer pages. Quirks worth knowing: scopes are separated by commas on the way out
+//! and by spaces on the way back; a refresh answers a new refresh token each time.
 //! **Must not know** the store, actors or routes.
 
 use std::{sync::Arc, time::Duration};

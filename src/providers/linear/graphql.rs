@@ -1,9 +1,8 @@
 //! Linear's GraphQL API: one query, its errors in our words, and the teams of a workspace.
 //!
 //! **Invariants**: an answer with `errors` is an error, whatever its status; a page lists a team once; a list ends,
-//! whatever the provider says. Protocol source: Linear's GraphQL developer pages. Quirks worth
-//! knowing: errors come with 200 or 400; a used-up rate limit is a 400 with the code `RATELIMITED`, and its reset headers
-//! are milliseconds.
+//! whatever the provider says. Protocol source: Linear's GraphQL developer pages. Quirks worth knowing: errors come with
+//! 200 or 400; a used-up rate limit is a 400 with the code `RATELIMITED`, and its reset headers are milliseconds.
 
 use std::{collections::HashSet, time::Duration};
 

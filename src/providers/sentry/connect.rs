@@ -2,8 +2,8 @@
 //!
 //! **Owns** what is Sentry's alone about its API. **Invariants**: an installation is known by the uuid that its own token
 //! confirms, in one spelling; a refresh is sent once and never repeated here, because the old pair dies with it; every
-//! path ends in a slash. Protocol source: Sentry's "Public Integration" pages and its server.
-//! Quirks worth knowing: the token endpoint takes JSON and answers 201; the fields are `token`, `refreshToken`,
+//! path ends in a slash. Protocol source: Sentry's "Public Integration" pages and its server. Quirks worth knowing: the
+//! token endpoint takes JSON and answers 201; the fields are `token`, `refreshToken`,
 //! `expiresAt`; uninstalling needs the installation's own token and a scope for it. **Must not know** the store, actors
 //! or routes.
 

@@ -2,8 +2,8 @@
 //!
 //! **Invariants**: the organisation is the one Sentry names, never the callback's; what only describes the account is
 //! best effort; an outage leaves an installation pending, to be confirmed later, and a flow does not wait for its end; the
-//! token is only ever sent to the configured host or to a region of it. Protocol source: Sentry's
-//! "Public Integration" pages and its API reference. Quirk worth knowing: an organisation's slug can be changed at any time.
+//! token is only ever sent to the configured host or to a region of it. Protocol source: Sentry's "Public Integration"
+//! pages and its API reference. Quirk worth knowing: an organisation's slug can be changed at any time.
 
 use std::time::Duration;
 

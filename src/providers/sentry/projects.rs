@@ -1,8 +1,8 @@
 //! Sentry's projects, and the calls its proxy may make.
 //!
 //! **Invariants**: a page lists a project once; a list ends, whatever the provider says. Protocol source: Sentry's API
-//! reference. Quirks worth knowing: `Link` always names a next page, and says with
-//! `results="false"` that it is empty; events name projects by slug as well as by id.
+//! reference. Quirks worth knowing: `Link` always names a next page, and says with `results="false"` that it is empty;
+//! events name projects by slug as well as by id.
 
 use std::collections::HashSet;
 

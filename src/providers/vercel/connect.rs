@@ -3,8 +3,8 @@
 //! **Owns** what is Vercel's alone about its API. **Invariants**: the installation is the one the token answer names, and
 //! a callback that names another is refused; every call about a team names the team; a token neither expires nor is
 //! refreshed, so it is asked for at the provider whether the configuration still lives. Protocol source: Vercel's
-//! integration and REST reference. Quirk worth knowing: there is no call to revoke a token;
-//! deleting the configuration is the uninstall. **Must not know** the store, actors or routes.
+//! integration and REST reference. Quirk worth knowing: there is no call to revoke a token; deleting the configuration is
+//! the uninstall. **Must not know** the store, actors or routes.
 
 use std::sync::Arc;
 

@@ -5,8 +5,9 @@
 //! BIGINT milliseconds, JSON as TEXT; text that comes from outside goes through [`text`]; columns are read in the order
 //! of the lists in `columns.rs`. **Must not know** pools and transactions: it is given a [`Session`].
 //!
-//! What a dialect forces comes from the including module: the macros `skip_locked!`, `lease_is_over!`, `earlier_now!`, `shared_now!`, `for_update!`, `in_list!`,
-//! `table_exists!`, and the functions `notify` and `unhurried`.
+//! What a dialect forces comes from the including module: the macros `skip_locked!`, `lease_is_over!`, `earlier_now!`,
+//! `shared_now!`, `for_update!`, `in_list!`, `by_index!`, `is_backdated!`, `table_exists!`, and the functions `notify` and
+//! `unhurried`.
 
 use std::borrow::Cow;
 

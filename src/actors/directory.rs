@@ -334,26 +334,26 @@ impl Directory {
         self.edit(id, actor, move |record, edit| state::end_integration(record, &integration, status, edit)).await
     }
 
-    /// Applies what a control event says, and answers the route table that results.
+    /// Applies what a control event says, and looks at the provider for what follows from it.
     pub async fn apply_control(
         &self,
         id: &InstallationId,
         changes: Vec<ControlChange>,
         at: Option<EpochMs>,
         provider: ProviderSlug,
-    ) -> Result<bool, AskError<InstallationError>> {
-        let (anything, aftermath) = self
+    ) -> Result<(), AskError<InstallationError>> {
+        let aftermath = self
             .edit(id, Actor::provider(provider), move |record, edit| {
                 let before = (record.installation.clone(), record.resources.clone());
-                let anything = control::apply(record, &changes, at, edit);
-                Ok((anything, Aftermath::of(&before, record)))
+                control::apply(record, &changes, at, edit);
+                Ok(Aftermath::of(&before, record))
             })
             .await?;
         self.detect_configs(id, aftermath.branches_moved);
         if aftermath.list_changed {
             self.look_in_background(id);
         }
-        Ok(anything)
+        Ok(())
     }
 
     /// Lets the installation's supervisor make a decision about its rows.

@@ -39,13 +39,11 @@ const GRANTED_AT: &str = "grantedAt";
 /// In an installation's metadata: the provider's id of the person who connected it.
 const PROVIDER_USER: &str = "providerUserId";
 
-/// Applies the changes of one control event; `at` is the provider's own time of it. Answers whether anything changed.
-pub fn apply(record: &mut InstallationRecord, changes: &[ControlChange], at: Option<EpochMs>, edit: &Edit<'_>) -> bool {
-    let before = (record.installation.clone(), record.resources.clone(), record.integrations.clone());
+/// Applies the changes of one control event; `at` is the provider's own time of it.
+pub fn apply(record: &mut InstallationRecord, changes: &[ControlChange], at: Option<EpochMs>, edit: &Edit<'_>) {
     for change in changes {
         apply_one(record, change, at, edit);
     }
-    before != (record.installation.clone(), record.resources.clone(), record.integrations.clone())
 }
 
 /// Whether something that happened at `at` is older than what was last applied.

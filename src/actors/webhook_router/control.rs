@@ -63,7 +63,7 @@ impl Pipeline {
         provider: ProviderSlug,
     ) -> Result<(), RouteError> {
         match self.directory.apply_control(installation, changes, at, provider).await {
-            Ok(_changed) => Ok(()),
+            Ok(()) => Ok(()),
             // Two rows would claim one account (a transfer onto an account that is connected): the state stays, the
             // event is kept, a person decides.
             Err(AskError::Reply(InstallationError::Store(StoreError::NotUnique { .. }))) => {

@@ -41,7 +41,12 @@ const CLOCK_EVERY: Duration = Duration::from_secs(1);
 /// An event from this far in the future was stored before the clock was set back, while nobody was there to see it.
 const FUTURE: Duration = Duration::from_mins(1);
 const LAST_SEEN_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks at what has no destination and came within [`READDRESS_AGE`]. Whoever sets a destination has its
+/// deliveries readdressed at once; what was planned before and committed after that is found here.
 const READDRESS_EVERY: Duration = Duration::from_secs(30);
+const READDRESS_AGE: Duration = Duration::from_mins(10);
+/// Between two looks at all that has no destination, however long it has waited: for what a node left that died in between.
+const READDRESS_ALL_EVERY: Duration = Duration::from_hours(1);
 /// How long after a start providers are asked for the first time what they list.
 const RELIST_DELAY: Duration = Duration::from_mins(10);
 const TEARDOWNS_EVERY: Duration = Duration::from_secs(2);
@@ -173,13 +178,10 @@ impl Actor for Janitor {
             deps.directory.forget_the_stopped();
             deps.directory.flush_seen().await
         });
-        self.every(ctx, READDRESS_EVERY, "readdress", |deps| async move {
-            let fallback = deps.fallback_destination.as_ref();
-            let readdressed = deps.store.readdress_deliveries(None, fallback, deps.clock.now()).await?;
-            if readdressed > 0 {
-                deps.dispatcher.nudge(None);
-            }
-            Ok(())
+        self.every(ctx, READDRESS_ALL_EVERY, "readdress all", |deps| async move { readdress(&deps, None).await });
+        self.later(ctx, READDRESS_EVERY, READDRESS_EVERY, "readdress", |deps| async move {
+            let since = deps.clock.now().minus(READDRESS_AGE);
+            readdress(&deps, Some(since)).await
         });
         self.every(ctx, TEARDOWNS_EVERY, "teardowns", |deps| async move { deps.directory.resume_teardowns().await });
         let enabled = self.deps.directory.registry().iter().filter(|(_, settings)| settings.is_some());
@@ -417,6 +419,15 @@ async fn follow<T>(name: &'static str, mut next: impl AsyncFnMut() -> Option<T>,
             tracing::error!(job = name, "a job of the janitor panicked");
         }
     }
+}
+
+/// Gives what waits without a destination the one that serves it now, of what falls due at `since` or later.
+async fn readdress(deps: &JanitorDeps, since: Option<EpochMs>) -> Result<(), StoreError> {
+    let fallback = deps.fallback_destination.as_ref();
+    if deps.store.readdress_deliveries(None, since, fallback, deps.clock.now()).await? > 0 {
+        deps.dispatcher.nudge(None);
+    }
+    Ok(())
 }
 
 /// Changes made on other nodes reach this one's caches.

@@ -178,13 +178,14 @@ macro_rules! impl_store {
                 &self,
                 pile: &readdress::Pile,
                 org: Option<&OrgId>,
+                since: Option<EpochMs>,
                 fallback: Option<&DestinationId>,
                 now: EpochMs,
             ) -> StoreResult<u64> {
                 let mut readdressed = 0;
                 for _pass in 0..readdress::PASSES {
                     let (mut changed, mut steps) = (0, 0);
-                    let mut from = Some(readdress::Place::first());
+                    let mut from = Some(readdress::Place::first(since));
                     while let Some(place) = from {
                         let (astray, next) =
                             on_reader!(self, |db| readdress::look(db, pile, org, fallback, &place).await)?;
@@ -319,13 +320,14 @@ macro_rules! impl_store {
             async fn readdress_deliveries(
                 &self,
                 org: Option<&OrgId>,
+                since: Option<EpochMs>,
                 fallback: Option<&DestinationId>,
                 now: EpochMs,
             ) -> StoreResult<u64> {
-                let mut readdressed = self.readdress_pile(&readdress::Pile::Held, org, fallback, now).await?;
+                let mut readdressed = self.readdress_pile(&readdress::Pile::Held, org, since, fallback, now).await?;
                 let piles = on_reader!(self, |db| readdress::list_pending_piles(db, org).await)?;
                 for pile in &piles {
-                    readdressed += self.readdress_pile(pile, org, fallback, now).await?;
+                    readdressed += self.readdress_pile(pile, org, since, fallback, now).await?;
                 }
                 Ok(readdressed)
             }

@@ -669,10 +669,11 @@ pub trait Store: ConnectionStore + OverviewStore {
 
     /// Sets the destination of pending and held deliveries to what serves their integration now: the integration's
     /// own, its workspace's, its org's, else `fallback`. `None` for `org` repairs every delivery without a
-    /// destination.
+    /// destination. With `since` only those that fall due then or later are looked at, and retries.
     async fn readdress_deliveries(
         &self,
         org: Option<&OrgId>,
+        since: Option<EpochMs>,
         fallback: Option<&DestinationId>,
         now: EpochMs,
     ) -> StoreResult<u64>;

@@ -119,7 +119,7 @@ store_suite! {
         store.clock.advance(Duration::from_secs(1));
 
         let readdress = async |org: Option<&OrgId>, fallback: Option<&DestinationId>| {
-            store.readdress_deliveries(org, fallback, store.now()).await.expect("readdressed")
+            store.readdress_deliveries(org, None, fallback, store.now()).await.expect("readdressed")
         };
         assert_eq!(readdress(Some(&org()), None).await, 0, "nowhere to go yet");
         assert_eq!(readdress(None, Some(&fallback)).await, 1);
@@ -141,19 +141,31 @@ store_suite! {
         }
     }
 
+    async fn where_only_what_fell_due_lately_is_asked_for_nothing_else_is_readdressed(store: TestStore) {
+        store.undirected("d1").await;
+        let fell_due = store.now();
+        store.clock.advance(Duration::from_mins(1));
+        let fallback = DestinationId::configured_default();
+        let readdress = async |since: EpochMs| {
+            store.readdress_deliveries(None, Some(since), Some(&fallback), store.now()).await.expect("readdressed")
+        };
+        assert_eq!(readdress(fell_due.plus(Duration::from_millis(1))).await, 0, "it fell due before");
+        assert_eq!(readdress(fell_due).await, 1);
+    }
+
     async fn readdressing_keeps_a_retrys_schedule_and_a_lease(store: TestStore) {
         let delivery = store.accept_one("d1").await;
         let leased = store.claim("node-a").await.remove(0).delivery;
         let destination = store.destination_for(DestinationScope::Org, "org_1");
         store.save_destination(&destination, &store.entry("x")).await.expect("saved");
-        store.readdress_deliveries(Some(&org()), None, store.now()).await.expect("readdressed");
+        store.readdress_deliveries(Some(&org()), None, None, store.now()).await.expect("readdressed");
         let read = store.delivery(&delivery.id).await;
         assert_eq!((read.destination, read.lease_until), (Some(destination.id.clone()), leased.lease_until));
         let failed = store.attempt(&delivery.id, 1, "node-a", DeliveryStatus::Pending);
         store.record_attempts(vec![failed.clone()]).await.expect("recorded");
 
         assert!(store.delete_destination(&destination.id, &store.entry("x")).await.expect("deleted"));
-        store.readdress_deliveries(Some(&org()), None, EpochMs(1)).await.expect("readdressed");
+        store.readdress_deliveries(Some(&org()), None, None, EpochMs(1)).await.expect("readdressed");
         let read = store.delivery(&delivery.id).await;
         assert_eq!((read.destination, read.due_at), (None, failed.due_at));
         assert_eq!(read.reason.as_deref(), Some("no_destination"));
@@ -163,15 +175,19 @@ store_suite! {
         const MANY: usize = 12_000;
         let template = store.undirected("d1").await;
         store.copy_delivery(&template, MANY - 1).await;
-        assert_eq!(store.readdress_deliveries(None, None, store.now()).await.expect("looked"), 0, "nowhere to go yet");
+        // What falls due at one time is one step, however much it is.
+        let spread = "UPDATE gw_deliveries SET due_at = due_at + CASE substr(id, length(id)) WHEN '1' THEN 1 WHEN '2' THEN 2 \
+                      WHEN '3' THEN 3 WHEN '4' THEN 4 WHEN '5' THEN 5 WHEN '6' THEN 6 ELSE 0 END";
+        store.meddle(spread.to_owned()).await;
+        assert_eq!(store.readdress_deliveries(None, None, None, store.now()).await.expect("looked"), 0, "nowhere to go yet");
         let destination = store.destination_for(DestinationScope::Org, "org_1");
         store.save_destination(&destination, &store.entry("x")).await.expect("saved");
-        let readdressed = store.readdress_deliveries(Some(&org()), None, store.now()).await.expect("readdressed");
+        let readdressed = store.readdress_deliveries(Some(&org()), None, None, store.now()).await.expect("readdressed");
         assert_eq!(readdressed, MANY as u64);
         assert_eq!(store.delivery(&template).await.destination, Some(destination.id.clone()));
 
         assert!(store.delete_destination(&destination.id, &store.entry("x")).await.expect("deleted"));
-        let readdressed = store.readdress_deliveries(Some(&org()), None, store.now()).await.expect("readdressed");
+        let readdressed = store.readdress_deliveries(Some(&org()), None, None, store.now()).await.expect("readdressed");
         assert_eq!(readdressed, MANY as u64, "what is addressed to a destination that is gone is found too");
     }
 
@@ -215,7 +231,7 @@ store_suite! {
         let id = event.deliveries[0].delivery.id.clone();
         store.accept_event(event).await.expect("stored");
         let fallback = DestinationId::configured_default();
-        assert_eq!(store.readdress_deliveries(None, Some(&fallback), store.now()).await.expect("readdressed"), 1);
+        assert_eq!(store.readdress_deliveries(None, None, Some(&fallback), store.now()).await.expect("readdressed"), 1);
         let read = store.delivery(&id).await;
         assert_eq!((read.status, read.destination), (DeliveryStatus::Held, Some(fallback)));
     }

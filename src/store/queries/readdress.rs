@@ -13,7 +13,7 @@ use crate::{
     store::StoreResult,
 };
 
-/// Rows that one step looks at.
+/// Rows that one step looks at, and those that fall due in the same millisecond as the last of them.
 const STEP_ROWS: i64 = 10_000;
 /// Rows changed in one transaction.
 pub(crate) const PORTION: usize = 500;
@@ -48,13 +48,12 @@ pub(crate) enum Pile {
 pub(crate) struct Place {
     is_retry: bool,
     due_at: i64,
-    id: String,
 }
 
 impl Place {
-    /// Before the first.
-    pub(crate) fn first() -> Self {
-        Self { is_retry: false, due_at: i64::MIN, id: String::new() }
+    /// Before the first, or before the first that falls due at `since` or later. Retries come after all others.
+    pub(crate) fn first(since: Option<EpochMs>) -> Self {
+        Self { is_retry: false, due_at: since.map_or(i64::MIN, |since| since.0.saturating_sub(1)) }
     }
 }
 
@@ -84,20 +83,26 @@ pub(crate) async fn look(
     fallback: Option<&DestinationId>,
     after: &Place,
 ) -> StoreResult<(Vec<String>, Option<Place>)> {
-    let mut last = Builder::new("SELECT d.is_retry, d.due_at, d.id");
+    let mut last = Builder::new("SELECT d.is_retry, d.due_at");
     push_rows_after(&mut last, pile, org, after);
-    last.push(" ORDER BY d.is_retry, d.due_at, d.id LIMIT 1 OFFSET ").push_bind(STEP_ROWS - 1);
+    last.push(match pile {
+        // The index's own order. PostgreSQL does not know that what is NULL is of one value, and would sort the whole pile for
+        // each step of it.
+        Pile::Pending(_) => " ORDER BY d.destination_id, d.is_retry, d.due_at",
+        Pile::Held => " ORDER BY d.is_retry, d.due_at",
+    });
+    last.push(" LIMIT 1 OFFSET ").push_bind(STEP_ROWS - 1);
     let last = match last.build().fetch_optional(&mut *db.conn).await? {
         Some(row) => {
             let mut fields = Fields::new(&row);
-            Some(Place { is_retry: fields.get()?, due_at: fields.get()?, id: fields.get()? })
+            Some(Place { is_retry: fields.get()?, due_at: fields.get()? })
         }
         None => None,
     };
     let mut astray = Builder::new("SELECT d.id");
     push_rows_after(&mut astray, pile, org, after);
     if let Some(last) = &last {
-        astray.push(" AND (d.is_retry, d.due_at, d.id) <= ");
+        astray.push(" AND (d.is_retry, d.due_at) <= ");
         push_place(&mut astray, last);
     }
     if let Some(org) = org {
@@ -122,14 +127,13 @@ fn push_rows_after(sql: &mut Builder, pile: &Pile, org: Option<&OrgId>, after: &
         }
         (Pile::Held, None) => sql.push("d.status = 'held' AND d.destination_id IS NULL"),
     };
-    sql.push(" AND (d.is_retry, d.due_at, d.id) > ");
+    sql.push(" AND (d.is_retry, d.due_at) > ");
     push_place(sql, after);
 }
 
 fn push_place(sql: &mut Builder, place: &Place) {
     sql.push("(").push_bind(place.is_retry);
-    sql.push(", ").push_bind(place.due_at);
-    sql.push(", ").push_bind(place.id.clone()).push(")");
+    sql.push(", ").push_bind(place.due_at).push(")");
 }
 
 /// In the order in which results are written, so that two transactions wait for each other and never in a circle.

@@ -47,7 +47,7 @@ pub struct Directory {
 struct Shared {
     supervisors: DashMap<InstallationId, InstallationHandle>,
     arbiter: Arbiter,
-    deps: SupervisorDeps,
+    deps: Arc<SupervisorDeps>,
     dispatcher: DispatcherHandle,
     seen: LastSeen,
     config_files: Arc<[String]>,
@@ -142,7 +142,7 @@ impl Directory {
             shared: Arc::new(Shared {
                 supervisors: DashMap::new(),
                 arbiter: Arbiter::new(),
-                deps: SupervisorDeps {
+                deps: Arc::new(SupervisorDeps {
                     store: deps.store,
                     routes: deps.routes,
                     fallback_destination: deps.fallback_destination,
@@ -155,7 +155,7 @@ impl Directory {
                     backfill: deps.backfill,
                     linked: deps.linked,
                     crash_after: deps.crash_after,
-                },
+                }),
                 dispatcher: deps.dispatcher,
                 seen: LastSeen::default(),
                 config_files: deps.config_files.into(),
@@ -212,7 +212,7 @@ impl Directory {
     }
 
     fn start_supervisor(&self, id: &InstallationId) -> InstallationHandle {
-        InstallationHandle::start(id.clone(), self.shared.deps.clone(), &self.shared.arbiter.handle())
+        InstallationHandle::start(id.clone(), Arc::clone(&self.shared.deps), &self.shared.arbiter.handle())
     }
 
     /// Forgets supervisors that stopped for idleness.

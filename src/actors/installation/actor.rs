@@ -45,7 +45,7 @@ type TokenWaiter = oneshot::Sender<Result<AccessToken, TokenError>>;
 /// One per installation that was asked for lately.
 pub(super) struct InstallationSupervisor {
     id: InstallationId,
-    deps: SupervisorDeps,
+    deps: Arc<SupervisorDeps>,
     kept: Option<Kept>,
     asked_at: Instant,
     loads: u64,
@@ -66,7 +66,7 @@ struct Kept {
 }
 
 impl InstallationSupervisor {
-    pub(super) fn new(id: InstallationId, deps: SupervisorDeps) -> Self {
+    pub(super) fn new(id: InstallationId, deps: Arc<SupervisorDeps>) -> Self {
         Self {
             id,
             deps,
@@ -91,7 +91,7 @@ impl InstallationSupervisor {
     /// Begins a search for a token. Whatever becomes of it, everybody who waits for it is answered.
     fn search(&mut self, step: StartSearch, ctx: &mut Context<Self>) {
         let search = Search {
-            deps: self.deps.clone(),
+            deps: Arc::clone(&self.deps),
             id: self.id.clone(),
             supervisor: Self::handle(ctx),
             rejected: step.rejected,
@@ -148,7 +148,7 @@ impl InstallationSupervisor {
         if std::mem::replace(&mut self.tears_down, true) {
             return;
         }
-        let run = TeardownRun { deps: self.deps.clone(), id: self.id.clone(), supervisor: Self::handle(ctx) };
+        let run = TeardownRun { deps: Arc::clone(&self.deps), id: self.id.clone(), supervisor: Self::handle(ctx) };
         let running = beside(run.run()).into_actor(self);
         ctx.spawn(running.map(|ended, actor, _ctx| {
             actor.tears_down = false;
@@ -231,7 +231,7 @@ struct Effect {
 
 /// Runs one edit: the decision inside the store's transaction, its verdict and its effect carried out of it.
 async fn edit<T: Send + 'static>(
-    deps: SupervisorDeps,
+    deps: Arc<SupervisorDeps>,
     id: InstallationId,
     decide: Decide<T>,
 ) -> (Result<T, InstallationError>, Option<InstallationRecord>, Effect) {
@@ -269,7 +269,7 @@ impl<T: Send + 'static> Handler<EditRecord<T>> for InstallationSupervisor {
         self.asked_at = Instant::now();
         self.edits += 1;
         let began = Instant::now();
-        let work = isolate(edit(self.deps.clone(), self.id.clone(), message.decide));
+        let work = isolate(edit(Arc::clone(&self.deps), self.id.clone(), message.decide));
         AtomicResponse::new(Box::pin(work.into_actor(self).map(move |outcome, actor, ctx| match outcome {
             Ok((decided, record, effect)) => {
                 // What a search found before this edit may be of before it, and a token of the grant before.
@@ -326,7 +326,7 @@ impl Handler<ResumeTeardown> for InstallationSupervisor {
 }
 
 /// Writes the provider's health if the row says something else.
-async fn keep_health(deps: SupervisorDeps, id: InstallationId, state: ProviderState) -> StoreResult<()> {
+async fn keep_health(deps: Arc<SupervisorDeps>, id: InstallationId, state: ProviderState) -> StoreResult<()> {
     let kept = deps.store.find_provider_health(&id).await?;
     match state.to_keep(kept.as_ref(), deps.clock.now()) {
         Some(health) => deps.store.save_provider_health(&id, Some(&health)).await,
@@ -343,7 +343,7 @@ impl Handler<NoteProvider> for InstallationSupervisor {
             return Box::pin(async { Ok(()) }.into_actor(self));
         }
         self.provider = Some((message.state, Instant::now()));
-        let keeping = beside(keep_health(self.deps.clone(), self.id.clone(), message.state)).into_actor(self);
+        let keeping = beside(keep_health(Arc::clone(&self.deps), self.id.clone(), message.state)).into_actor(self);
         Box::pin(keeping.map(|kept, actor, _ctx| {
             if let Ok(Err(error)) = &kept {
                 tracing::warn!(installation.id = %actor.id, %error, "the provider's health was not written");

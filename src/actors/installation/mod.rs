@@ -123,8 +123,8 @@ impl InstallationError {
     }
 }
 
-/// What a supervisor needs of the other rooms.
-#[derive(Clone)]
+/// What supervisors need of the other rooms: one for all of them, because there can be a hundred thousand.
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct SupervisorDeps {
     pub store: SharedStore,
     pub routes: RouteCache,
@@ -215,7 +215,7 @@ pub struct InstallationHandle {
 
 impl InstallationHandle {
     /// Starts a supervisor on an arbiter.
-    pub(crate) fn start(id: InstallationId, deps: SupervisorDeps, on: &ArbiterHandle) -> Self {
+    pub(crate) fn start(id: InstallationId, deps: Arc<SupervisorDeps>, on: &ArbiterHandle) -> Self {
         let address =
             InstallationSupervisor::start_in_arbiter(on, move |_ctx: &mut Context<InstallationSupervisor>| {
                 InstallationSupervisor::new(id, deps)

@@ -45,7 +45,7 @@ const CONNECTED_ELSEWHERE: &str = "connected_elsewhere";
 
 /// A turn of the runner.
 pub(super) struct TeardownRun {
-    pub deps: SupervisorDeps,
+    pub deps: Arc<SupervisorDeps>,
     pub id: InstallationId,
     pub supervisor: InstallationHandle,
 }

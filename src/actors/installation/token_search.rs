@@ -52,7 +52,7 @@ pub(super) struct SearchEnd {
 
 /// A search.
 pub(super) struct Search {
-    pub deps: SupervisorDeps,
+    pub deps: Arc<SupervisorDeps>,
     pub id: InstallationId,
     pub supervisor: InstallationHandle,
     /// The generation that will not do.

@@ -150,7 +150,7 @@ impl Connector for Scripted {
 
 /// A connected installation, whose token lives for an hour, and what supervisors of it need.
 struct Rig {
-    deps: SupervisorDeps,
+    deps: Arc<SupervisorDeps>,
     provider: Arc<Scripted>,
     clock: ManualClock,
     id: InstallationId,
@@ -193,7 +193,7 @@ impl Rig {
         let registry = Registry::new(vec![Arc::new(Acme)], Vec::new()).expect("a registry");
         let ids = Ids::new(Arc::new(clock.clone()));
         let key = Secret::new([7; 32]).expect("not empty");
-        let deps = SupervisorDeps {
+        let deps = Arc::new(SupervisorDeps {
             store,
             routes: RouteCache::new(true),
             fallback_destination: None,
@@ -206,7 +206,7 @@ impl Rig {
             backfill: None,
             linked: mpsc::unbounded_channel().0,
             crash_after: None,
-        };
+        });
         let id = deps.ids.installation();
         let rig = Self { deps, provider, clock, id, arbiter: Arbiter::new(), url, _file: file };
         rig.connect().await;
@@ -299,7 +299,7 @@ impl Rig {
 
     /// What calls of a provider go through.
     fn directory(&self) -> Directory {
-        let deps = self.deps.clone();
+        let deps = SupervisorDeps::clone(&self.deps);
         let dispatcher = DispatcherHandle::start(DispatcherDeps {
             store: deps.store.clone(),
             vault: deps.vault.clone(),
@@ -348,8 +348,8 @@ impl Rig {
     }
 
     fn supervisor_on(&self, node: &str) -> InstallationHandle {
-        let deps = SupervisorDeps { node: node.into(), ..self.deps.clone() };
-        InstallationHandle::start(self.id.clone(), deps, &self.arbiter.handle())
+        let deps = SupervisorDeps { node: node.into(), ..SupervisorDeps::clone(&self.deps) };
+        InstallationHandle::start(self.id.clone(), Arc::new(deps), &self.arbiter.handle())
     }
 
     fn supervisor(&self) -> InstallationHandle {

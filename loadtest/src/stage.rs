@@ -123,15 +123,14 @@ impl Stage {
     pub async fn change_store(&mut self, scenario: &Scenario, name: Option<&str>) -> anyhow::Result<bool> {
         let known = self.stores.iter().position(|(known, _)| known.as_deref() == name);
         let is_new = known.is_none();
-        self.current = match known {
-            Some(place) => place,
-            None => {
-                let directory = self.directory.path().join(name.unwrap_or_default());
-                std::fs::create_dir(&directory)?;
-                let database = Database::create(&directory, self.postgres.as_deref()).await?;
-                self.stores.push((name.map(str::to_owned), database));
-                self.stores.len() - 1
-            }
+        self.current = if let Some(place) = known {
+            place
+        } else {
+            let directory = self.directory.path().join(name.unwrap_or_default());
+            std::fs::create_dir(&directory)?;
+            let database = Database::create(&directory, self.postgres.as_deref()).await?;
+            self.stores.push((name.map(str::to_owned), database));
+            self.stores.len() - 1
         };
         self.command.database.clone_from(&self.stores[self.current].1.url);
         if is_new {

@@ -33,7 +33,7 @@ use crate::{
         routes::RouteTable,
     },
     providers::{ControlChange, Registry},
-    store::{InstallationRecord, SharedStore, StoreError},
+    store::{InstallationRecord, SharedStore, StoreError, ToReaddress},
     telemetry::metrics::Metrics,
     vault::Vault,
 };
@@ -376,7 +376,7 @@ impl Directory {
     pub async fn destinations_changed(&self, org: &OrgId, now: EpochMs) -> Result<(), AskError<InstallationError>> {
         self.refresh_org(org).await;
         let fallback = self.shared.deps.fallback_destination.as_ref();
-        self.store().readdress_deliveries(Some(org), None, fallback, now).await.map_err(store_error)?;
+        self.store().readdress_deliveries(ToReaddress::OfOrg(org), fallback, now).await.map_err(store_error)?;
         self.shared.dispatcher.nudge(None);
         Ok(())
     }

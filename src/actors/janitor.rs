@@ -32,7 +32,7 @@ use crate::{
         ids::{DestinationId, EventId, InstallationId},
         log_entry,
     },
-    store::{Change, EventFilter, PageRequest, RetentionCutoffs, Setback, SharedStore, Store, StoreError},
+    store::{Change, EventFilter, PageRequest, RetentionCutoffs, Setback, SharedStore, Store, StoreError, ToReaddress},
     telemetry::metrics::Metrics,
 };
 
@@ -424,7 +424,7 @@ async fn follow<T>(name: &'static str, mut next: impl AsyncFnMut() -> Option<T>,
 /// Gives what waits without a destination the one that serves it now, of what falls due at `since` or later.
 async fn readdress(deps: &JanitorDeps, since: Option<EpochMs>) -> Result<(), StoreError> {
     let fallback = deps.fallback_destination.as_ref();
-    if deps.store.readdress_deliveries(None, since, fallback, deps.clock.now()).await? > 0 {
+    if deps.store.readdress_deliveries(ToReaddress::Undirected { since }, fallback, deps.clock.now()).await? > 0 {
         deps.dispatcher.nudge(None);
     }
     Ok(())

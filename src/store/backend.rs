@@ -319,11 +319,14 @@ macro_rules! impl_store {
 
             async fn readdress_deliveries(
                 &self,
-                org: Option<&OrgId>,
-                since: Option<EpochMs>,
+                which: ToReaddress<'_>,
                 fallback: Option<&DestinationId>,
                 now: EpochMs,
             ) -> StoreResult<u64> {
+                let (org, since) = match which {
+                    ToReaddress::OfOrg(org) => (Some(org), None),
+                    ToReaddress::Undirected { since } => (None, since),
+                };
                 let mut readdressed = self.readdress_pile(&readdress::Pile::Held, org, since, fallback, now).await?;
                 let piles = on_reader!(self, |db| readdress::list_pending_piles(db, org).await)?;
                 for pile in &piles {

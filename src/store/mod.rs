@@ -232,6 +232,18 @@ pub struct EventFilter {
     pub held: Option<bool>,
 }
 
+/// Which deliveries are readdressed.
+#[derive(Debug, Clone, Copy)]
+pub enum ToReaddress<'o> {
+    /// This org's.
+    OfOrg(&'o OrgId),
+    /// Everybody's that have no destination; with a time only those that fall due then or later, and retries.
+    Undirected {
+        /// That time.
+        since: Option<EpochMs>,
+    },
+}
+
 /// Which unrouted events [`Store::list_unrouted`] looks at, oldest first.
 #[derive(Debug, Clone)]
 pub struct UnroutedFilter {
@@ -668,12 +680,10 @@ pub trait Store: ConnectionStore + OverviewStore {
     ) -> StoreResult<Hastened>;
 
     /// Sets the destination of pending and held deliveries to what serves their integration now: the integration's
-    /// own, its workspace's, its org's, else `fallback`. `None` for `org` repairs every delivery without a
-    /// destination. With `since` only those that fall due then or later are looked at, and retries.
+    /// own, its workspace's, its org's, else `fallback`.
     async fn readdress_deliveries(
         &self,
-        org: Option<&OrgId>,
-        since: Option<EpochMs>,
+        which: ToReaddress<'_>,
         fallback: Option<&DestinationId>,
         now: EpochMs,
     ) -> StoreResult<u64>;

@@ -9,7 +9,7 @@ use signalbox::{
         destination::DestinationScope,
         ids::{DeliveryId, DestinationId, OrgId},
     },
-    store::{AttemptRecord, ClaimRequest, Setback},
+    store::{AttemptRecord, ClaimRequest, Setback, ToReaddress},
 };
 
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
 };
 
 const DAY: Duration = Duration::from_hours(24);
+const UNDIRECTED: ToReaddress<'static> = ToReaddress::Undirected { since: None };
 
 impl TestStore {
     /// Stores an event with a delivery that is due then, perhaps because node-a's lease ends.
@@ -119,7 +120,8 @@ store_suite! {
         store.clock.advance(Duration::from_secs(1));
 
         let readdress = async |org: Option<&OrgId>, fallback: Option<&DestinationId>| {
-            store.readdress_deliveries(org, None, fallback, store.now()).await.expect("readdressed")
+            let which = org.map_or(UNDIRECTED, ToReaddress::OfOrg);
+            store.readdress_deliveries(which, fallback, store.now()).await.expect("readdressed")
         };
         assert_eq!(readdress(Some(&org()), None).await, 0, "nowhere to go yet");
         assert_eq!(readdress(None, Some(&fallback)).await, 1);
@@ -147,7 +149,8 @@ store_suite! {
         store.clock.advance(Duration::from_mins(1));
         let fallback = DestinationId::configured_default();
         let readdress = async |since: EpochMs| {
-            store.readdress_deliveries(None, Some(since), Some(&fallback), store.now()).await.expect("readdressed")
+            let which = ToReaddress::Undirected { since: Some(since) };
+            store.readdress_deliveries(which, Some(&fallback), store.now()).await.expect("readdressed")
         };
         assert_eq!(readdress(fell_due.plus(Duration::from_millis(1))).await, 0, "it fell due before");
         assert_eq!(readdress(fell_due).await, 1);
@@ -158,14 +161,14 @@ store_suite! {
         let leased = store.claim("node-a").await.remove(0).delivery;
         let destination = store.destination_for(DestinationScope::Org, "org_1");
         store.save_destination(&destination, &store.entry("x")).await.expect("saved");
-        store.readdress_deliveries(Some(&org()), None, None, store.now()).await.expect("readdressed");
+        store.readdress_deliveries(ToReaddress::OfOrg(&org()), None, store.now()).await.expect("readdressed");
         let read = store.delivery(&delivery.id).await;
         assert_eq!((read.destination, read.lease_until), (Some(destination.id.clone()), leased.lease_until));
         let failed = store.attempt(&delivery.id, 1, "node-a", DeliveryStatus::Pending);
         store.record_attempts(vec![failed.clone()]).await.expect("recorded");
 
         assert!(store.delete_destination(&destination.id, &store.entry("x")).await.expect("deleted"));
-        store.readdress_deliveries(Some(&org()), None, None, EpochMs(1)).await.expect("readdressed");
+        store.readdress_deliveries(ToReaddress::OfOrg(&org()), None, EpochMs(1)).await.expect("readdressed");
         let read = store.delivery(&delivery.id).await;
         assert_eq!((read.destination, read.due_at), (None, failed.due_at));
         assert_eq!(read.reason.as_deref(), Some("no_destination"));
@@ -179,15 +182,15 @@ store_suite! {
         let spread = "UPDATE gw_deliveries SET due_at = due_at + CASE substr(id, length(id)) WHEN '1' THEN 1 WHEN '2' THEN 2 \
                       WHEN '3' THEN 3 WHEN '4' THEN 4 WHEN '5' THEN 5 WHEN '6' THEN 6 ELSE 0 END";
         store.meddle(spread.to_owned()).await;
-        assert_eq!(store.readdress_deliveries(None, None, None, store.now()).await.expect("looked"), 0, "nowhere to go yet");
+        assert_eq!(store.readdress_deliveries(UNDIRECTED, None, store.now()).await.expect("looked"), 0, "nowhere to go yet");
         let destination = store.destination_for(DestinationScope::Org, "org_1");
         store.save_destination(&destination, &store.entry("x")).await.expect("saved");
-        let readdressed = store.readdress_deliveries(Some(&org()), None, None, store.now()).await.expect("readdressed");
+        let readdressed = store.readdress_deliveries(ToReaddress::OfOrg(&org()), None, store.now()).await.expect("readdressed");
         assert_eq!(readdressed, MANY as u64);
         assert_eq!(store.delivery(&template).await.destination, Some(destination.id.clone()));
 
         assert!(store.delete_destination(&destination.id, &store.entry("x")).await.expect("deleted"));
-        let readdressed = store.readdress_deliveries(Some(&org()), None, None, store.now()).await.expect("readdressed");
+        let readdressed = store.readdress_deliveries(ToReaddress::OfOrg(&org()), None, store.now()).await.expect("readdressed");
         assert_eq!(readdressed, MANY as u64, "what is addressed to a destination that is gone is found too");
     }
 
@@ -231,7 +234,7 @@ store_suite! {
         let id = event.deliveries[0].delivery.id.clone();
         store.accept_event(event).await.expect("stored");
         let fallback = DestinationId::configured_default();
-        assert_eq!(store.readdress_deliveries(None, None, Some(&fallback), store.now()).await.expect("readdressed"), 1);
+        assert_eq!(store.readdress_deliveries(UNDIRECTED, Some(&fallback), store.now()).await.expect("readdressed"), 1);
         let read = store.delivery(&id).await;
         assert_eq!((read.status, read.destination), (DeliveryStatus::Held, Some(fallback)));
     }

@@ -32,7 +32,7 @@ use crate::{
         delivery::{Attempt, AttemptResult, DeliveryStatus},
         ids::{DeliveryId, DestinationId},
     },
-    store::{AttemptRecord, ClaimedDelivery},
+    store::{AttemptRecord, ClaimedDelivery, ToReaddress},
     telemetry::traces::AttemptSpan,
 };
 
@@ -270,7 +270,7 @@ impl OneAttempt {
         self.held = None;
         let fallback = shared.default_target.as_ref().map(|_| DestinationId::configured_default());
         let org = &self.claimed.delivery.org;
-        match shared.store.readdress_deliveries(Some(org), None, fallback.as_ref(), shared.clock.now()).await {
+        match shared.store.readdress_deliveries(ToReaddress::OfOrg(org), fallback.as_ref(), shared.clock.now()).await {
             Ok(readdressed) => tracing::info!(destination.id = %self.slot.lane().id, readdressed, "destination gone"),
             Err(error) => tracing::warn!(code = error.code(), "deliveries cannot be readdressed"),
         }

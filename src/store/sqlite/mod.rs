@@ -31,7 +31,7 @@ use super::{
     ConnectionStore, DeadLetter, Deleted, DeliveryFilter, DestinationHealth, DueDestination, EventDetail, EventFilter,
     Found, InstallationRecord, NewEvent, OpenOptions, OrgSummary, OverviewStore, Page, PageRequest, QuarantineBounds,
     Quarantined, Rerouting, RetentionCutoffs, Rhythm, SealedCursor, SealedValue, Store, StoreError, StoreResult,
-    UnroutedFilter, WorkspaceSummary,
+    ToReaddress, UnroutedFilter, WorkspaceSummary,
     backend::{CENSUS_TIME, Home, patience},
     known::KnownProviders,
     writer::{Batch, Committer, Writer},

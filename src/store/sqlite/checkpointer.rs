@@ -22,9 +22,10 @@ use tokio::{
 
 /// At the latest after this long; a checkpoint with nothing to do costs microseconds.
 const EVERY: Duration = Duration::from_millis(500);
-/// And whenever this many rows were written, some MiB of log: the log begins anew only when a writer's own checkpoint
-/// finds nearly all of it done, and what that one finds undone, a commit waits for.
-const ROWS: usize = 800;
+/// And whenever this many rows were written, some hundred KiB of log: the log begins anew only when a writer's own
+/// checkpoint finds nearly all of it done, and what that one finds undone, a commit waits for. Often and little, because
+/// a core that copies pages for milliseconds on end keeps the next commit waiting where all cores are busy.
+const ROWS: usize = 100;
 
 /// The task; ends when it is stopped or dropped.
 #[derive(Debug)]

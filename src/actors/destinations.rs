@@ -1,9 +1,9 @@
 //! Destinations: where an org wants its envelopes, and the secrets that sign them.
 //!
 //! **Owns** the writing of destination rows: checks, sealing, rotation, and telling everybody who delivers. Plain async
-//! functions; no actor is needed, because a row is written whole. **Invariants**: a secret leaves here in the clear
-//! exactly once, to whoever created or rotated it; what is stored is sealed for its row and column. **Must not know**
-//! HTTP or who may do what.
+//! functions; no actor is needed, because a row is written whole, and only over what was read of it. **Invariants**: a
+//! secret leaves here in the clear exactly once, to whoever created or rotated it, and signs from then on; what is stored is
+//! sealed for its row and column. **Must not know** HTTP or who may do what.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -31,8 +31,8 @@ use crate::{
 /// How long the secret before a rotation goes on signing beside the new one.
 pub const ROTATION_OVERLAP: Duration = Duration::from_hours(24);
 
-/// How often a row is written before a concurrent creation of the same destination is given up on.
-const MAX_WRITES: usize = 3;
+/// How often a row is read and written before other writers of the same one are given up on.
+const MAX_WRITES: usize = 5;
 
 const TABLE: &str = "gw_destinations";
 
@@ -164,7 +164,7 @@ pub struct DestinationsHandle {
 
 struct Shared {
     deps: DestinationsDeps,
-    /// One writer at a time in this process, so that two cannot both create.
+    /// One writer at a time in this process, so that only other nodes make a write be repeated.
     writing: tokio::sync::Mutex<()>,
 }
 
@@ -219,61 +219,75 @@ impl DestinationsHandle {
         }
 
         let _writing = self.shared.writing.lock().await;
-        let existing = self.find_row(of).await?;
-        let now = self.deps().clock.now();
-        let (row, secret) = if let Some(mut row) = existing {
-            row.url = url.to_string();
-            row.headers_sealed = self.seal_headers(&row.id, &headers)?;
-            row.disabled_reason = None;
-            row.failing_since = None;
-            row.updated_at = now;
-            self.deps().store.save_destination(&row, &self.entry(&row, "destination.replaced", actor)).await?;
-            (row, None)
-        } else {
-            let (row, secret) = self.create(of, url.as_str(), &headers, actor, now).await?;
-            (row, Some(secret))
-        };
-        self.tell(&of.org, now).await;
-        let header_names = headers.into_keys().collect();
-        Ok(PutDestination { view: DestinationView { destination: row, header_names }, secret })
+        for _write in 0..MAX_WRITES {
+            let now = self.deps().clock.now();
+            let seen = self.find_row(of).await?;
+            let (row, secret, action) = match &seen {
+                Some(seen) => {
+                    let row = Destination {
+                        url: url.to_string(),
+                        headers_sealed: self.seal_headers(&seen.id, &headers)?,
+                        disabled_reason: None,
+                        failing_since: None,
+                        updated_at: now,
+                        ..seen.clone()
+                    };
+                    (row, None, "destination.replaced")
+                }
+                None => {
+                    let (row, secret) = self.new_row(of, url.as_str(), &headers, now)?;
+                    (row, Some(secret), "destination.created")
+                }
+            };
+            if self.save(&row, seen.as_ref(), action, actor).await? {
+                let header_names = headers.into_keys().collect();
+                return Ok(PutDestination { view: DestinationView { destination: row, header_names }, secret });
+            }
+        }
+        Err(written_elsewhere().into())
     }
 
-    /// Writes a new row. Another node may create the same destination at the same moment: its row keeps its id, and a
-    /// secret sealed for ours would never open there. So the row is read again and, if need be, sealed anew.
-    async fn create(
+    fn new_row(
         &self,
         of: &ServedScope,
         url: &str,
         headers: &BTreeMap<String, String>,
-        actor: &Actor,
         now: EpochMs,
     ) -> Result<(Destination, Secret), DestinationsError> {
         let secret = fresh_secret()?;
-        let mut id = self.deps().ids.destination();
-        for _write in 0..MAX_WRITES {
-            let row = Destination {
-                headers_sealed: self.seal_headers(&id, headers)?,
-                secret_sealed: self.deps().vault.seal(secret_place(&id), secret.expose())?,
-                id,
-                org: of.org.clone(),
-                scope: of.scope,
-                scope_id: of.scope_id.clone(),
-                url: url.to_owned(),
-                previous_secret_sealed: None,
-                previous_until: None,
-                disabled_reason: None,
-                failing_since: None,
-                created_at: now,
-                updated_at: now,
-            };
-            self.deps().store.save_destination(&row, &self.entry(&row, "destination.created", actor)).await?;
-            match self.find_row(of).await? {
-                Some(stored) if stored.id == row.id => return Ok((row, secret)),
-                Some(stored) => id = stored.id,
-                None => return Err(DestinationsError::NotFound),
-            }
+        let id = self.deps().ids.destination();
+        let row = Destination {
+            headers_sealed: self.seal_headers(&id, headers)?,
+            secret_sealed: self.deps().vault.seal(secret_place(&id), secret.expose())?,
+            id,
+            org: of.org.clone(),
+            scope: of.scope,
+            scope_id: of.scope_id.clone(),
+            url: url.to_owned(),
+            previous_secret_sealed: None,
+            previous_until: None,
+            disabled_reason: None,
+            failing_since: None,
+            created_at: now,
+            updated_at: now,
+        };
+        Ok((row, secret))
+    }
+
+    /// Writes a row over the one that was seen, and tells everybody. False if that one is another by now: a node beside this
+    /// one wrote it, or found out how it fares.
+    async fn save(
+        &self,
+        row: &Destination,
+        seen: Option<&Destination>,
+        action: &str,
+        actor: &Actor,
+    ) -> Result<bool, StoreError> {
+        let saved = self.deps().store.save_destination(row, seen, &self.entry(row, action, actor)).await?;
+        if saved {
+            self.tell(&row.org, row.updated_at).await;
         }
-        Err(StoreError::Unavailable("the same destination is being created elsewhere".into()).into())
+        Ok(saved)
     }
 
     /// Deletes the destination of this scope: its deliveries go where the wider scope says.
@@ -297,18 +311,24 @@ impl DestinationsHandle {
     /// [`DestinationsError::NotFound`] if there is none; or the vault or the store fails.
     pub async fn rotate_secret(&self, of: &ServedScope, actor: &Actor) -> Result<RotatedSecret, DestinationsError> {
         let _writing = self.shared.writing.lock().await;
-        let mut row = self.find_row(of).await?.ok_or(DestinationsError::NotFound)?;
-        let now = self.deps().clock.now();
         let vault = &self.deps().vault;
-        let old = vault.open(secret_place(&row.id), &row.secret_sealed)?;
-        let secret = fresh_secret()?;
-        row.previous_secret_sealed = Some(vault.seal(previous_secret_place(&row.id), old.expose())?);
-        row.previous_until = Some(now.plus(ROTATION_OVERLAP));
-        row.secret_sealed = vault.seal(secret_place(&row.id), secret.expose())?;
-        row.updated_at = now;
-        self.deps().store.save_destination(&row, &self.entry(&row, "destination.secret_rotated", actor)).await?;
-        self.tell(&of.org, now).await;
-        Ok(RotatedSecret { view: self.view(row)?, secret })
+        for _write in 0..MAX_WRITES {
+            let now = self.deps().clock.now();
+            let seen = self.find_row(of).await?.ok_or(DestinationsError::NotFound)?;
+            let old = vault.open(secret_place(&seen.id), &seen.secret_sealed)?;
+            let secret = fresh_secret()?;
+            let row = Destination {
+                previous_secret_sealed: Some(vault.seal(previous_secret_place(&seen.id), old.expose())?),
+                previous_until: Some(now.plus(ROTATION_OVERLAP)),
+                secret_sealed: vault.seal(secret_place(&seen.id), secret.expose())?,
+                updated_at: now,
+                ..seen.clone()
+            };
+            if self.save(&row, Some(&seen), "destination.secret_rotated", actor).await? {
+                return Ok(RotatedSecret { view: self.view(row)?, secret });
+            }
+        }
+        Err(written_elsewhere().into())
     }
 
     /// Sends a signed test envelope to the destination of this scope, once.
@@ -365,6 +385,10 @@ impl DestinationsHandle {
             ..LogEntry::new(self.deps().ids.log(), action, actor.clone(), self.deps().clock.now())
         }
     }
+}
+
+fn written_elsewhere() -> StoreError {
+    StoreError::Unavailable("the same destination is being written elsewhere".into())
 }
 
 fn fresh_secret() -> Result<Secret, DestinationsError> {

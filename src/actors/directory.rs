@@ -372,10 +372,15 @@ impl Directory {
         self.shared.deps.announce_link(id);
     }
 
+    /// Where deliveries go that no destination of their org serves; absent if none is configured.
+    pub fn fallback_destination(&self) -> Option<&DestinationId> {
+        self.shared.deps.fallback_destination.as_ref()
+    }
+
     /// Destinations of this org changed: its deliveries are readdressed, routes and dispatcher told.
     pub async fn destinations_changed(&self, org: &OrgId, now: EpochMs) -> Result<(), AskError<InstallationError>> {
         self.refresh_org(org).await;
-        let fallback = self.shared.deps.fallback_destination.as_ref();
+        let fallback = self.fallback_destination();
         self.store().readdress_deliveries(ToReaddress::OfOrg(org), fallback, now).await.map_err(store_error)?;
         self.shared.dispatcher.nudge(None);
         Ok(())

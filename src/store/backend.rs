@@ -422,10 +422,14 @@ macro_rules! impl_store {
                 hasten_deliveries(
                     setback: &super::Setback, after: Option<&super::BacklogPlace>, now: EpochMs
                 ) -> super::Hastened = leases::hasten_some;
-                retry_delivery(id: &DeliveryId, now: EpochMs, entry: &LogEntry) -> bool = deliveries::retry;
-                save_destination(destination: &Destination, entry: &LogEntry) -> () = destinations::save;
+                retry_delivery(
+                    id: &DeliveryId, fallback: Option<&DestinationId>, now: EpochMs, entry: &LogEntry
+                ) -> bool = deliveries::retry;
+                save_destination(
+                    destination: &Destination, replaces: Option<&Destination>, entry: &LogEntry
+                ) -> bool = destinations::save;
                 note_destination_health(
-                    id: &DestinationId, health: DestinationHealth, now: EpochMs, entry: &LogEntry
+                    id: &DestinationId, url: &str, health: DestinationHealth, now: EpochMs, entry: &LogEntry
                 ) -> bool = destinations::note_health;
                 delete_destination(id: &DestinationId, entry: &LogEntry) -> bool = destinations::delete;
                 insert_key(key: &ApiKey, entry: &LogEntry) -> () = keys::insert;

@@ -688,9 +688,15 @@ pub trait Store: ConnectionStore + OverviewStore {
         now: EpochMs,
     ) -> StoreResult<u64>;
 
-    /// Makes a delivery pending, due at `now`, with all of its schedule before it; its attempts are numbered on. False if it
-    /// is delivered, held or in flight.
-    async fn retry_delivery(&self, id: &DeliveryId, now: EpochMs, entry: &LogEntry) -> StoreResult<bool>;
+    /// Makes a delivery pending, due at `now`, with all of its schedule before it, to what serves its integration now (see
+    /// [`Store::readdress_deliveries`]); its attempts are numbered on. False if it is delivered, held or in flight.
+    async fn retry_delivery(
+        &self,
+        id: &DeliveryId,
+        fallback: Option<&DestinationId>,
+        now: EpochMs,
+        entry: &LogEntry,
+    ) -> StoreResult<bool>;
 
     /// Dead deliveries with their events, oldest first.
     async fn list_dead_letters(
@@ -709,7 +715,7 @@ pub trait Store: ConnectionStore + OverviewStore {
         id: &ProviderDeliveryId,
     ) -> StoreResult<Vec<DeadLetter>>;
 
-    /// What died of an installation's events received in `since..until` and has a destination that is not disabled: all
+    /// What died of an installation's events received in `since..until` and would not go to a disabled destination now: all
     /// such deliveries of the oldest `limit` events that have any, and how many such events there are in all.
     async fn list_dead_of_installation(
         &self,
@@ -721,15 +727,21 @@ pub trait Store: ConnectionStore + OverviewStore {
 
     // --- destinations -----------------------------------------------------------------------------------------------
 
-    /// Inserts a destination or replaces the one of the same org, scope and scope id; its id and creation time stay.
-    /// Tells the other nodes.
-    async fn save_destination(&self, destination: &Destination, entry: &LogEntry) -> StoreResult<()>;
+    /// Inserts a destination, or writes it over the row that was read as `replaces`. False, and nothing is written, if there
+    /// is one of its org, scope and scope id by now, or the row is no longer as it was read. Tells the other nodes.
+    async fn save_destination(
+        &self,
+        destination: &Destination,
+        replaces: Option<&Destination>,
+        entry: &LogEntry,
+    ) -> StoreResult<bool>;
 
-    /// Notes what was found out about a destination, and nothing else of its row: its owner may be writing it at the same
-    /// moment. False if the row says so already or is gone. Tells the other nodes.
+    /// Notes what was found out about a destination under its `url`, and nothing else of its row: its owner may be writing it
+    /// at the same moment. False if the row says so already, has another URL or is gone. Tells the other nodes.
     async fn note_destination_health(
         &self,
         id: &DestinationId,
+        url: &str,
         health: DestinationHealth,
         now: EpochMs,
         entry: &LogEntry,

@@ -237,6 +237,41 @@ on_both! {
         app.finish().await;
     }
 
+    async fn what_died_goes_to_the_destination_that_serves_its_integration_when_it_is_tried_again(backend) {
+        let sink = Sink::start().await.expect("a port");
+        sink.behave("/gone", Behaviour::status_only(410));
+        let app = App::start(backend, Options::default()).await;
+        app.set_destination("org", None, &sink.url("/gone")).await;
+        let github = connected(&app).await;
+        let mut events = Vec::new();
+        for seed in 1..=3 {
+            events.push(post(&app, &github, seed).await);
+        }
+        let mut deliveries = Vec::new();
+        for event in &events {
+            deliveries.push(until_status(&app, event, "dead").await["deliveries"][0].clone());
+        }
+        app.set_destination("org", Some("ws"), &sink.url("/in")).await;
+
+        let mut operator = app.operator("org");
+        let retry = format!("/deliveries/{}/retry", deliveries[0]["id"].as_str().expect("an id"));
+        operator.ask("POST", &retry, None).await.expect("retried");
+        let detail = until_status(&app, &events[0], "delivered").await;
+        assert_ne!(detail["deliveries"][0]["destinationId"], deliveries[0]["destinationId"]);
+        let listed = operator.ask("GET", "/admin/dlq?provider=github", None).await.expect("listed");
+        let letter = listed["items"].as_array().expect("a list").iter().find(|item| item["eventId"] == events[1].as_str());
+        let letter = json!({"provider": "github", "deliveryId": letter.expect("dead")["deliveryId"]});
+        let letters = json!({"deliveryIds": [letter]});
+        let answer = operator.ask("POST", "/admin/dlq/replay", Some(&letters)).await.expect("replayed");
+        assert_eq!(answer["status"], "replayed", "{answer}");
+        until_status(&app, &events[1], "delivered").await;
+        let caught_up = json!({"installationId": github.connection, "batchSize": 10});
+        let answer = operator.ask("POST", "/admin/replay/catchup", Some(&caught_up)).await.expect("caught up");
+        assert_eq!((&answer["status"], &answer["remaining"]), (&json!("replayed"), &json!(0)), "{answer}");
+        until_status(&app, &events[2], "delivered").await;
+        app.finish().await;
+    }
+
     async fn a_redirect_is_not_followed_and_a_private_address_is_not_dialled(backend) {
         let (sink, elsewhere) = (Sink::start().await.expect("a port"), Sink::start().await.expect("a port"));
         sink.behave("/in", Behaviour::redirect(&elsewhere.url("/stolen")));

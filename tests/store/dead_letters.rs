@@ -79,7 +79,10 @@ store_suite! {
         let mut disabled = store.destination_for(DestinationScope::Org, "org_1");
         disabled.id = destination();
         disabled.disabled_reason = Some("gone".into());
-        store.save_destination(&disabled, &store.entry("x")).await.expect("saved");
+        store.save_destination(&disabled, None, &store.entry("x")).await.expect("saved");
         assert_eq!(list(None, None, 2).await, (vec![], 0), "they would die again at once");
+        let narrower = store.destination_for(DestinationScope::Workspace, "ws_1");
+        store.save_destination(&narrower, None, &store.entry("x")).await.expect("saved");
+        assert_eq!(list(None, None, 2).await, (twice(["d0", "d1"]), 5), "another serves their integrations now");
     }
 }

@@ -14,7 +14,7 @@ use signalbox::{
 
 use crate::{
     TestStore,
-    fixtures::{org, page},
+    fixtures::{destination, org, page},
 };
 
 const DAY: Duration = Duration::from_hours(24);
@@ -67,7 +67,7 @@ store_suite! {
         assert_eq!(store.delivery(&delivery.id).await.status, DeliveryStatus::Dead);
         store.clock.advance(Duration::from_secs(1));
         let entry = store.entry("delivery.retried");
-        assert!(store.retry_delivery(&delivery.id, store.now(), &entry).await.expect("answered"));
+        assert!(store.retry_delivery(&delivery.id, Some(&destination()), store.now(), &entry).await.expect("answered"));
         let read = store.delivery(&delivery.id).await;
         assert_eq!((read.status, read.due_at), (DeliveryStatus::Pending, store.now()));
         assert_eq!((read.attempts, read.attempts_of_schedule()), (1, 0), "what was tried stays counted");
@@ -88,7 +88,7 @@ store_suite! {
     async fn a_delivery_in_flight_held_or_delivered_is_not_retried(store: TestStore) {
         let delivery = store.accept_one("d1").await;
         let retry = async || {
-            store.retry_delivery(&delivery.id, store.now(), &store.entry("delivery.retried")).await.expect("answered")
+            store.retry_delivery(&delivery.id, Some(&destination()), store.now(), &store.entry("delivery.retried")).await.expect("answered")
         };
         assert!(retry().await, "pending and waiting: due now");
         store.claim("node-a").await;
@@ -104,9 +104,9 @@ store_suite! {
         held.deliveries[0].delivery.status = DeliveryStatus::Held;
         let waiting = held.deliveries[0].delivery.id.clone();
         store.accept_event(held).await.expect("stored");
-        assert!(!store.retry_delivery(&waiting, store.now(), &store.entry("x")).await.expect("answered"), "held");
+        assert!(!store.retry_delivery(&waiting, Some(&destination()), store.now(), &store.entry("x")).await.expect("answered"), "held");
         let nothing = DeliveryId::from_raw("dlv_none");
-        assert!(!store.retry_delivery(&nothing, store.now(), &store.entry("x")).await.expect("answered"));
+        assert!(!store.retry_delivery(&nothing, Some(&destination()), store.now(), &store.entry("x")).await.expect("answered"));
         assert_eq!(store.list_log(None, None, page(10)).await.expect("read").items.len(), 2, "only what happened");
     }
 
@@ -134,7 +134,7 @@ store_suite! {
             (DestinationScope::Integration, "int_1"),
         ] {
             let destination = store.destination_for(scope, scope_id);
-            store.save_destination(&destination, &store.entry("x")).await.expect("saved");
+            store.save_destination(&destination, None, &store.entry("x")).await.expect("saved");
             assert_eq!(readdress(None, Some(&fallback)).await, 0, "only those without one");
             assert_eq!(readdress(Some(&OrgId::from_raw("org_2")), None).await, 0, "another org's");
             assert_eq!(readdress(Some(&org()), Some(&fallback)).await, 1);
@@ -160,7 +160,7 @@ store_suite! {
         let delivery = store.accept_one("d1").await;
         let leased = store.claim("node-a").await.remove(0).delivery;
         let destination = store.destination_for(DestinationScope::Org, "org_1");
-        store.save_destination(&destination, &store.entry("x")).await.expect("saved");
+        store.save_destination(&destination, None, &store.entry("x")).await.expect("saved");
         store.readdress_deliveries(ToReaddress::OfOrg(&org()), None, store.now()).await.expect("readdressed");
         let read = store.delivery(&delivery.id).await;
         assert_eq!((read.destination, read.lease_until), (Some(destination.id.clone()), leased.lease_until));
@@ -184,7 +184,7 @@ store_suite! {
         store.meddle(spread.to_owned()).await;
         assert_eq!(store.readdress_deliveries(UNDIRECTED, None, store.now()).await.expect("looked"), 0, "nowhere to go yet");
         let destination = store.destination_for(DestinationScope::Org, "org_1");
-        store.save_destination(&destination, &store.entry("x")).await.expect("saved");
+        store.save_destination(&destination, None, &store.entry("x")).await.expect("saved");
         let readdressed = store.readdress_deliveries(ToReaddress::OfOrg(&org()), None, store.now()).await.expect("readdressed");
         assert_eq!(readdressed, MANY as u64);
         assert_eq!(store.delivery(&template).await.destination, Some(destination.id.clone()));
@@ -217,7 +217,7 @@ store_suite! {
         assert_eq!(store.claim("node-b").await.len(), 0, "it is in flight");
 
         store.clock.advance(Duration::from_secs(31));
-        assert!(store.retry_delivery(&id, store.now(), &store.entry("delivery.retried")).await.expect("answered"));
+        assert!(store.retry_delivery(&id, Some(&destination()), store.now(), &store.entry("delivery.retried")).await.expect("answered"));
         let dead = store.attempt(&id, 2, "node-a", DeliveryStatus::Dead);
         store.record_attempts(vec![dead]).await.expect("recorded");
         assert_eq!(store.delivery(&id).await.status, DeliveryStatus::Pending, "somebody wanted it tried again");
@@ -301,7 +301,7 @@ store_suite! {
         store.accept_event(event).await.expect("stored");
         store.clock.set(lease_until.plus(Duration::from_hours(24)));
         if store.backend() == "postgres" {
-            let retried = store.retry_delivery(&id, store.now(), &store.entry("delivery.retried")).await;
+            let retried = store.retry_delivery(&id, Some(&destination()), store.now(), &store.entry("delivery.retried")).await;
             assert!(!retried.expect("answered"), "it is in flight elsewhere");
         }
         // One process serves from a file: whoever else had a lease is gone.

@@ -38,7 +38,7 @@ store_suite! {
     async fn a_workspace_that_is_new_to_an_installation_brings_its_destination(store: TestStore) {
         let installation = store.insert_installation_of("4711").await;
         let destination = store.destination_for(DestinationScope::Workspace, "ws_new");
-        store.save_destination(&destination, &store.entry("destination.created")).await.expect("saved");
+        store.save_destination(&destination, None, &store.entry("destination.created")).await.expect("saved");
         let resource = store.resource(&installation.id, "r1");
         let integration = store.integration(&resource, "ws_new");
         let subscribe = Box::new(move |record: &mut signalbox::store::InstallationRecord| {
@@ -187,7 +187,7 @@ store_suite! {
         let workspaces = store.destination_for(DestinationScope::Workspace, "ws_1");
         let others = store.destination_for(DestinationScope::Workspace, "ws_2");
         for destination in [&own, &workspaces, &others] {
-            store.save_destination(destination, &store.entry("x")).await.expect("saved");
+            store.save_destination(destination, None, &store.entry("x")).await.expect("saved");
         }
         let entry = store.entry("resource.linked");
         let (linked, with, logged) = (resource.clone(), integration.clone(), entry.clone());

@@ -35,7 +35,7 @@ async fn a_change_on_one_node_is_told_to_the_others() {
         store.change_installation(&installation.id, Box::new(|_| true)).await.expect("changed");
         assert_eq!(next(&other).await, Change::Installation(installation.id), "told once: one change said no");
         let destination = store.destination_for(DestinationScope::Org, "org_1");
-        store.save_destination(&destination, &store.entry("x")).await.expect("saved");
+        store.save_destination(&destination, None, &store.entry("x")).await.expect("saved");
         assert_eq!(next(&other).await, Change::Destinations(org()));
         store.delete_destination(&destination.id, &store.entry("x")).await.expect("deleted");
         assert_eq!(next(&other).await, Change::Destinations(org()));

@@ -87,7 +87,7 @@ store_suite! {
             true
         })).await.expect("written");
         let destination = store.destination_for(DestinationScope::Org, "org_1");
-        store.save_destination(&destination, &store.entry("destination.created")).await.expect("saved");
+        store.save_destination(&destination, None, &store.entry("destination.created")).await.expect("saved");
         for (number, org) in [(1, "org_b"), (2, "org_c")] {
             let key = ApiKey {
                 id: store.ids.key(), name: "k".into(), hash: [number; 32], prefix: "sbx".into(),
@@ -122,7 +122,7 @@ store_suite! {
         store.subscribed(&foreign.id, "r1", &["ws_a", "ws_x"]).await;
         for workspace in ["ws_a", "ws_c"] {
             let destination = store.destination_for(DestinationScope::Workspace, workspace);
-            store.save_destination(&destination, &store.entry("destination.created")).await.expect("saved");
+            store.save_destination(&destination, None, &store.entry("destination.created")).await.expect("saved");
         }
         let all = store.list_workspaces(&org(), page(10)).await.expect("read");
         let shown: Vec<_> = all.items.iter().map(|summary| {
@@ -162,7 +162,7 @@ store_suite! {
         for number in 0..3 {
             store.clock.advance(Duration::from_millis(2));
             let destination = store.destination_for(DestinationScope::Workspace, &format!("ws_{number}"));
-            store.save_destination(&destination, &store.entry("destination.created")).await.expect("saved");
+            store.save_destination(&destination, None, &store.entry("destination.created")).await.expect("saved");
         }
         let first = store.list_destinations_page(&org(), page(2)).await.expect("read");
         let cursor = first.next_cursor.expect("there is more");

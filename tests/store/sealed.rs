@@ -35,7 +35,7 @@ store_suite! {
             let mut destination = store.destination_for(DestinationScope::Workspace, &format!("ws_{number}"));
             destination.headers_sealed = (number > 0).then(|| "h".into());
             destination.previous_secret_sealed = (number > 1).then(|| "p".into());
-            store.save_destination(&destination, &store.entry("x")).await.expect("saved");
+            store.save_destination(&destination, None, &store.entry("x")).await.expect("saved");
             store.clock.advance(Duration::from_millis(1));
             let row = destination.id.as_str();
             expect("gw_destinations", row, "secret", "sealed secret");
@@ -73,7 +73,7 @@ store_suite! {
     async fn a_sealed_value_is_replaced_only_while_it_is_the_one_that_was_read(store: TestStore) {
         let mut destination = store.destination_for(DestinationScope::Org, "org_1");
         destination.previous_secret_sealed = Some("previous".into());
-        store.save_destination(&destination, &store.entry("x")).await.expect("saved");
+        store.save_destination(&destination, None, &store.entry("x")).await.expect("saved");
         store.insert_flow(&store.flow(7)).await.expect("inserted");
         let token = store.insert_connected("4711").await;
         let before = store.walk(100).await;

@@ -55,7 +55,14 @@ impl Shared {
 
     /// Starts an attempt on its slot.
     pub(super) fn attempt(self: &Arc<Self>, claimed: ClaimedDelivery, held: HeldDelivery, slot: Slot) {
-        let attempt = OneAttempt { shared: Arc::clone(self), claimed, slot, held: Some(held), generation: 0 };
+        let attempt = OneAttempt {
+            shared: Arc::clone(self),
+            claimed,
+            slot,
+            held: Some(held),
+            generation: 0,
+            row_url: Arc::default(),
+        };
         self.spawn("attempt", attempt.run());
     }
 }
@@ -88,6 +95,8 @@ struct OneAttempt {
     held: Option<HeldDelivery>,
     /// Which state of the destination it is sent to.
     generation: u64,
+    /// The URL in the destination's row then.
+    row_url: Arc<str>,
 }
 
 impl OneAttempt {
@@ -97,9 +106,13 @@ impl OneAttempt {
         match self.shared.find_target(&lane).await {
             Found::Target(target) => match &target.disabled {
                 Some(reason) => self.bury(reason).await,
-                None => self.send(&target).await,
+                None => {
+                    self.row_url = Arc::clone(&target.row_url);
+                    self.send(&target).await;
+                }
             },
-            Found::Unusable(why) => {
+            Found::Unusable { why, row_url } => {
+                self.row_url = row_url;
                 let answer = not_sent(AttemptResult::InvalidDestination, why);
                 self.conclude(self.shared.clock.now(), answer).await;
             }
@@ -229,19 +242,21 @@ impl OneAttempt {
         if configured {
             return;
         }
-        // What was answered under an address that its owner has replaced meanwhile disables nothing.
+        // What was answered under an address that its owner has replaced meanwhile disables nothing; where another node
+        // wrote that and this one has not heard of it, the row tells by its URL.
         let is_current = lane.generation.load(Ordering::Acquire) == self.generation;
         if !is_current && Verdict::of(result) != Verdict::Delivered {
             // Who is disabled or deleted by now must not be left with an open circuit that nobody will probe.
             shared.spawn("look again", Arc::clone(shared).look_again(Arc::clone(lane)));
         }
+        let url = Arc::clone(&self.row_url);
         let too_long = aftermath.failing_since.is_some_and(|since| now.since(since) >= shared.config.disable_after);
         if schedule::is_gone(result) && is_current {
-            shared.spawn("disable", Arc::clone(shared).disable(Arc::clone(lane), "gone"));
+            shared.spawn("disable", Arc::clone(shared).disable(Arc::clone(lane), url, "gone"));
         } else if too_long && is_current {
-            shared.spawn("disable", Arc::clone(shared).disable(Arc::clone(lane), "failing"));
+            shared.spawn("disable", Arc::clone(shared).disable(Arc::clone(lane), url, "failing"));
         } else if aftermath.note_failing.is_some() || aftermath.note_recovered {
-            let noting = Arc::clone(shared).note_failing(Arc::clone(lane), aftermath.note_failing);
+            let noting = Arc::clone(shared).note_failing(Arc::clone(lane), url, aftermath.note_failing);
             shared.spawn("note", noting);
         }
     }

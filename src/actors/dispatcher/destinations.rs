@@ -40,6 +40,8 @@ pub(super) struct Target {
     /// Whose; absent for the configured default.
     pub org: Option<OrgId>,
     pub url: Url,
+    /// As the row has it.
+    pub row_url: Arc<str>,
     pub headers: ExtraHeaders,
     secret: Option<SigningSecret>,
     /// Signs beside the first until then.
@@ -57,8 +59,16 @@ impl Target {
     pub(super) fn configured(config: &DeliveryConfig) -> Result<Option<Self>, NotASigningSecret> {
         let Some(url) = config.url.clone() else { return Ok(None) };
         let secret = config.secret.as_ref().map(SigningSecret::from_secret).transpose()?;
-        let headers = ExtraHeaders::default();
-        Ok(Some(Self { org: None, url, headers, secret, previous: None, disabled: None, failing_since: None }))
+        Ok(Some(Self {
+            org: None,
+            row_url: url.as_str().into(),
+            url,
+            headers: ExtraHeaders::default(),
+            secret,
+            previous: None,
+            disabled: None,
+            failing_since: None,
+        }))
     }
 
     /// Opens a row; the error says in our words why it cannot be sent to.
@@ -88,6 +98,7 @@ impl Target {
         Ok(Self {
             org: Some(row.org.clone()),
             url: Url::parse(&row.url).map_err(|_| "the URL cannot be requested")?,
+            row_url: row.url.as_str().into(),
             headers,
             secret: Some(secret_of("secret", &row.secret_sealed)?),
             previous,
@@ -116,8 +127,13 @@ impl Target {
 pub(super) enum Found {
     /// It can be sent to, unless it is disabled.
     Target(Arc<Target>),
-    /// It exists and cannot be sent to, for this reason.
-    Unusable(&'static str),
+    /// It exists and cannot be sent to.
+    Unusable {
+        /// Why.
+        why: &'static str,
+        /// As the row has it.
+        row_url: Arc<str>,
+    },
     /// There is no such row.
     Missing,
     /// The store did not say.
@@ -137,7 +153,7 @@ impl Found {
         match self {
             Self::Target(target) => target.disabled.is_some(),
             Self::Missing => true,
-            Self::Unusable(_) | Self::Unknown => false,
+            Self::Unusable { .. } | Self::Unknown => false,
         }
     }
 }
@@ -177,7 +193,7 @@ impl Shared {
                 lane.state().probe_at_once(Instant::now());
             }
         }
-        let worth_keeping = matches!(found, Found::Target(_) | Found::Unusable(_));
+        let worth_keeping = matches!(found, Found::Target(_) | Found::Unusable { .. });
         *loaded = worth_keeping.then(|| Loaded { found: found.clone(), at, generation });
         found
     }
@@ -188,9 +204,10 @@ impl Shared {
             return self.default_target.clone().map_or(Found::Missing, Found::Target);
         }
         match self.store.find_destination(destination).await {
-            Ok(Some(row)) => {
-                Target::open(&row, &self.vault).map_or_else(Found::Unusable, |target| Found::Target(Arc::new(target)))
-            }
+            Ok(Some(row)) => match Target::open(&row, &self.vault) {
+                Ok(target) => Found::Target(Arc::new(target)),
+                Err(why) => Found::Unusable { why, row_url: row.url.into() },
+            },
             Ok(None) => Found::Missing,
             Err(error) => {
                 tracing::warn!(destination.id = %destination, code = error.code(), "a destination cannot be read");
@@ -222,11 +239,13 @@ impl Shared {
         self.want(&lane.id);
     }
 
-    /// Notes since when a destination has failed, or that it works again.
-    pub(super) async fn note_failing(self: Arc<Self>, lane: Arc<SharedLane>, since: Option<EpochMs>) {
+    /// Notes since when a destination has failed under this URL, or that it works again.
+    pub(super) async fn note_failing(self: Arc<Self>, lane: Arc<SharedLane>, url: Arc<str>, since: Option<EpochMs>) {
         let noted = match since {
-            Some(since) => self.note(&lane, DestinationHealth::FailingSince(since), "destination.failing", "failing"),
-            None => self.note(&lane, DestinationHealth::Recovered, "destination.recovered", "delivered"),
+            Some(since) => {
+                self.note(&lane, &url, DestinationHealth::FailingSince(since), "destination.failing", "failing")
+            }
+            None => self.note(&lane, &url, DestinationHealth::Recovered, "destination.recovered", "delivered"),
         };
         if let Err(error) = noted.await {
             tracing::warn!(destination.id = %lane.id, code = error.code(), "a destination's health cannot be noted");
@@ -234,9 +253,9 @@ impl Shared {
         }
     }
 
-    /// Disables a destination: nothing is sent to it until its owner sets it anew.
-    pub(super) async fn disable(self: Arc<Self>, lane: Arc<SharedLane>, reason: &'static str) {
-        match self.note(&lane, DestinationHealth::Disabled(reason), "destination.disabled", reason).await {
+    /// Disables a destination that has this URL: nothing is sent to it until its owner sets it anew.
+    pub(super) async fn disable(self: Arc<Self>, lane: Arc<SharedLane>, url: Arc<str>, reason: &'static str) {
+        match self.note(&lane, &url, DestinationHealth::Disabled(reason), "destination.disabled", reason).await {
             Ok(true) => tracing::warn!(destination.id = %lane.id, reason, "a destination is disabled"),
             Ok(false) => {}
             Err(error) => {
@@ -247,10 +266,11 @@ impl Shared {
         self.look_again(lane).await;
     }
 
-    /// Notes it in the row, if the row does not say so already. The configured default has no row.
+    /// Notes it in the row, if the row still has this URL and does not say so already. The configured default has no row.
     async fn note(
         &self,
         lane: &SharedLane,
+        url: &str,
         health: DestinationHealth,
         action: &str,
         reason: &'static str,
@@ -263,6 +283,6 @@ impl Shared {
             reason: Some(reason.to_owned()),
             ..LogEntry::new(self.ids.log(), action, Actor::system(), at)
         };
-        self.store.note_destination_health(&lane.id, health, at, &entry).await
+        self.store.note_destination_health(&lane.id, url, health, at, &entry).await
     }
 }

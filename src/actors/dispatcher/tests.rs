@@ -303,7 +303,7 @@ impl Rig {
             created_at: now,
             updated_at: now,
         };
-        self.store.save_destination(&row, &self.entry("destination.created")).await.expect("saved");
+        self.store.save_destination(&row, None, &self.entry("destination.created")).await.expect("saved");
         (id, secret)
     }
 
@@ -489,10 +489,9 @@ async fn a_mended_destination_is_probed_as_soon_as_it_is_known_and_recovers() {
     let rig = Rig::start(DeliveryConfig { circuit_failures: 2, retry_schedule: schedule, ..config(None) }).await;
     let (destination, _) = rig.add_destination(&failing).await;
     let claimed = rig.send_fresh(&destination).await;
-    let mut row =
-        eventually(async || Some(rig.row(&destination).await).filter(|row| row.failing_since.is_some())).await;
-    row.url = healthy.url();
-    rig.store.save_destination(&row, &rig.entry("destination.changed")).await.expect("saved");
+    let row = eventually(async || Some(rig.row(&destination).await).filter(|row| row.failing_since.is_some())).await;
+    let mended = Destination { url: healthy.url(), ..row.clone() };
+    assert!(rig.store.save_destination(&mended, Some(&row), &rig.entry("destination.changed")).await.expect("saved"));
     rig.dispatcher.forget_destinations(Some(&OrgId::from_raw(ORG)));
     healthy.next().await;
     rig.ends(&claimed, DeliveryStatus::Delivered).await;
@@ -504,9 +503,9 @@ async fn a_destination_that_fails_for_too_long_is_disabled() {
     let sink = Sink::playing([Play::Answer(500)]).await;
     let rig = Rig::start(DeliveryConfig { circuit_failures: 2, ..config(None) }).await;
     let (destination, _) = rig.add_destination(&sink).await;
-    let mut row = rig.row(&destination).await;
-    row.failing_since = Some(EpochMs(1));
-    rig.store.save_destination(&row, &rig.entry("destination.failing")).await.expect("saved");
+    let row = rig.row(&destination).await;
+    let failing = Destination { failing_since: Some(EpochMs(1)), ..row.clone() };
+    assert!(rig.store.save_destination(&failing, Some(&row), &rig.entry("destination.failing")).await.expect("saved"));
     rig.send_fresh(&destination).await;
     let row = eventually(async || Some(rig.row(&destination).await).filter(|row| row.disabled_reason.is_some())).await;
     assert_eq!(row.disabled_reason.as_deref(), Some("failing"));
@@ -611,7 +610,8 @@ async fn during_a_rotation_both_secrets_sign_and_afterwards_one() {
         Some(rig.vault.seal(at, SigningSecret::generate().to_text().as_bytes()).expect("sealed"));
     for (until, signatures) in [(SystemClock.now().plus(PATIENCE * 100), 2), (SystemClock.now(), 1)] {
         row.previous_until = Some(until);
-        rig.store.save_destination(&row, &rig.entry("destination.rotated")).await.expect("saved");
+        let seen = rig.row(&destination).await;
+        assert!(rig.store.save_destination(&row, Some(&seen), &rig.entry("destination.rotated")).await.expect("saved"));
         rig.dispatcher.forget_destinations(None);
         rig.send_fresh(&destination).await;
         let request = sink.next().await;
@@ -624,9 +624,12 @@ async fn a_secret_that_does_not_open_is_told_and_nothing_is_sent() {
     let mut sink = Sink::playing([Play::Answer(200)]).await;
     let rig = Rig::start(config(None)).await;
     let (destination, _) = rig.add_destination(&sink).await;
-    let mut row = rig.row(&destination).await;
-    row.secret_sealed = row.headers_sealed.clone().expect("sealed for another column");
-    rig.store.save_destination(&row, &rig.entry("destination.tampered")).await.expect("saved");
+    let row = rig.row(&destination).await;
+    let secret_sealed = row.headers_sealed.clone().expect("sealed for another column");
+    let tampered = Destination { secret_sealed, ..row.clone() };
+    assert!(
+        rig.store.save_destination(&tampered, Some(&row), &rig.entry("destination.tampered")).await.expect("saved")
+    );
     let claimed = rig.send_fresh(&destination).await;
     let dead = rig.ends(&claimed, DeliveryStatus::Dead).await;
     assert_eq!(dead.reason.as_deref(), Some("invalid_destination"));

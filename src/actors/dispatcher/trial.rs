@@ -33,7 +33,7 @@ impl Shared {
         let webhook_id = self.ids.delivery();
         let answer = match self.load_target(destination).await {
             Found::Target(target) => self.post_test(&webhook_id, &target, correlation_id).await,
-            Found::Unusable(why) => not_sendable(why),
+            Found::Unusable { why, .. } => not_sendable(why),
             Found::Missing | Found::Unknown => return None,
         };
         Some(TestAnswer {

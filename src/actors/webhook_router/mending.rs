@@ -188,16 +188,18 @@ impl MendingHandle {
         Ok(retried)
     }
 
-    /// Tries a delivery again, from the beginning of its schedule. False if it is delivered, held or in flight.
+    /// Tries a delivery again, from the beginning of its schedule, at what serves its integration now. False if it is delivered, held or in flight.
     pub async fn retry_delivery(&self, delivery: &Delivery, event: &Event, actor: &Actor) -> Result<bool, StoreError> {
         let mut entry = self.entry(event, "delivery.retried", actor);
         entry.org = Some(delivery.org.clone());
         entry.subject = Some(delivery.id.to_string());
         entry.from_state = Some(delivery.status.to_string());
         entry.to_state = Some(DeliveryStatus::Pending.to_string());
-        let retried = self.pipeline.store.retry_delivery(&delivery.id, self.pipeline.clock.now(), &entry).await?;
+        let (fallback, now) = (self.pipeline.directory.fallback_destination(), self.pipeline.clock.now());
+        let retried = self.pipeline.store.retry_delivery(&delivery.id, fallback, now, &entry).await?;
         if retried {
-            self.pipeline.dispatcher.nudge(delivery.destination.as_ref());
+            // It may have another destination than before.
+            self.pipeline.dispatcher.nudge(None);
         }
         Ok(retried)
     }

@@ -85,3 +85,16 @@ macro_rules! with_waiting_after {
         )
     };
 }
+
+/// The beginning of the destination that serves a delivery's integration: its own, its workspace's, its org's, else what
+/// follows, and a closing bracket.
+macro_rules! target_else {
+    () => {
+        "COALESCE((SELECT x.id FROM gw_destinations x WHERE x.org_id = d.org_id AND x.scope = 'integration' \
+         AND x.scope_id = d.integration_id), \
+         (SELECT x.id FROM gw_destinations x WHERE x.org_id = d.org_id AND x.scope = 'workspace' \
+         AND x.scope_id = d.workspace_id), \
+         (SELECT x.id FROM gw_destinations x WHERE x.org_id = d.org_id AND x.scope = 'org' \
+         AND x.scope_id = d.org_id), "
+    };
+}

@@ -53,13 +53,14 @@ pub(crate) async fn list_of_installation(
     limit: u32,
 ) -> StoreResult<(Vec<DeadLetter>, u64)> {
     let dead_of_installation = |sql: &mut Builder| {
-        // What is sent to a disabled destination dies again at once. The org's dead letters are indexed; an installation's
+        // What would be sent to a disabled destination dies again at once; the configured default is never disabled. The org's dead letters are indexed; an installation's
         // events are all in its org.
-        sql.push(
+        sql.push(concat!(
             " FROM gw_deliveries d JOIN gw_events e ON e.id = d.event_id WHERE d.status = 'dead' AND NOT EXISTS \
-             (SELECT 1 FROM gw_destinations x WHERE x.id = d.destination_id AND x.disabled_reason IS NOT NULL) \
-             AND d.org_id = (SELECT i.org_id FROM gw_installations i WHERE i.id = ",
-        );
+                 (SELECT 1 FROM gw_destinations t WHERE t.disabled_reason IS NOT NULL AND t.id = ",
+            target_else!(),
+            "NULL)) AND d.org_id = (SELECT i.org_id FROM gw_installations i WHERE i.id = "
+        ));
         sql.push_bind(text(installation.as_str()).into_owned()).push(") AND e.installation_id = ");
         sql.push_bind(text(installation.as_str()).into_owned());
         if let Some(since) = since {

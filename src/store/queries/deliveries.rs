@@ -1,7 +1,7 @@
 //! Deliveries and attempts, read and retried. Claiming is in `claims.rs`, leases in `leases.rs`, where they go in
 //! `readdress.rs`.
 
-use super::{Conn, Fields, Session, log, query, row_statement::RowStatement, text};
+use super::{Conn, Fields, Session, log, query, readdress, row_statement::RowStatement, text};
 use crate::{
     model::{
         clock::EpochMs,
@@ -94,7 +94,13 @@ pub(crate) async fn attempts_of(db: &mut Session<'_>, delivery: &DeliveryId) -> 
     rows.iter().map(|row| Fields::new(row).attempt()).collect()
 }
 
-pub(crate) async fn retry(db: &mut Session<'_>, id: &DeliveryId, now: EpochMs, entry: &LogEntry) -> StoreResult<bool> {
+pub(crate) async fn retry(
+    db: &mut Session<'_>,
+    id: &DeliveryId,
+    fallback: Option<&DestinationId>,
+    now: EpochMs,
+    entry: &LogEntry,
+) -> StoreResult<bool> {
     // The lock keeps retention from deleting the event under the delivery.
     const LOCK: &str = concat!(
         "SELECT e.id FROM gw_events e WHERE e.id = (SELECT d.event_id FROM gw_deliveries d WHERE d.id = $1)",
@@ -113,6 +119,8 @@ pub(crate) async fn retry(db: &mut Session<'_>, id: &DeliveryId, now: EpochMs, e
     if retried.rows_affected() == 0 {
         return Ok(false);
     }
+    // What is over is not readdressed: its destination may have been replaced by a narrower one, or deleted, since.
+    readdress::change(db, &[id.into_owned()], fallback, now).await?;
     log::append(db, std::slice::from_ref(entry)).await?;
     Ok(true)
 }

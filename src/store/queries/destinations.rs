@@ -1,6 +1,6 @@
 //! Destinations.
 
-use super::{Builder, Fields, Session, log, notify, page, query, rows_wanted, text};
+use super::{Fields, Session, log, notify, page, query, rows_wanted, text};
 use crate::{
     model::{
         clock::EpochMs,
@@ -22,55 +22,86 @@ const FIND_OF: &str = concat!(
 const LIST: &str =
     concat!("SELECT ", destination_columns!(), " FROM gw_destinations x WHERE x.org_id = $1 ORDER BY x.id");
 
-pub(crate) async fn save(db: &mut Session<'_>, destination: &Destination, entry: &LogEntry) -> StoreResult<()> {
-    let mut sql = Builder::new(
-        "INSERT INTO gw_destinations (id, org_id, scope, scope_id, url, headers_sealed, secret_sealed, \
-         previous_secret_sealed, previous_until, disabled_reason, failing_since, created_at, updated_at) ",
-    );
-    sql.push_values([destination], |mut row, destination| {
-        row.push_bind(destination.id.as_str())
-            .push_bind(destination.org.as_str())
-            .push_bind(destination.scope.as_str())
-            .push_bind(&*text(&destination.scope_id))
-            .push_bind(&*text(&destination.url))
-            .push_bind(destination.headers_sealed.as_deref())
-            .push_bind(destination.secret_sealed.as_str())
-            .push_bind(destination.previous_secret_sealed.as_deref())
-            .push_bind(destination.previous_until.map(|at| at.0))
-            .push_bind(destination.disabled_reason.as_deref())
-            .push_bind(destination.failing_since.map(|at| at.0))
-            .push_bind(destination.created_at.0)
-            .push_bind(destination.updated_at.0);
-    });
-    sql.push(
-        " ON CONFLICT (org_id, scope, scope_id) DO UPDATE SET url = excluded.url, \
-         headers_sealed = excluded.headers_sealed, secret_sealed = excluded.secret_sealed, \
-         previous_secret_sealed = excluded.previous_secret_sealed, previous_until = excluded.previous_until, \
-         disabled_reason = excluded.disabled_reason, failing_since = excluded.failing_since, \
-         updated_at = excluded.updated_at",
-    );
-    sql.build().execute(&mut *db.conn).await?;
+pub(crate) async fn save(
+    db: &mut Session<'_>,
+    destination: &Destination,
+    replaces: Option<&Destination>,
+    entry: &LogEntry,
+) -> StoreResult<bool> {
+    let saved = match replaces {
+        None => insert(db, destination).await?,
+        Some(seen) => replace(db, destination, seen).await?,
+    };
+    if !saved {
+        return Ok(false);
+    }
     log::append(db, std::slice::from_ref(entry)).await?;
-    notify(db.conn, &Change::Destinations(destination.org.clone())).await
+    notify(db.conn, &Change::Destinations(destination.org.clone())).await?;
+    Ok(true)
+}
+
+async fn insert(db: &mut Session<'_>, destination: &Destination) -> StoreResult<bool> {
+    const INSERT: &str = "INSERT INTO gw_destinations (id, org_id, scope, scope_id, url, headers_sealed, secret_sealed, \
+                          previous_secret_sealed, previous_until, disabled_reason, failing_since, created_at, updated_at) \
+                          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
+                          ON CONFLICT (org_id, scope, scope_id) DO NOTHING";
+    let inserting = query(INSERT)
+        .bind(destination.id.as_str())
+        .bind(destination.org.as_str())
+        .bind(destination.scope.as_str())
+        .bind(text(&destination.scope_id).into_owned())
+        .bind(text(&destination.url).into_owned())
+        .bind(destination.headers_sealed.as_deref())
+        .bind(destination.secret_sealed.as_str())
+        .bind(destination.previous_secret_sealed.as_deref())
+        .bind(destination.previous_until.map(|at| at.0))
+        .bind(destination.disabled_reason.as_deref())
+        .bind(destination.failing_since.map(|at| at.0))
+        .bind(destination.created_at.0)
+        .bind(destination.updated_at.0);
+    Ok(inserting.execute(&mut *db.conn).await?.rows_affected() > 0)
+}
+
+async fn replace(db: &mut Session<'_>, destination: &Destination, seen: &Destination) -> StoreResult<bool> {
+    // Whoever writes a row changes its time or seals a secret anew, which is never the same text twice.
+    const REPLACE: &str = "UPDATE gw_destinations SET url = $2, headers_sealed = $3, secret_sealed = $4, \
+                           previous_secret_sealed = $5, previous_until = $6, disabled_reason = $7, failing_since = $8, \
+                           updated_at = $9 WHERE id = $1 AND updated_at = $10 AND url = $11 AND secret_sealed = $12";
+    let replacing = query(REPLACE)
+        .bind(destination.id.as_str())
+        .bind(text(&destination.url).into_owned())
+        .bind(destination.headers_sealed.as_deref())
+        .bind(destination.secret_sealed.as_str())
+        .bind(destination.previous_secret_sealed.as_deref())
+        .bind(destination.previous_until.map(|at| at.0))
+        .bind(destination.disabled_reason.as_deref())
+        .bind(destination.failing_since.map(|at| at.0))
+        .bind(destination.updated_at.0)
+        .bind(seen.updated_at.0)
+        .bind(text(&seen.url).into_owned())
+        .bind(seen.secret_sealed.as_str());
+    Ok(replacing.execute(&mut *db.conn).await?.rows_affected() > 0)
 }
 
 pub(crate) async fn note_health(
     db: &mut Session<'_>,
     id: &DestinationId,
+    url: &str,
     health: DestinationHealth,
     now: EpochMs,
     entry: &LogEntry,
 ) -> StoreResult<bool> {
-    const FAILING: &str = "UPDATE gw_destinations SET failing_since = $3, updated_at = $2 \
-                           WHERE id = $1 AND failing_since IS NULL RETURNING org_id";
-    const RECOVERED: &str = "UPDATE gw_destinations SET failing_since = NULL, updated_at = $2 \
-                             WHERE id = $1 AND failing_since IS NOT NULL RETURNING org_id";
-    const DISABLED: &str = "UPDATE gw_destinations SET disabled_reason = $3, updated_at = $2 \
-                            WHERE id = $1 AND disabled_reason IS NULL RETURNING org_id";
+    const FAILING: &str = "UPDATE gw_destinations SET failing_since = $4, updated_at = $3 \
+                           WHERE id = $1 AND url = $2 AND failing_since IS NULL RETURNING org_id";
+    const RECOVERED: &str = "UPDATE gw_destinations SET failing_since = NULL, updated_at = $3 \
+                             WHERE id = $1 AND url = $2 AND failing_since IS NOT NULL RETURNING org_id";
+    const DISABLED: &str = "UPDATE gw_destinations SET disabled_reason = $4, updated_at = $3 \
+                            WHERE id = $1 AND url = $2 AND disabled_reason IS NULL RETURNING org_id";
+    let noted = |sql| query(sql).bind(id.as_str()).bind(text(url).into_owned()).bind(now.0);
     let noting = match health {
-        DestinationHealth::FailingSince(since) => query(FAILING).bind(id.as_str()).bind(now.0).bind(since.0),
-        DestinationHealth::Recovered => query(RECOVERED).bind(id.as_str()).bind(now.0),
-        DestinationHealth::Disabled(reason) => query(DISABLED).bind(id.as_str()).bind(now.0).bind(reason),
+        DestinationHealth::FailingSince(since) => noted(FAILING).bind(since.0),
+        DestinationHealth::Recovered => noted(RECOVERED),
+        DestinationHealth::Disabled(reason) => noted(DISABLED).bind(reason),
     };
     let Some(row) = noting.fetch_optional(&mut *db.conn).await? else { return Ok(false) };
     let org = OrgId::from_raw(Fields::new(&row).get::<&str>()?);

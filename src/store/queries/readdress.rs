@@ -21,19 +21,6 @@ pub(crate) const PORTION: usize = 500;
 /// meanwhile may move to where was looked already.
 pub(crate) const PASSES: u32 = 3;
 
-/// The beginning of the destination that serves a delivery's integration: its own, its workspace's, its org's, else what
-/// follows, and a closing bracket.
-macro_rules! target_else {
-    () => {
-        "COALESCE((SELECT x.id FROM gw_destinations x WHERE x.org_id = d.org_id AND x.scope = 'integration' \
-         AND x.scope_id = d.integration_id), \
-         (SELECT x.id FROM gw_destinations x WHERE x.org_id = d.org_id AND x.scope = 'workspace' \
-         AND x.scope_id = d.workspace_id), \
-         (SELECT x.id FROM gw_destinations x WHERE x.org_id = d.org_id AND x.scope = 'org' \
-         AND x.scope_id = d.org_id), "
-    };
-}
-
 /// Where to look. Each has a partial index.
 #[derive(Debug)]
 pub(crate) enum Pile {

@@ -10,7 +10,7 @@ ci:
 # Format, then lint as CI does.
 tidy:
     cargo fmt
-    cargo clippy --all-targets --locked -- -D warnings
+    cargo clippy --workspace --all-targets --locked -- -D warnings
 
 # Every test; set SIGNALBOX_TEST_POSTGRES_URL to include PostgreSQL.
 test *ARGS:

@@ -1,5 +1,5 @@
 //! The directory: finds the supervisor of an installation, starts it on demand, starts it anew after a panic, forgets it
-//! when idle. Every write to an installation's rows goes through here.
+//! when idle. Every edit of an installation's rows goes through here.
 
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 

@@ -1,6 +1,7 @@
 //! The janitor: what time and other nodes bring about. Ticks for retention, abandoned leases, deliveries without a
-//! destination, idle supervisors, last-seen times, tokens near their end, connections that wait to be confirmed and
-//! teardowns that are due; and the listener for changes made elsewhere.
+//! destination, idle supervisors, last-seen times, tokens near their end, connections that wait to be confirmed, teardowns
+//! that are due, counts for charts, gaps to heal, resources to list again, late binding and a clock that was set back; and
+//! the listeners for changes made elsewhere and for new links.
 //!
 //! **Invariants**: a tick that fails is logged and tried again at its next turn; two ticks of a kind never overlap; all
 //! of it may be late without harm.

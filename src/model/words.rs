@@ -2,7 +2,7 @@
 //!
 //! `docs/words.md` is made from these tables, the console says the sentences, and the OpenAPI document has the lists that
 //! are closed. **Invariants**: a word is once in its list, and once released keeps its meaning; what the code writes is
-//! here (`tests/words_doc.rs` looks). **Must not know** when a word is written.
+//! here (`tests/architecture.rs` looks). **Must not know** when a word is written.
 
 use std::fmt::Write as _;
 
@@ -188,7 +188,7 @@ pub fn words_page() -> String {
         "# Words that say why\n\n\
          <!-- Made from src/model/words.rs by `cargo test --test words_doc -- --ignored`; do not edit. -->\n\n\
          Rows and answers say why in words that are stable; the sentences may be reworded. Error codes have\n\
-         [a page of their own](errors.md), states are in the [glossary](glossary.md) and in [openapi.json](openapi.json).\n",
+         [a page of their own](errors.md), states are in [openapi.json](openapi.json).\n",
     );
     for words in ALL {
         // Writing to a String cannot fail.

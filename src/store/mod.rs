@@ -14,8 +14,9 @@
 //! 4. Add a case to `tests/store`: it runs on both databases.
 //!
 //! Four things to note: a query that routes or claims needs an index (`tests/store/plans.rs` asks the planner); only
-//! `sqlite/` and `postgres/` may differ by dialect; a write to an installation's rows goes through
-//! [`Store::change_installation`], nowhere else; nothing here reads the clock: `now` is an argument.
+//! `sqlite/` and `postgres/` may differ by dialect; an edit of an installation's record goes through
+//! [`Store::change_installation`], nowhere else (inserting it, and notes that nothing is decided by, have operations of their
+//! own); nothing here reads the clock: `now` is an argument.
 
 #[macro_use]
 mod backend;

@@ -1,4 +1,4 @@
-//! The installation supervisor: one actor per installation, the only writer of its installation's rows on this node.
+//! The installation supervisor: one actor per installation, the only one on this node that edits its installation's rows.
 //!
 //! **Owns** the newest route table of its installation and its publishing, its opened token, and its ending. **Invariants**: edits happen one
 //! at a time, each a decision from `state.rs` inside one store transaction; what routers read is published before the

@@ -197,7 +197,7 @@ pub enum Receipt {
         /// The event stored then.
         event: EventId,
     },
-    /// Its handling failed three times: kept in quarantine, to be released by an operator.
+    /// Its handling failed three times: kept in quarantine, until somebody has it verified again or discards it.
     SetAside {
         /// Where it is kept.
         quarantine: QuarantineId,

@@ -34,6 +34,7 @@ mod overview_table;
 mod payload;
 mod postgres;
 mod quarantined;
+mod setback;
 mod sqlite;
 mod writer;
 
@@ -47,6 +48,7 @@ pub use self::{
     error::StoreError,
     overview_store::{BoundedCount, DeliveryFilter, Found, OrgSummary, OverviewStore, WorkspaceSummary},
     quarantined::{QuarantineBounds, Quarantined},
+    setback::{BacklogPlace, Hastened, Setback},
 };
 use crate::model::{
     clock::EpochMs,
@@ -422,40 +424,6 @@ pub struct RetentionCutoffs {
     pub flows: EpochMs,
     /// What was counted in minutes before this goes.
     pub activity: EpochMs,
-}
-
-/// How far the clock was set back, and whom that makes late.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Setback {
-    /// How far.
-    pub by: Duration,
-    /// Retries that are due within so long from now wait as they should. A first try should not wait at all.
-    pub retries_within: Duration,
-}
-
-/// A place in the backlog, in the order in which it is looked through.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BacklogPlace {
-    destination: String,
-    is_retry: bool,
-    due_at: EpochMs,
-    id: String,
-}
-
-/// Before the first.
-impl Default for BacklogPlace {
-    fn default() -> Self {
-        Self { destination: String::new(), is_retry: false, due_at: EpochMs(i64::MIN), id: String::new() }
-    }
-}
-
-/// What one portion of [`Store::hasten_deliveries`] came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hastened {
-    /// How many are due earlier.
-    pub deliveries: u64,
-    /// Where the next portion begins; `None` at the end.
-    pub looked_up_to: Option<BacklogPlace>,
 }
 
 /// What one pass over old events came to.

@@ -188,7 +188,8 @@ impl MendingHandle {
         Ok(retried)
     }
 
-    /// Tries a delivery again, from the beginning of its schedule, at what serves its integration now. False if it is delivered, held or in flight.
+    /// Tries a delivery again, from the beginning of its schedule, at what serves its integration now. False if it is
+    /// delivered, held or in flight.
     pub async fn retry_delivery(&self, delivery: &Delivery, event: &Event, actor: &Actor) -> Result<bool, StoreError> {
         let mut entry = self.entry(event, "delivery.retried", actor);
         entry.org = Some(delivery.org.clone());

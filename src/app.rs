@@ -324,6 +324,7 @@ fn connecting(
         public_url: PublicUrl::new(config.server.public_url.clone()),
         console: config.console.clone(),
         clock: clock.clone(),
+        ids: ids.clone(),
     })
 }
 

@@ -16,6 +16,7 @@ use crate::{
         clock::{Clock, Ids},
         ids::InstallationId,
         installation::{Installation, InstallationStatus},
+        log_entry::{Actor, LogEntry},
         secret::Secret,
     },
     providers::{
@@ -107,7 +108,7 @@ impl BackfillHook {
             return Ok(());
         }
         let run = self.pending_run(&installation);
-        store.save_backfill_run(&run).await?;
+        store.save_backfill_run(&run, Some(&self.entry(&run, None, "backfill_run.asked_for"))).await?;
         let body = json!({
             "installationId": installation.id,
             "provider": installation.provider,
@@ -130,8 +131,7 @@ impl BackfillHook {
         if present.is_none_or(|present| present.status != BackfillStatus::Pending) {
             return Ok(());
         }
-        self.deps.store.save_backfill_run(&self.ended(run, BackfillStatus::Failed, Some(code))).await?;
-        Ok(())
+        self.end(run, BackfillStatus::Failed, Some(code)).await
     }
 
     /// Tells the service to stop, and ends the installation's open runs. Asked again it does the same.
@@ -171,15 +171,22 @@ impl BackfillHook {
         let installation = store.find_installation(&run.installation).await?;
         let is_active = installation.is_some_and(|installation| installation.status == InstallationStatus::Active);
         if !is_active {
-            store.save_backfill_run(&self.ended(run, BackfillStatus::Cancelled, None)).await?;
+            self.end(run, BackfillStatus::Cancelled, None).await?;
         }
         Ok(is_active)
     }
 
-    fn ended(&self, run: &BackfillRun, status: BackfillStatus, error: Option<&str>) -> BackfillRun {
+    async fn end(&self, run: &BackfillRun, status: BackfillStatus, error: Option<&str>) -> Result<(), StoreError> {
         let now = self.deps.clock.now();
         let error = error.map(str::to_owned);
-        BackfillRun { status, error, finished_at: Some(now), updated_at: now, ..run.clone() }
+        let ended = BackfillRun { status, error, finished_at: Some(now), updated_at: now, ..run.clone() };
+        let entry = self.entry(&ended, Some(run.status), "backfill_run.ended");
+        self.deps.store.save_backfill_run(&ended, Some(&entry)).await?;
+        Ok(())
+    }
+
+    fn entry(&self, run: &BackfillRun, from: Option<BackfillStatus>, action: &str) -> LogEntry {
+        run.entry(self.deps.ids.log(), action, from, Actor::system())
     }
 
     async fn post(&self, path: &str, body: &serde_json::Value) -> Result<(), BackfillError> {

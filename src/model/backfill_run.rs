@@ -7,8 +7,9 @@ use serde_json::{Map, Value};
 
 use super::{
     clock::EpochMs,
-    ids::{BackfillRunId, InstallationId, OrgId},
+    ids::{BackfillRunId, InstallationId, LogId, OrgId},
     installation::Installation,
+    log_entry::{Actor, LogEntry},
     provider::ProviderSlug,
 };
 
@@ -108,6 +109,18 @@ impl BackfillRun {
             finished_at: None,
             created_at: now,
             updated_at: now,
+        }
+    }
+
+    /// What the log says of a change that left the run like this; `from` is its status before, if it is not new.
+    pub fn entry(&self, id: LogId, action: &str, from: Option<BackfillStatus>, actor: Actor) -> LogEntry {
+        LogEntry {
+            org: Some(self.org.clone()),
+            installation: Some(self.installation.clone()),
+            subject: Some(self.id.to_string()),
+            from_state: from.map(|status| status.to_string()),
+            to_state: Some(self.status.to_string()),
+            ..LogEntry::new(id, action, actor, self.updated_at)
         }
     }
 }

@@ -131,6 +131,7 @@ words! {
     };
     /// What the log calls what happened.
     ACTIONS = "What happened", "`action` in the log of a connection and in `GET /admin/audit`", {
+        "connecting.began": "Somebody began to connect a provider; `reason` says which.",
         "installation.connected": "An account was connected.",
         "installation.reconnected": "The account was connected again, under the same id.",
         "installation.adopted": "A connection that exists at the provider was taken over.",
@@ -161,6 +162,9 @@ words! {
         "teardown.completed": "Everything that ends with the connection has ended.",
         "token.read": "Somebody read the connection's token.",
         "proxy.called": "Somebody called the provider's API with our token.",
+        "backfill_run.asked_for": "The backfill service is asked for the connection's history.",
+        "backfill_run.reported": "The backfill service, or whoever writes for it, began a run or reported on one.",
+        "backfill_run.ended": "A run that nobody heard of, or nobody wants any more, was ended.",
         "event.replayed": "An event was delivered once more.",
         "event.rerouted": "An event that waited was routed.",
         "events.released": "Held events were released.",

@@ -132,8 +132,8 @@ pub trait ConnectionStore: Send + Sync + 'static {
 
     // --- OAuth flows ------------------------------------------------------------------------------------------------
 
-    /// Inserts a leg of a flow.
-    async fn insert_flow(&self, flow: &OAuthFlow) -> StoreResult<()>;
+    /// Inserts a leg of a flow, with the log entry that says who began it if it is the first.
+    async fn insert_flow(&self, flow: &OAuthFlow, entry: Option<&LogEntry>) -> StoreResult<()>;
 
     /// The flow of that state, whatever its status and age.
     async fn find_flow(&self, state: &TokenHash) -> StoreResult<Option<OAuthFlow>>;
@@ -192,8 +192,8 @@ pub trait ConnectionStore: Send + Sync + 'static {
     // --- backfill runs ----------------------------------------------------------------------------------------------
 
     /// Inserts a run, or replaces what may change of it; whose it is and when it was made stay. False, with nothing
-    /// written, if it has ended otherwise meanwhile.
-    async fn save_backfill_run(&self, run: &BackfillRun) -> StoreResult<bool>;
+    /// written, if it has ended otherwise meanwhile. Mere progress has no log entry.
+    async fn save_backfill_run(&self, run: &BackfillRun, entry: Option<&LogEntry>) -> StoreResult<bool>;
 
     /// One run.
     async fn find_backfill_run(&self, id: &BackfillRunId) -> StoreResult<Option<BackfillRun>>;

@@ -41,7 +41,7 @@ macro_rules! impl_connection_store {
                 ) -> bool = tokens::claim_refresh;
                 save_refreshed_token(token: &SealedToken, owner: &str) -> bool = tokens::save_refreshed;
                 release_token_refresh(installation: &InstallationId, owner: &str) -> () = tokens::release_refresh;
-                insert_flow(flow: &OAuthFlow) -> () = flows::insert;
+                insert_flow(flow: &OAuthFlow, entry: Option<&LogEntry>) -> () = flows::insert;
                 bind_flow(state: &TokenHash, provider: ProviderSlug, cookie: &TokenHash, now: EpochMs)
                     -> Option<OAuthFlow> = flows::bind;
                 take_flow(state: &TokenHash, provider: ProviderSlug, cookie: &TokenHash, now: EpochMs)
@@ -51,7 +51,7 @@ macro_rules! impl_connection_store {
                 claim_teardown(installation: &InstallationId, owner: &str, now: EpochMs, until: EpochMs)
                     -> Option<Teardown> = teardowns::claim;
                 record_teardown(teardown: &Teardown, owner: &str) -> bool = teardowns::record;
-                save_backfill_run(run: &BackfillRun) -> bool = backfill_runs::save;
+                save_backfill_run(run: &BackfillRun, entry: Option<&LogEntry>) -> bool = backfill_runs::save;
                 cancel_backfill_runs(installation: &InstallationId, now: EpochMs) -> u64 = backfill_runs::cancel;
                 begin_heal_run(run: &HealRun, stale_before: EpochMs) -> bool = heal_runs::begin;
                 save_heal_run(run: &HealRun) -> () = heal_runs::save;

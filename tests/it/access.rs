@@ -388,4 +388,38 @@ on_both! {
         assert_eq!(items.iter().filter(|run| run["id"] == id).count(), 1);
         stage.finish().await;
     }
+
+    async fn who_began_a_backfill_run_and_moved_it_is_in_the_log_and_mere_counting_is_not(backend) {
+        let stage = Stage::set(backend, Options::default()).await;
+        let github = stage.connect("org", "github", 1).await;
+        let path = format!("/connections/{github}/backfill-runs");
+        let key = stage.app.make_key(&["--org", "org"]);
+        let report = async |body: Value| {
+            let headers = [("x-api-key", key.as_str()), ("x-user-id", "ada"), ("content-type", "application/json")];
+            stage.app.send("POST", &path, &headers, body.to_string()).await
+        };
+        let id = report(json!({})).await.json()["id"].clone();
+        for moved in [json!({"status": "running"}), json!({"counts": {"issue": 3}}), json!({"status": "completed"})] {
+            let mut body = moved;
+            body["id"] = id.clone();
+            assert_eq!(report(body).await.status, 200);
+        }
+        assert_eq!(report(json!({"id": id, "status": "running"})).await.status, 409);
+
+        for log in [format!("/connections/{github}/log"), "/admin/audit".to_owned()] {
+            let log = stage.ask("org", "GET", &log, None).await;
+            let told: Vec<&Value> = log["items"].as_array().expect("items").iter().filter(|entry| entry["subject"] == id).collect();
+            let moves: Vec<_> = told.iter().map(|entry| (&entry["action"], &entry["from"], &entry["to"])).collect();
+            let reported = json!("backfill_run.reported");
+            let [pending, running, completed] = ["pending", "running", "completed"].map(|status| json!(status));
+            let newest_first = [(&reported, &running, &completed), (&reported, &pending, &running), (&reported, &Value::Null, &pending)];
+            assert_eq!(moves, newest_first, "{log:#}");
+            for entry in told {
+                let actor = &entry["actor"];
+                assert!(actor["who"].as_str().is_some_and(|who| who.starts_with("key:key_")), "{entry}");
+                assert_eq!((&actor["user"], &actor["from"]), (&json!("ada"), &json!("127.0.0.1")), "{entry}");
+            }
+        }
+        stage.finish().await;
+    }
 }

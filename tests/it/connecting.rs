@@ -307,6 +307,19 @@ on_both! {
         stage.finish(&flows).await;
     }
 
+    async fn who_began_to_connect_is_in_the_orgs_log(backend) {
+        let stage = Stage::set(backend).await;
+        let flow = stage.authorize("org_a", "linear", None).await;
+        let log = stage.app.operator("org_a").ask("GET", "/admin/audit", None).await.expect("a log");
+        let entry = &log["items"][0];
+        assert_eq!((&entry["action"], &entry["reason"]), (&json!("connecting.began"), &json!("linear")), "{log:#}");
+        assert_eq!((&entry["actor"]["who"], &entry["actor"]["from"]), (&json!("key:key_bootstrap"), &json!("127.0.0.1")));
+        assert!(!log.to_string().contains(&flow.state), "the state is the caller's alone");
+        let elsewhere = stage.app.operator("org_b").ask("GET", "/admin/audit", None).await.expect("a log");
+        assert_eq!(elsewhere["items"], json!([]));
+        stage.finish(&[&flow]).await;
+    }
+
     async fn connecting_again_keeps_the_connection_and_says_so(backend) {
         let stage = Stage::set(backend).await;
         for provider in CONNECTED_AGAIN {

@@ -19,7 +19,7 @@ const OTHER_BROWSER: TokenHash = [0xb1; 32];
 impl TestStore {
     async fn begun(&self) -> OAuthFlow {
         let flow = self.flow(7);
-        self.insert_flow(&flow).await.expect("inserted");
+        self.insert_flow(&flow, None).await.expect("inserted");
         flow
     }
 
@@ -55,10 +55,10 @@ store_suite! {
             status: FlowStatus::Failed,
             ..store.flow(8)
         };
-        store.insert_flow(&leg).await.expect("inserted");
+        store.insert_flow(&leg, None).await.expect("inserted");
         assert_eq!(store.find_flow(&[8; 32]).await.expect("read"), Some(leg));
         assert_eq!(store.find_flow(&[9; 32]).await.expect("read"), None);
-        let again = store.insert_flow(&root).await;
+        let again = store.insert_flow(&root, None).await;
         assert!(matches!(again, Err(StoreError::NotUnique { table: "gw_oauth_states" })), "{again:?}");
     }
 
@@ -143,7 +143,7 @@ store_suite! {
     async fn flows_that_are_void_are_deleted_and_no_others(store: TestStore) {
         store.begun().await;
         let longer = OAuthFlow { expires_at: store.at(10_001), ..store.flow(8) };
-        store.insert_flow(&longer).await.expect("inserted");
+        store.insert_flow(&longer, None).await.expect("inserted");
         let cutoffs = RetentionCutoffs { events: START, dead_letters: START, quarantine: START, log: START, flows: store.at(10_001), activity: START };
         assert_eq!(store.delete_expired(&cutoffs, 10).await.expect("deleted").flows, 1);
         assert_eq!(store.stored_flow().await, None);

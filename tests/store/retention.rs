@@ -226,7 +226,7 @@ store_suite! {
             };
             let bounds = QuarantineBounds { max_count: 10, max_bytes: 10 };
             store.quarantine(&[webhook], bounds).await.expect("kept");
-            store.insert_flow(&OAuthFlow { expires_at: store.now(), ..store.flow(number) }).await.expect("inserted");
+            store.insert_flow(&OAuthFlow { expires_at: store.now(), ..store.flow(number) }, None).await.expect("inserted");
             let run = store.heal_run("node-a");
             assert!(store.begin_heal_run(&run, START).await.expect("answered"));
             store.save_heal_run(&HealRun { status: HealStatus::Completed, ..run }).await.expect("saved");

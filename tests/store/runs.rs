@@ -10,6 +10,7 @@ use signalbox::{
         clock::EpochMs,
         heal_run::{HealRun, HealStatus},
         ids::{BackfillRunId, InstallationId},
+        log_entry::Actor,
     },
     store::{PageRequest, RetentionCutoffs},
 };
@@ -47,7 +48,7 @@ store_suite! {
     async fn a_backfill_run_is_inserted_and_then_replaced(store: TestStore) {
         let installation = store.insert_installation_of("4711").await;
         let run = store.backfill_run(&installation.id);
-        store.save_backfill_run(&run).await.expect("saved");
+        store.save_backfill_run(&run, None).await.expect("saved");
         assert_eq!(store.stored_run(&run.id).await, run);
         store.clock.advance(Duration::from_secs(1));
         let ended = BackfillRun {
@@ -58,7 +59,7 @@ store_suite! {
             updated_at: store.now(),
             ..run
         };
-        store.save_backfill_run(&ended).await.expect("saved");
+        store.save_backfill_run(&ended, None).await.expect("saved");
         assert_eq!(store.stored_run(&ended.id).await, ended);
         assert_eq!(store.find_backfill_run(&BackfillRunId::from_raw("bfr_none")).await.expect("read"), None);
     }
@@ -69,12 +70,12 @@ store_suite! {
         let mut runs = Vec::new();
         for status in BackfillStatus::ALL {
             let run = BackfillRun { status, ..store.backfill_run(&installation.id) };
-            store.save_backfill_run(&run).await.expect("saved");
+            store.save_backfill_run(&run, None).await.expect("saved");
             runs.insert(0, run);
             store.clock.advance(Duration::from_millis(1));
         }
         let elsewhere = store.backfill_run(&other.id);
-        store.save_backfill_run(&elsewhere).await.expect("saved");
+        store.save_backfill_run(&elsewhere, None).await.expect("saved");
         let first = store.list_backfill_runs(&installation.id, page(3)).await.expect("read");
         assert_eq!(first.items, runs[..3]);
         let rest = PageRequest { limit: 3, cursor: first.next_cursor.as_deref() };
@@ -98,16 +99,22 @@ store_suite! {
     async fn a_backfill_run_that_has_ended_is_not_opened_again_by_who_read_it_before(store: TestStore) {
         let installation = store.insert_installation_of("4711").await;
         let run = store.backfill_run(&installation.id);
-        assert!(store.save_backfill_run(&run).await.expect("saved"));
+        assert!(store.save_backfill_run(&run, None).await.expect("saved"));
         store.cancel_backfill_runs(&installation.id, store.now()).await.expect("cancelled");
         let cancelled = store.stored_run(&run.id).await;
+        store.clock.advance(Duration::from_millis(1));
+        let entry = |run: &BackfillRun| run.entry(store.ids.log(), "backfill_run.reported", None, Actor::system());
         for status in [BackfillStatus::Pending, BackfillStatus::Running, BackfillStatus::Completed] {
             let late = BackfillRun { status, ..run.clone() };
-            assert!(!store.save_backfill_run(&late).await.expect("answered"), "{status}");
+            assert!(!store.save_backfill_run(&late, Some(&entry(&late))).await.expect("answered"), "{status}");
         }
+        let log = async || store.list_log(None, None, page(1)).await.expect("read").items;
+        assert_ne!(log().await[0].action, "backfill_run.reported", "nothing happened");
         assert_eq!(store.stored_run(&run.id).await, cancelled);
         let counted = BackfillRun { counts: Map::from_iter([("issues".to_owned(), json!(9))]), ..cancelled };
-        assert!(store.save_backfill_run(&counted).await.expect("saved"), "what it came to may be told late");
+        let entry = entry(&counted);
+        assert!(store.save_backfill_run(&counted, Some(&entry)).await.expect("saved"), "what it came to may be told late");
+        assert_eq!(log().await, [entry]);
         assert_eq!(store.stored_run(&run.id).await, counted);
     }
 
@@ -115,12 +122,12 @@ store_suite! {
         let installation = store.insert_installation_of("4711").await;
         for status in BackfillStatus::ALL {
             let run = BackfillRun { status, ..store.backfill_run(&installation.id) };
-            store.save_backfill_run(&run).await.expect("saved");
+            store.save_backfill_run(&run, None).await.expect("saved");
             store.clock.advance(Duration::from_millis(1));
         }
         store.clock.advance(Duration::from_secs(1));
         let young = BackfillRun { status: BackfillStatus::Completed, ..store.backfill_run(&installation.id) };
-        store.save_backfill_run(&young).await.expect("saved");
+        store.save_backfill_run(&young, None).await.expect("saved");
         let cutoffs = RetentionCutoffs { events: START, dead_letters: START, quarantine: START, log: store.now(), flows: START, activity: START };
         assert_eq!(store.delete_expired(&cutoffs, 10).await.expect("deleted").runs, 3);
         let left = store.list_backfill_runs(&installation.id, page(10)).await.expect("read").items;

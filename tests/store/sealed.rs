@@ -49,7 +49,7 @@ store_suite! {
         for state in [0xff_u8, 0x00, 0x7f] {
             let flow = store.flow(state);
             let verifier = flow.pkce_verifier_sealed.clone().filter(|_| state != 0x7f);
-            store.insert_flow(&OAuthFlow { pkce_verifier_sealed: verifier, ..flow }).await.expect("inserted");
+            store.insert_flow(&OAuthFlow { pkce_verifier_sealed: verifier, ..flow }, None).await.expect("inserted");
         }
         for state in ["00", "ff"] {
             expect("gw_oauth_states", &state.repeat(32), "pkce_verifier", "sealed verifier");
@@ -74,7 +74,7 @@ store_suite! {
         let mut destination = store.destination_for(DestinationScope::Org, "org_1");
         destination.previous_secret_sealed = Some("previous".into());
         store.save_destination(&destination, None, &store.entry("x")).await.expect("saved");
-        store.insert_flow(&store.flow(7)).await.expect("inserted");
+        store.insert_flow(&store.flow(7), None).await.expect("inserted");
         let token = store.insert_connected("4711").await;
         let before = store.walk(100).await;
         assert_eq!(before.len(), 6, "{before:?}");

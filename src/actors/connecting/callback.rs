@@ -164,7 +164,7 @@ impl ConnectingHandle {
             ..flow.clone()
         };
         let url = self.leg_url(connector.as_ref(), &leg, text(&state))?;
-        self.deps.store.insert_flow(&leg).await?;
+        self.deps.store.insert_flow(&leg, None).await?;
         Ok(url)
     }
 

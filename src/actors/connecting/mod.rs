@@ -30,11 +30,11 @@ use crate::{
     config::ConsoleConfig,
     crypto::nonce,
     model::{
-        clock::{Clock, EpochMs},
+        clock::{Clock, EpochMs, Ids},
         error_kind::ErrorKind,
         ids::{InstallationId, OrgId},
         installation::Installation,
-        log_entry::Actor,
+        log_entry::{Actor, LogEntry},
         oauth_flow::{FlowStatus, OAuthFlow, TokenHash},
         provider::ProviderSlug,
         secret::Secret,
@@ -181,6 +181,8 @@ pub struct ConnectingDeps {
     pub console: ConsoleConfig,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// New ids.
+    pub ids: Ids,
 }
 
 /// Begins, launches, completes and tells of flows.
@@ -235,7 +237,12 @@ impl ConnectingHandle {
             taken_at: None,
             finished_at: None,
         };
-        self.deps.store.insert_flow(&flow).await?;
+        let entry = LogEntry {
+            org: Some(flow.org.clone()),
+            reason: Some(provider.to_string()),
+            ..LogEntry::new(self.deps.ids.log(), "connecting.began", flow.actor.clone(), now)
+        };
+        self.deps.store.insert_flow(&flow, Some(&entry)).await?;
         let url = self.deps.public_url.join(&format!("/connect/{provider}/{}", text(&state)));
         Ok(Begun { url, state })
     }

@@ -1,6 +1,7 @@
 //! `/connections/{id}/backfill-runs`: what the backfill service reports of its progress.
 //!
-//! **Invariants**: a run that has ended stays ended; a connection that has ended begins no runs.
+//! **Invariants**: a run that has ended stays ended; a connection that has ended begins no runs; who reported is in the log,
+//! unless a report only counts on.
 
 use actix_web::{HttpResponse, http::StatusCode, web};
 use serde_json::{Map, Value, json};
@@ -61,6 +62,7 @@ pub async fn save(Writer(caller): Writer, id: web::Path<String>, body: ApiBody, 
     let report = Report::read(&mut members);
     members.finish()?;
     let now = gateway.clock.now();
+    let is_new = run_id.is_none();
     let (known, status) = match run_id {
         None => (BackfillRun::pending(gateway.ids.backfill_run(), &installation, now), StatusCode::CREATED),
         Some(run_id) => {
@@ -69,16 +71,19 @@ pub async fn save(Writer(caller): Writer, id: web::Path<String>, body: ApiBody, 
             (own.ok_or_else(|| Problem::new(&codes::NOT_FOUND))?, StatusCode::OK)
         }
     };
-    let from = known.status;
+    let before = known.clone();
     let run = apply(known, report, now)?;
     if installation.status == InstallationStatus::Revoked && !run.status.is_final() {
         let problem = Problem::new(&codes::INSTALLATION_NOT_ACTIVE);
         return Err(problem.member("connectionStatus", installation.status.as_str()));
     }
-    if !gateway.store.save_backfill_run(&run).await? {
+    let from = (!is_new).then_some(before.status);
+    let entry = run.entry(gateway.ids.log(), "backfill_run.reported", from, caller.actor());
+    let is_told = is_new || !only_counts_on(&before, &run);
+    if !gateway.store.save_backfill_run(&run, is_told.then_some(&entry)).await? {
         // It ended while this report was on its way.
         let present = gateway.store.find_backfill_run(&run.id).await?;
-        return Err(cannot_go(present.map_or(from, |present| present.status), run.status));
+        return Err(cannot_go(present.map_or(before.status, |present| present.status), run.status));
     }
     Ok(HttpResponse::build(status).json(run_json(&run)))
 }
@@ -138,6 +143,11 @@ fn apply(mut run: BackfillRun, report: Report, now: EpochMs) -> Result<BackfillR
     run.finished_at = report.finished_at.or(run.finished_at).or(to.is_final().then_some(now));
     run.updated_at = now;
     Ok(run)
+}
+
+/// Whether nothing but the counts is other. A service may tell those every few seconds.
+fn only_counts_on(before: &BackfillRun, after: &BackfillRun) -> bool {
+    BackfillRun { counts: before.counts.clone(), updated_at: before.updated_at, ..after.clone() } == *before
 }
 
 fn cannot_go(from: BackfillStatus, to: BackfillStatus) -> Problem {

@@ -2,12 +2,13 @@
 
 use serde_json::Value;
 
-use super::{Builder, Fields, Row, Session, page, push_given, query, rows_wanted, text};
+use super::{Builder, Fields, Row, Session, log, page, push_given, query, rows_wanted, text};
 use crate::{
     model::{
         backfill_run::{BackfillRun, BackfillStatus},
         clock::EpochMs,
         ids::{BackfillRunId, InstallationId, OrgId},
+        log_entry::LogEntry,
     },
     store::{Page, PageRequest, StoreResult, known::KnownProviders},
 };
@@ -25,7 +26,7 @@ pub(super) const CANCEL: &str = "UPDATE gw_backfill_runs SET status = 'cancelled
      WHERE installation_id = $1 AND status IN ('pending', 'running')";
 
 /// One that has ended is not opened again, whatever the writer had read of it before.
-pub(crate) async fn save(db: &mut Session<'_>, run: &BackfillRun) -> StoreResult<bool> {
+pub(crate) async fn save(db: &mut Session<'_>, run: &BackfillRun, entry: Option<&LogEntry>) -> StoreResult<bool> {
     let mut sql = Builder::new(concat!("INSERT INTO gw_backfill_runs (", backfill_run_columns!(), ") "));
     sql.push_values([run], |mut row, run| {
         row.push_bind(run.id.as_str())
@@ -48,7 +49,9 @@ pub(crate) async fn save(db: &mut Session<'_>, run: &BackfillRun) -> StoreResult
          started_at = excluded.started_at, finished_at = excluded.finished_at, updated_at = excluded.updated_at \
          WHERE gw_backfill_runs.status IN ('pending', 'running') OR gw_backfill_runs.status = excluded.status",
     );
-    Ok(sql.build().execute(&mut *db.conn).await?.rows_affected() > 0)
+    let is_saved = sql.build().execute(&mut *db.conn).await?.rows_affected() > 0;
+    log::append(db, entry.filter(|_| is_saved).map_or(&[], std::slice::from_ref)).await?;
+    Ok(is_saved)
 }
 
 pub(crate) async fn find(db: &mut Session<'_>, id: &BackfillRunId) -> StoreResult<Option<BackfillRun>> {

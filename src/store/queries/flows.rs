@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 
-use super::{Builder, Fields, Row, Session, query, text};
+use super::{Builder, Fields, Row, Session, log, query, text};
 use crate::{
     model::{
         clock::EpochMs,
         ids::{InstallationId, OrgId},
+        log_entry::LogEntry,
         oauth_flow::{FlowOutcome, FlowStatus, OAuthFlow, TokenHash},
         provider::ProviderSlug,
     },
@@ -34,7 +35,7 @@ pub(super) const TAKE: &str = concat!(
     flow_columns!()
 );
 
-pub(crate) async fn insert(db: &mut Session<'_>, flow: &OAuthFlow) -> StoreResult<()> {
+pub(crate) async fn insert(db: &mut Session<'_>, flow: &OAuthFlow, entry: Option<&LogEntry>) -> StoreResult<()> {
     let owned = |value: &Option<String>| value.as_deref().map(|value| text(value).into_owned());
     let actor = serde_json::json!(flow.actor).to_string();
     let mut sql = Builder::new(concat!("INSERT INTO gw_oauth_states (", flow_columns!(), ") "));
@@ -59,7 +60,7 @@ pub(crate) async fn insert(db: &mut Session<'_>, flow: &OAuthFlow) -> StoreResul
             .push_bind(flow.finished_at.map(|at| at.0));
     });
     sql.build().execute(&mut *db.conn).await?;
-    Ok(())
+    log::append(db, entry.map_or(&[], std::slice::from_ref)).await
 }
 
 pub(crate) async fn find(db: &mut Session<'_>, state: &TokenHash) -> StoreResult<Option<OAuthFlow>> {

@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
-use signalbox::sim::{
-    self,
-    sink::{Behaviour, Sink},
+use signalbox::{
+    model::clock::{Clock, SystemClock},
+    sim::{
+        self,
+        sink::{Behaviour, Sink},
+    },
 };
 
 use crate::support::{App, Connected, Options, on_both};
@@ -176,6 +180,40 @@ on_both! {
         }
         let third = operator.ask("POST", "/admin/replay/catchup", Some(&request)).await.expect("caught up");
         assert_eq!(third, json!({"status": "empty"}));
+        app.finish().await;
+    }
+
+    async fn catching_up_finds_what_routes_now_behind_any_number_that_do_not(backend) {
+        const STUCK: u64 = 1_100;
+        let sink = Sink::start().await.expect("a port");
+        let app = App::start(backend, Options::default()).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+        let post_of = async |repository: u64, seed: u64| {
+            let mut facts = github.facts(seed, SystemClock.now());
+            facts.resource_id = repository.to_string();
+            let push = github.provider.event("github:push", &facts, github.provider.secret.as_bytes()).expect("known");
+            let answer = app.outsider().post_webhook("github", &push).await.expect("an answer").json();
+            assert_eq!(answer["outcome"], "unrouted", "{answer}");
+            facts
+        };
+        let stuck: Vec<_> = stream::iter(0..STUCK).map(|seed| post_of(1, seed)).buffer_unordered(16).collect().await;
+        assert_eq!(stuck.len() as u64, STUCK);
+        let mut linked = Vec::new();
+        for seed in STUCK..STUCK + 3 {
+            linked.push(post_of(2, seed).await);
+        }
+        let mut operator = app.operator("org");
+        operator.subscribe("ws", &github.connection, &linked[0], Some(&["github:push"])).await.expect("subscribed");
+        let request = json!({"installationId": github.connection, "batchSize": 2});
+        for (replayed, remaining) in [(&linked[..2], 1), (&linked[2..], 0)] {
+            let done = operator.ask("POST", "/admin/replay/catchup", Some(&request)).await.expect("caught up");
+            let ids: Vec<&str> = replayed.iter().map(|facts| facts.delivery_id.as_str()).collect();
+            assert_eq!(done, json!({"status": "replayed", "replayed": ids, "remaining": remaining}));
+        }
+        let over = operator.ask("POST", "/admin/replay/catchup", Some(&request)).await.expect("caught up");
+        assert_eq!(over, json!({"status": "empty"}));
+        sink.wait_for(3, SOON).await.expect("all three are delivered");
         app.finish().await;
     }
 

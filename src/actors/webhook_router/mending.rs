@@ -33,8 +33,8 @@ const CHUNK: u32 = 100;
 /// How long before now the first of many released events falls due, at one event for each millisecond.
 const LONGEST_RELEASE: Duration = Duration::from_hours(1);
 
-/// Unrouted events that one catch-up looks through at the most.
-const MAX_LOOKED_AT: u64 = 5_000;
+/// Unrouted events beyond its batch that a catch-up looks through to count those that remain. It goes on until one does.
+const COUNTED_AMONG: u64 = 1_000;
 
 /// What a stored event says, and by what it was known to be genuine when it came.
 struct UnderstoodAgain {
@@ -205,7 +205,8 @@ impl MendingHandle {
         Ok(retried)
     }
 
-    /// Replays what an installation's integrations missed: dead deliveries, and unrouted events that route now.
+    /// Replays what an installation's integrations missed: dead deliveries, and unrouted events that route now, however many
+    /// there are before them that do not.
     pub async fn catch_up(&self, request: CatchUp, actor: &Actor) -> Result<CaughtUp, StoreError> {
         let _turn = self.rerouting.take(&request.installation).await;
         let mut done = CaughtUp::default();
@@ -224,23 +225,25 @@ impl MendingHandle {
         done.remaining = events_in_all.saturating_sub(done.replayed.len() as u64);
         let Some(table) = self.routes_by_id(&request.installation).await? else { return Ok(done) };
         let mut filter = unrouted_of(&table, request.since);
-        let mut looked_at = 0;
-        while looked_at < MAX_LOOKED_AT {
+        let mut looked_beyond = 0;
+        loop {
             let events = self.pipeline.store.list_unrouted(&filter).await?;
             let Some(last) = events.last() else { break };
             filter.after = Some(last.id.clone());
-            looked_at += events.len() as u64;
             let is_asked_for = |event: &&Event| request.until.is_none_or(|until| event.received_at < until);
             for event in events.iter().filter(is_asked_for) {
                 if done.replayed.len() < request.batch_size as usize {
                     if self.reroute_unrouted(event, &table, actor).await? == Some(EventOutcome::Routed) {
                         done.replayed.push((event.id.clone(), event.provider_delivery_id.clone()));
                     }
-                } else if let Some(plan) = self.plan_unrouted(event, &table).await?
-                    && plan.outcome == EventOutcome::Routed
-                {
-                    done.remaining += 1;
+                } else {
+                    looked_beyond += 1;
+                    let plan = self.plan_unrouted(event, &table).await?;
+                    done.remaining += u64::from(plan.is_some_and(|plan| plan.outcome == EventOutcome::Routed));
                 }
+            }
+            if looked_beyond >= COUNTED_AMONG && done.remaining > 0 {
+                break;
             }
         }
         Ok(done)

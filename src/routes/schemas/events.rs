@@ -268,7 +268,7 @@ shapes! {
         status: String,
     }, sometimes {
         replayed: Vec<String>,
-        /// How many are left.
+        /// How many are left. Of unrouted events they are counted among the next thousand; it is 0 only if none is left.
         remaining: u64,
     }
 

@@ -222,22 +222,19 @@ impl DestinationsHandle {
         for _write in 0..MAX_WRITES {
             let now = self.deps().clock.now();
             let seen = self.find_row(of).await?;
-            let (row, secret, action) = match &seen {
-                Some(seen) => {
-                    let row = Destination {
-                        url: url.to_string(),
-                        headers_sealed: self.seal_headers(&seen.id, &headers)?,
-                        disabled_reason: None,
-                        failing_since: None,
-                        updated_at: now,
-                        ..seen.clone()
-                    };
-                    (row, None, "destination.replaced")
-                }
-                None => {
-                    let (row, secret) = self.new_row(of, url.as_str(), &headers, now)?;
-                    (row, Some(secret), "destination.created")
-                }
+            let (row, secret, action) = if let Some(seen) = &seen {
+                let row = Destination {
+                    url: url.to_string(),
+                    headers_sealed: self.seal_headers(&seen.id, &headers)?,
+                    disabled_reason: None,
+                    failing_since: None,
+                    updated_at: now,
+                    ..seen.clone()
+                };
+                (row, None, "destination.replaced")
+            } else {
+                let (row, secret) = self.new_row(of, url.as_str(), &headers, now)?;
+                (row, Some(secret), "destination.created")
             };
             if self.save(&row, seen.as_ref(), action, actor).await? {
                 let header_names = headers.into_keys().collect();

@@ -104,13 +104,13 @@ impl OneAttempt {
         let lane = Arc::clone(self.slot.lane());
         self.generation = lane.generation.load(Ordering::Acquire);
         match self.shared.find_target(&lane).await {
-            Found::Target(target) => match &target.disabled {
-                Some(reason) => self.bury(reason).await,
-                None => {
-                    self.row_url = Arc::clone(&target.row_url);
-                    self.send(&target).await;
+            Found::Target(target) => {
+                self.row_url = Arc::clone(&target.row_url);
+                match &target.disabled {
+                    Some(reason) => self.bury(reason).await,
+                    None => self.send(&target).await,
                 }
-            },
+            }
             Found::Unusable { why, row_url } => {
                 self.row_url = row_url;
                 let answer = not_sent(AttemptResult::InvalidDestination, why);

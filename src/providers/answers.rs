@@ -162,6 +162,11 @@ mod tests {
         assert_eq!(judge(401, &[]), ConnectorError::Unauthorized);
         assert_eq!(judge(404, &[]), ConnectorError::NotAccessible);
         assert_eq!(judge(503, &[]), ConnectorError::unavailable("answered 503"));
+        for kind in ["text/html", "Text/HTML; charset=utf-8"] {
+            let page = judge(404, &[("content-type", kind)]);
+            assert!(matches!(page, ConnectorError::Unavailable { .. }), "a wrong URL, not a word of the API's: {page}");
+        }
+        assert_eq!(judge(404, &[("content-type", "application/json")]), ConnectorError::NotAccessible);
         let limited = |headers: &[(&str, &str)]| match judge(429, headers) {
             ConnectorError::Unavailable { retry_after, .. } => retry_after.map(|wait| wait.as_secs()),
             other => panic!("{other}"),

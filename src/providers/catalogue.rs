@@ -24,14 +24,14 @@ pub struct EventSpec {
     pub weight: u8,
     /// Whether a new integration subscribes to it.
     pub default: bool,
-    /// Whether its category's shorthand expands to it (the 41 keys of the seed).
+    /// Whether it is one of the 41 keys of the seed.
     pub seed: bool,
     /// A broader key a filter may name instead (`sentry:metric-alert` for `sentry:metric-alert.critical`).
     pub alias_of: Option<&'static str>,
 }
 
 impl EventSpec {
-    /// A key of the seed: its category's shorthand expands to it, and a new integration subscribes to it.
+    /// A key of the seed: a new integration subscribes to it.
     pub(super) const fn seed(
         key: &'static str,
         label: &'static str,
@@ -42,7 +42,7 @@ impl EventSpec {
         Self { key, label, description, category, weight, default: true, seed: true, alias_of: None }
     }
 
-    /// A key of ours beyond the seed's: nobody subscribes to it without naming it.
+    /// A key of ours beyond the seed's: nobody subscribes to it without naming it or its category.
     pub(super) const fn further(
         key: &'static str,
         label: &'static str,
@@ -71,7 +71,7 @@ pub(super) fn find_key(events: &'static [EventSpec], key: &str) -> Option<EventK
     events.iter().find(|spec| spec.key == key).map(|spec| EventKey::new(spec.key))
 }
 
-/// A category: shorthand for its seed keys in `sync.events`.
+/// A category: shorthand for its keys in `sync.events`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Category {

@@ -267,12 +267,20 @@ impl Reply {
         serde_json::from_slice(&self.body).map_err(|_| ConnectorError::Malformed(what))
     }
 
-    /// The error of a 429 or 5xx, with the time to come back (`Retry-After`: seconds).
+    /// The error of a 429 or 5xx, with the time to come back (`Retry-After`: seconds). A refusal that is a web page is one,
+    /// too: no API spoke, but a proxy, or whatever is at a URL that is none of the API's.
     pub fn unavailable(&self) -> Option<ConnectorError> {
-        (self.status == 429 || self.status >= 500).then(|| ConnectorError::Unavailable {
-            why: if self.status == 429 { "rate limited".into() } else { format!("answered {}", self.status) },
-            retry_after: self.retry_after(),
-        })
+        let why = match self.status {
+            429 => "rate limited".into(),
+            500.. => format!("answered {}", self.status),
+            400.. if self.is_page() => format!("answered {} with a web page: is the API's URL right?", self.status),
+            _ => return None,
+        };
+        Some(ConnectorError::Unavailable { why, retry_after: self.retry_after() })
+    }
+
+    fn is_page(&self) -> bool {
+        self.header("content-type").is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"))
     }
 
     /// `Retry-After` in seconds, if it is there.

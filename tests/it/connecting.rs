@@ -353,6 +353,21 @@ on_both! {
         stage.finish(&[]).await;
     }
 
+    async fn one_hiccup_after_a_code_was_exchanged_ends_nothing_and_an_outage_leaves_no_token_behind(backend) {
+        let stage = Stage::set(backend).await;
+        stage.world.linear.fail(FaultRule::once("POST /graphql", Fault::status(503)));
+        let (_, flow) = stage.connect("org_a", "linear", Visit::default()).await;
+        assert_eq!(flow["status"], "completed", "{flow}");
+        stage.finish(&[]).await;
+
+        let stage = Stage::set(crate::support::Backend::sqlite()).await;
+        stage.world.linear.fail(FaultRule::always("POST /graphql", Fault::status(503)));
+        let (_, flow) = stage.connect("org_a", "linear", Visit::default()).await;
+        assert_eq!(flow["status"], "failed", "{flow}");
+        assert_eq!(stage.world.linear.calls("POST /oauth/revoke").len(), 1);
+        stage.finish(&[]).await;
+    }
+
     async fn an_installation_of_another_org_is_refused_and_stays_where_it_is(backend) {
         let stage = Stage::set(backend).await;
         for provider in CONNECTED_AGAIN {

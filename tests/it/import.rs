@@ -163,6 +163,17 @@ on_both! {
         for kind in ["installations", "tokens", "resources", "integrations"] {
             assert_eq!(again["counts"][kind]["carried"], json!(0), "a second run writes nothing: {again:#}");
         }
+
+        // What has ended here since is not added to: connected again, it would route what nobody linked here.
+        operator.ask("DELETE", "/connections/ghInst01", None).await.expect("disconnected");
+        let late = "INSERT INTO lightfast_workspace_integrations
+            (id, workspace_id, installation_id, provider, source_config, provider_resource_id, is_active)
+            VALUES ('wiLate', 'ws_3', 'ghInst01', 'github', '{\"sync\":{\"events\":[\"push\"]}}', '771204001', true)";
+        source.execute(Path::new("/"), late).await;
+        let (_, later) = import(&app, &source, &[]);
+        let left_out = ("wiLate".to_owned(), "connection_ended".to_owned());
+        assert!(codes(&later, "leftOut").contains(&left_out), "{later:#}");
+        assert_eq!(later["counts"]["integrations"]["carried"], json!(0), "{later:#}");
         app.finish().await;
         source.remove().await;
     }

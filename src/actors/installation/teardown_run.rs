@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     actors::{
-        runtime::isolate,
+        runtime::{beside, isolate},
         tokens::{GrantVerdict, TokenError, get_connector},
     },
     model::{
@@ -184,8 +184,13 @@ impl TeardownRun {
     /// The grant may live although its access token does not: revoking wants one that does.
     async fn end_with_a_renewed_token(&self, ending: &Ending, row: &SealedToken) -> Result<Tried, TokenError> {
         let Ending { grant, connector, .. } = ending;
-        let renewal = Renewal { deps: &self.deps, grant: grant.clone(), connector: connector.clone() };
-        match renewal.renew(row, false).await? {
+        let renewing = {
+            let (deps, row) = (Arc::clone(&self.deps), row.clone());
+            let (grant, connector) = (grant.clone(), connector.clone());
+            // Beside the step, whose time may end first: what the provider gives, nobody else has.
+            beside(async move { Renewal { deps: &deps, grant, connector }.renew(&row, row.claim.is_some()).await })
+        };
+        match renewing.await.unwrap_or(Err(TokenError::Crashed))? {
             Renewed::Refused(GrantVerdict::Dead) => return Ok(ending.tried(&Err(ConnectorError::Rejected))),
             Renewed::Refused(GrantVerdict::Gone) => return Ok(ending.tried(&Err(ConnectorError::Gone))),
             Renewed::Refused(GrantVerdict::Suspended) => return Ok(ending.tried(&Err(ConnectorError::Suspended))),

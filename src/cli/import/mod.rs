@@ -139,7 +139,7 @@ impl Import {
         let here_resources = known.as_ref().map_or(&[][..], |record| &record.resources);
         let here_integrations = known.as_ref().map_or(&[][..], |record| &record.integrations);
         let is_here = |resource: &_| here_resources.iter().any(|here| same_resource(here, resource));
-        let new_resources: Vec<_> = resources.iter().filter(|resource| !is_here(resource)).cloned().collect();
+        let mut new_resources: Vec<_> = resources.iter().filter(|resource| !is_here(resource)).cloned().collect();
         let mut new_integrations = Vec::new();
         for mut integration in integrations.iter().cloned() {
             // A resource may have a row of ours already: linked here before this run.
@@ -162,8 +162,23 @@ impl Import {
         ];
         for (kind, all, new) in counts {
             let counts = self.report.of(kind);
-            counts.carried += new;
+            counts.carried += if has_ended { 0 } else { new };
             counts.already_here += all - new;
+        }
+        if has_ended {
+            // What ended here is not added to: connected again, it would route what nobody linked here.
+            let why = "its connection has ended here";
+            for resource in new_resources.drain(..) {
+                self.report.leave_out("lightfast_gw_resources", resource.id.as_str(), "connection_ended", why);
+            }
+            for integration in new_integrations.drain(..) {
+                self.report.leave_out(
+                    "lightfast_workspace_integrations",
+                    integration.id.as_str(),
+                    "connection_ended",
+                    why,
+                );
+            }
         }
         if token.is_some() {
             self.report.of(TOKENS).carried += 1;

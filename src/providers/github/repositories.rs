@@ -103,7 +103,7 @@ impl Api {
         let RepositoryPage { repositories, has_next, total } = self.repository_page(grant, access, page).await?;
         Ok(ResourcePage {
             items: repositories.into_iter().map(Repository::into_visible).collect(),
-            next_cursor: has_next.then(|| (page + 1).to_string()),
+            next_cursor: has_next.then(|| page.saturating_add(1).to_string()),
             total: Some(total),
         })
     }
@@ -121,7 +121,7 @@ impl Api {
             return Err(self.explain_refusal(&grant.external_id, grant.now, ConnectorError::NotAccessible).await);
         }
         let list: RepositoryList = reply.json("the installation's repositories")?;
-        let seen = (page - 1) * PAGE_SIZE + list.repositories.len();
+        let seen = (page - 1).saturating_mul(PAGE_SIZE).saturating_add(list.repositories.len());
         let is_counted_further = list.repositories.len() == PAGE_SIZE && seen < list.total_count;
         let has_next = next_page_parameter(&reply, "page").is_some() || is_counted_further;
         Ok(RepositoryPage { repositories: list.repositories, has_next, total: list.total_count })

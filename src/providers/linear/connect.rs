@@ -142,6 +142,14 @@ impl LinearConnector {
         if viewer.organization.id.is_empty() { Err(ConnectorError::Malformed("the workspace")) } else { Ok(viewer) }
     }
 
+    /// The viewer of tokens that were just given. Their code is used up: one hiccup shall not undo what a person agreed to.
+    async fn read_viewer_of_new(&self, access: &Secret, now: EpochMs) -> Result<Viewer, ConnectorError> {
+        match self.read_viewer(access, now).await {
+            Err(ConnectorError::Unavailable { retry_after: None, .. }) => self.read_viewer(access, now).await,
+            outcome => outcome,
+        }
+    }
+
     /// Revokes one token: true if it ended by this call, false if it was dead already.
     async fn revoke(&self, call: Call, now: EpochMs) -> Result<bool, ConnectorError> {
         let reply = answers::ask(&self.http, call).await?;
@@ -170,7 +178,17 @@ impl Connector for LinearConnector {
         let code = callback_code(callback)?;
         let token = self.oauth.exchange_code(code, callback).await?;
         let token = token.into_fresh(callback.now, Some(DOCUMENTED_LIFETIME));
-        let viewer = self.read_viewer(&token.access, callback.now).await?;
+        let viewer = match self.read_viewer_of_new(&token.access, callback.now).await {
+            Ok(viewer) => viewer,
+            Err(error) => {
+                // Nobody will know of these tokens.
+                let call = Call::new("POST", self.api_url.at("/oauth/revoke")).bearer(&token.access);
+                if let Err(error) = self.revoke(call, callback.now).await {
+                    tracing::warn!(%error, "tokens that cannot be used were not revoked");
+                }
+                return Err(error);
+            }
+        };
         let account = viewer.to_account(Some(&token), callback.now);
         Ok(Completion::Connected(Box::new(Connected {
             external_id: ExternalId::new(viewer.organization.id),

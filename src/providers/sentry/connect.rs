@@ -245,8 +245,8 @@ impl Connector for SentryConnector {
         super::projects::PROXY_ENDPOINTS
     }
 
-    async fn call(&self, _grant: &Grant, access: &Secret, call: &ProxyCall) -> Result<ProxyAnswer, ConnectorError> {
-        proxy::call(&self.http, &self.api_url, call, |request| request.bearer(access)).await
+    async fn call(&self, grant: &Grant, access: &Secret, call: &ProxyCall) -> Result<ProxyAnswer, ConnectorError> {
+        proxy::call(&self.http, &self.data_url(grant), call, |request| request.bearer(access)).await
     }
 }
 

@@ -242,8 +242,10 @@ impl SentryConnector {
 fn understand(reply: &Reply, now: EpochMs) -> Result<Installed, ConnectorError> {
     match reply.status {
         200..300 => reply.json("an installation"),
-        404 => Err(ConnectorError::Gone),
-        _ => Err(answers::refusal(reply, RESET_HEADER, now)),
+        status => Err(match answers::refusal(reply, RESET_HEADER, now) {
+            ConnectorError::NotAccessible if status == 404 => ConnectorError::Gone,
+            error => error,
+        }),
     }
 }
 

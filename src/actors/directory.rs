@@ -33,7 +33,7 @@ use crate::{
         routes::RouteTable,
     },
     providers::{ControlChange, Registry},
-    store::{InstallationRecord, PageRequest, SharedStore, StoreError, ToReaddress},
+    store::{InstallationRecord, SharedStore, StoreError, ToReaddress},
     telemetry::metrics::Metrics,
     vault::Vault,
 };
@@ -53,9 +53,6 @@ struct Shared {
     config_files: Arc<[String]>,
     background: Semaphore,
 }
-
-/// Installations listed in one read.
-const PAGE: u32 = 100;
 
 /// Things done at the same time beside what anybody waits for.
 const IN_BACKGROUND: usize = 4;
@@ -434,27 +431,6 @@ impl Directory {
             self.routes_by_id(id).await?;
         }
         Ok(routing.len())
-    }
-
-    /// The same of one org.
-    pub async fn rebuild_routes_of(&self, org: &OrgId) -> Result<usize, AskError<InstallationError>> {
-        self.shared.dispatcher.forget_destinations(Some(org));
-        let (mut cursor, mut routing) = (None::<String>, 0);
-        loop {
-            let request = PageRequest { limit: PAGE, cursor: cursor.as_deref() };
-            let page = self.store().list_installations(Some(org), None, None, request).await.map_err(store_error)?;
-            for installation in page.items {
-                self.refresh_installation(&installation.id).await;
-                if installation.status.routes() {
-                    self.routes_by_id(&installation.id).await?;
-                    routing += 1;
-                }
-            }
-            cursor = page.next_cursor;
-            if cursor.is_none() {
-                return Ok(routing);
-            }
-        }
     }
 
     /// Notes that events came, for `lastEventAt`.

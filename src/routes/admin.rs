@@ -1,12 +1,9 @@
 //! `/admin/health`, `/admin/cache`, `/admin/actors`, `/admin/audit`: for operators with a service key.
 
-use std::collections::BTreeMap;
-
 use actix_web::{HttpResponse, http::StatusCode, web};
 use serde_json::{Value, json};
 
 use super::{
-    activity::{Window, chart},
     auth::{ServiceProbe, ServiceReader, ServiceWriter},
     connections::log_json,
     gateway::Gateway,
@@ -16,12 +13,8 @@ use super::{
     schemas,
 };
 use crate::{
-    model::{
-        activity::{ActivityCounts, MINUTE_MS},
-        ids::{InstallationId, LogId, OrgId},
-    },
-    store::StoreError,
-    telemetry::provider_health::{HEALTH_WINDOW, ProviderHealth},
+    model::ids::{InstallationId, LogId},
+    telemetry::provider_health::HEALTH_WINDOW,
 };
 
 /// `GET /admin/health[?deep=true]`: whether the gateway is well. 503 while the database does not answer or the counters contradict each other. `deep`
@@ -65,26 +58,17 @@ pub async fn health(ServiceProbe(_caller): ServiceProbe, query: Query, gateway: 
     Ok(HttpResponse::build(status).json(shown))
 }
 
-/// `GET /admin/health/providers`: the last five minutes of each provider, on this node; with `X-Org-Id` those of that org, by
-/// whole minutes. What is refused or seen before is nobody's.
+/// `GET /admin/health/providers`: the last five minutes of each provider.
 ///
 /// # Errors
 /// None of its own.
 #[utoipa::path(get, path = "/admin/health/providers", responses((status = 200, body = schemas::ProvidersHealth)))]
-pub async fn provider_health(ServiceReader(caller): ServiceReader, gateway: web::Data<Gateway>) -> Answer {
-    let of_org = match &caller.org {
-        Some(org) => Some(recent_of_org(&gateway, org).await?),
-        None => None,
-    };
+pub async fn provider_health(_caller: ServiceReader, gateway: web::Data<Gateway>) -> Answer {
     let items: Vec<Value> = gateway
         .registry
         .iter()
         .map(|(provider, settings)| {
-            let slug = provider.slug();
-            let counts = match &of_org {
-                Some(counts) => counts.get(slug.as_str()).copied().unwrap_or_default(),
-                None => gateway.metrics.provider_health(slug),
-            };
+            let counts = gateway.metrics.provider_health(provider.slug());
             json!({
                 "provider": provider.slug(),
                 "enabled": settings.is_some(),
@@ -99,39 +83,13 @@ pub async fn provider_health(ServiceReader(caller): ServiceReader, gateway: web:
     Ok(HttpResponse::Ok().json(json!({"windowSeconds": HEALTH_WINDOW.as_secs(), "items": items})))
 }
 
-/// An org's last minutes by provider: the newest of what its chart shows.
-async fn recent_of_org(gateway: &Gateway, org: &OrgId) -> Result<BTreeMap<String, ProviderHealth>, StoreError> {
-    let minutes =
-        usize::try_from(HEALTH_WINDOW.as_millis() / u128::from(MINUTE_MS.unsigned_abs())).unwrap_or(usize::MAX);
-    let mut sums: BTreeMap<String, ActivityCounts> = BTreeMap::new();
-    for bucket in chart(gateway, Some(org), Window::Hour).await?.into_iter().rev().take(minutes) {
-        for (provider, counts) in bucket.providers {
-            sums.entry(provider).or_default().add(&counts);
-        }
-    }
-    Ok(sums.into_iter().map(|(provider, counts)| (provider, health_of(&counts))).collect())
-}
-
-fn health_of(counts: &ActivityCounts) -> ProviderHealth {
-    ProviderHealth {
-        accepted: counts.routed + counts.filtered + counts.unrouted + counts.ignored + counts.control,
-        bad_signature: 0,
-        duplicate: counts.duplicates,
-        delivered: counts.delivered,
-        dead: counts.dead,
-    }
-}
-
-/// `POST /admin/cache/rebuild`: reads the caches anew from the rows; with `X-Org-Id` what they hold of that org.
+/// `POST /admin/cache/rebuild`: reads the caches anew from the rows.
 ///
 /// # Errors
 /// None of its own.
 #[utoipa::path(post, path = "/admin/cache/rebuild", responses((status = 200, body = schemas::CacheRebuilt)))]
-pub async fn rebuild_cache(ServiceWriter(caller): ServiceWriter, gateway: web::Data<Gateway>) -> Answer {
-    let count = match &caller.org {
-        Some(org) => gateway.directory.rebuild_routes_of(org).await?,
-        None => gateway.directory.rebuild_routes().await?,
-    };
+pub async fn rebuild_cache(_caller: ServiceWriter, gateway: web::Data<Gateway>) -> Answer {
+    let count = gateway.directory.rebuild_routes().await?;
     Ok(HttpResponse::Ok().json(json!({"status": "rebuilt", "count": count})))
 }
 

@@ -225,8 +225,6 @@ impl Checker {
             "invalid_fields",
         )
         .await;
-        // What is set aside belongs to no org.
-        self.org = None;
         let refused = self.done("GET", "/admin/quarantine?limit=5", &[], None).await;
         let refused = refused["items"][0]["id"].as_str().expect("the wrongly signed one").to_owned();
         self.done("GET", "/admin/quarantine/{id}", &[&refused], None).await;
@@ -236,7 +234,6 @@ impl Checker {
             self.refused(method, &format!("/admin/quarantine/{{id}}{path}"), &[&refused], None, "not_found").await;
         }
         self.done("POST", "/admin/quarantine/reverify", &[], None).await;
-        self.org = Some("org");
 
         sink.wait_for(1, SOON).await.expect("delivered");
         let id = accepted["eventId"].as_str().expect("an id").to_owned();

@@ -253,23 +253,16 @@ on_both! {
         let mut operator = app.operator("org");
         let kept = operator.ask_for_all("GET", "/admin/quarantine").await.expect("a list");
         let path = |index: usize| format!("/admin/quarantine/{}", kept["items"][index]["id"].as_str().expect("an id"));
-        for (method, path) in [("GET", path(0)), ("POST", format!("{}/reverify", path(0))), ("DELETE", path(0))] {
-            assert_eq!(operator.call(method, &path, None).await.expect("an answer").status, 404, "{method} {path} for an org");
-        }
-        let none = operator.ask("GET", "/admin/quarantine", None).await.expect("a list");
-        assert_eq!(none, json!({"items": [], "nextCursor": null}), "they belong to no org");
-        let none = operator.ask("POST", "/admin/quarantine/reverify", None).await.expect("checked");
-        assert_eq!(none["considered"], 0, "{none}");
-        let newest = operator.ask_for_all("GET", &path(0)).await.expect("there");
+        let newest = operator.ask("GET", &path(0), None).await.expect("there");
         assert_eq!((&newest["bodyIsCut"], newest["body"].as_str().map(str::len)), (&json!(true), Some(16 * 1024)));
         assert_eq!(newest["bodyBytes"], body.len());
-        let oldest = operator.ask_for_all("GET", &path(1)).await.expect("there");
+        let oldest = operator.ask("GET", &path(1), None).await.expect("there");
         assert_eq!((&oldest["body"], &oldest["bodyIsCut"]), (&json!("{\"n\":1}"), &json!(false)));
         assert!(oldest["headerNames"].as_array().expect("names").contains(&json!("x-hub-signature-256")), "{oldest}");
         assert!(!oldest.to_string().contains("5ec2e7"), "no header's value is shown: {oldest}");
-        let checked = operator.ask_for_all("POST", &format!("{}/reverify", path(0))).await.expect("checked");
+        let checked = operator.ask("POST", &format!("{}/reverify", path(0)), None).await.expect("checked");
         assert_eq!((&checked["considered"], &checked["rejected"]), (&json!(1), &json!(1)));
-        assert_eq!(operator.ask_for_all("DELETE", &path(0)).await.expect("forgotten")["status"], "deleted");
+        assert_eq!(operator.ask("DELETE", &path(0), None).await.expect("forgotten")["status"], "deleted");
         assert_eq!(operator.call("GET", &path(0), None).await.expect("an answer").status, 404);
         assert_eq!(items(&operator.ask_for_all("GET", "/admin/quarantine").await.expect("a list")).len(), 1);
         let log = operator.ask_for_all("GET", "/admin/audit").await.expect("a log");

@@ -351,7 +351,7 @@ on_both! {
         expect_no_lease(&stage.app).await;
         stage.app.restart().await;
         stage.tell_where();
-        let runs = stage.app.operator("org").ask_for_all("GET", "/admin/heal?provider=github").await.expect("a list");
+        let runs = stage.ask("org", "GET", "/admin/heal?provider=github", None).await;
         assert_eq!(runs["items"][0]["status"], "failed", "it ended with its process: {runs:#}");
         let healed = stage.ask("org", "POST", "/admin/heal", Some(json!({"provider": "github", "since": 0}))).await;
         assert_eq!((&healed["status"], &healed["healed"]), (&json!("completed"), &json!(LOST - 1)), "{healed:#}");

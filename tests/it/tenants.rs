@@ -69,7 +69,7 @@ const PATHS: &[(&str, Kind)] = &[
     ("/events/{id}", Kind::Event),
     ("/deliveries/{id}", Kind::Delivery),
     ("/admin/keys/{id}", Kind::Key),
-    // They belong to no org: whoever acts for one finds none.
+    // They belong to no org.
     ("/admin/quarantine/{id}", Kind::Shared("qtn_00000000000000000000000000")),
 ];
 

@@ -82,19 +82,6 @@ impl Stage {
         }
     }
 
-    /// The same of an admin route, for every org.
-    pub async fn until_for_all(&self, path: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + SOON;
-        loop {
-            let answer = self.app.operator("org").ask_for_all("GET", path).await.expect("an answer that says yes");
-            if is_so(&answer) {
-                return answer;
-            }
-            assert!(Instant::now() < deadline, "{path} stays at {answer:#}\n{}", self.app.log_text());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
     /// Every id of a paged list, and how many pages there were.
     pub async fn all_pages(&self, org: &str, path: &str) -> (Vec<Value>, usize) {
         let (mut items, mut pages, mut cursor) = (Vec::new(), 0, None::<String>);

@@ -249,13 +249,12 @@ impl OneAttempt {
             // Who is disabled or deleted by now must not be left with an open circuit that nobody will probe.
             shared.spawn("look again", Arc::clone(shared).look_again(Arc::clone(lane)));
         }
-        let url = Arc::clone(&self.row_url);
         let too_long = aftermath.failing_since.is_some_and(|since| now.since(since) >= shared.config.disable_after);
-        if schedule::is_gone(result) && is_current {
-            shared.spawn("disable", Arc::clone(shared).disable(Arc::clone(lane), url, "gone"));
-        } else if too_long && is_current {
-            shared.spawn("disable", Arc::clone(shared).disable(Arc::clone(lane), url, "failing"));
+        if is_current && (schedule::is_gone(result) || too_long) {
+            let (url, reason) = (Arc::clone(&self.row_url), if schedule::is_gone(result) { "gone" } else { "failing" });
+            shared.spawn("disable", Arc::clone(shared).disable(Arc::clone(lane), url, reason));
         } else if aftermath.note_failing.is_some() || aftermath.note_recovered {
+            let url = Arc::clone(&self.row_url);
             let noting = Arc::clone(shared).note_failing(Arc::clone(lane), url, aftermath.note_failing);
             shared.spawn("note", noting);
         }

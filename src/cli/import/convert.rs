@@ -26,10 +26,10 @@ pub(super) const TOKENS: &str = "tokens";
 pub(super) const RESOURCES: &str = "resources";
 pub(super) const INTEGRATIONS: &str = "integrations";
 
-const INSTALLATION_TABLE: &str = "lightfast_gw_installations";
-const TOKEN_TABLE: &str = "lightfast_gw_tokens";
-const RESOURCE_TABLE: &str = "lightfast_gw_resources";
-const INTEGRATION_TABLE: &str = "lightfast_workspace_integrations";
+pub(super) const INSTALLATION_TABLE: &str = "lightfast_gw_installations";
+pub(super) const TOKEN_TABLE: &str = "lightfast_gw_tokens";
+pub(super) const RESOURCE_TABLE: &str = "lightfast_gw_resources";
+pub(super) const INTEGRATION_TABLE: &str = "lightfast_workspace_integrations";
 
 /// Where a `source_config` names its resource, in each age of it; the project before the team it belongs to.
 const RESOURCE_IDS: [&str; 4] = ["repoId", "repositoryId", "projectId", "teamId"];

@@ -14,7 +14,10 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 
 use self::{
-    convert::{INSTALLATIONS, INTEGRATIONS, Imported, ImportedToken, RESOURCES, TOKENS, convert},
+    convert::{
+        INSTALLATION_TABLE, INSTALLATIONS, INTEGRATION_TABLE, INTEGRATIONS, Imported, ImportedToken, RESOURCE_TABLE,
+        RESOURCES, TOKEN_TABLE, TOKENS, convert,
+    },
     report::Report,
 };
 use crate::{
@@ -113,7 +116,7 @@ impl Import {
         if let Some(record) = &known {
             if record.installation.provider != installation.provider || record.installation.org != installation.org {
                 let why = "a connection of another org or provider has its id here";
-                self.report.leave_out("lightfast_gw_installations", id.as_str(), "id_taken", why);
+                self.report.leave_out(INSTALLATION_TABLE, id.as_str(), "id_taken", why);
                 return Ok(());
             }
             self.report.of(INSTALLATIONS).already_here += 1;
@@ -122,7 +125,7 @@ impl Import {
                 self.store.find_live_installation(installation.provider, &installation.external_id).await?
         {
             let why = format!("its account is connected here already, as {}", live.id);
-            self.report.leave_out("lightfast_gw_installations", id.as_str(), "installation_already_bound", why);
+            self.report.leave_out(INSTALLATION_TABLE, id.as_str(), "installation_already_bound", why);
             return Ok(());
         } else {
             self.report.of(INSTALLATIONS).carried += 1;
@@ -139,7 +142,7 @@ impl Import {
         let here_resources = known.as_ref().map_or(&[][..], |record| &record.resources);
         let here_integrations = known.as_ref().map_or(&[][..], |record| &record.integrations);
         let is_here = |resource: &_| here_resources.iter().any(|here| same_resource(here, resource));
-        let mut new_resources: Vec<_> = resources.iter().filter(|resource| !is_here(resource)).cloned().collect();
+        let new_resources: Vec<_> = resources.iter().filter(|resource| !is_here(resource)).cloned().collect();
         let mut new_integrations = Vec::new();
         for mut integration in integrations.iter().cloned() {
             // A resource may have a row of ours already: linked here before this run.
@@ -167,18 +170,12 @@ impl Import {
         }
         if has_ended {
             // What ended here is not added to: connected again, it would route what nobody linked here.
-            let why = "its connection has ended here";
-            for resource in new_resources.drain(..) {
-                self.report.leave_out("lightfast_gw_resources", resource.id.as_str(), "connection_ended", why);
+            let resources = new_resources.iter().map(|resource| (RESOURCE_TABLE, resource.id.as_str()));
+            let integrations = new_integrations.iter().map(|integration| (INTEGRATION_TABLE, integration.id.as_str()));
+            for (table, id) in resources.chain(integrations) {
+                self.report.leave_out(table, id, "connection_ended", "its connection has ended here");
             }
-            for integration in new_integrations.drain(..) {
-                self.report.leave_out(
-                    "lightfast_workspace_integrations",
-                    integration.id.as_str(),
-                    "connection_ended",
-                    why,
-                );
-            }
+            return Ok(());
         }
         if token.is_some() {
             self.report.of(TOKENS).carried += 1;
@@ -210,7 +207,7 @@ impl Import {
         let mut sealed = |column: &'static str, encrypted: &str| -> anyhow::Result<Option<String>> {
             let Ok(opened) = self.key.open(encrypted) else {
                 let why = format!("its {column} does not open with that key");
-                self.report.leave_out("lightfast_gw_tokens", &token.row, "does_not_open", why);
+                self.report.leave_out(TOKEN_TABLE, &token.row, "does_not_open", why);
                 return Ok(None);
             };
             let at = SealedAt { table: "gw_tokens", row: installation.as_str(), column };

@@ -1,6 +1,6 @@
 //! Destinations.
 
-use super::{Fields, Session, log, notify, page, query, rows_wanted, text};
+use super::{Arguments, Db, Fields, Query, Session, log, notify, page, query, rows_wanted, text};
 use crate::{
     model::{
         clock::EpochMs,
@@ -40,34 +40,12 @@ pub(crate) async fn save(
     Ok(true)
 }
 
-async fn insert(db: &mut Session<'_>, destination: &Destination) -> StoreResult<bool> {
-    const INSERT: &str = "INSERT INTO gw_destinations (id, org_id, scope, scope_id, url, headers_sealed, secret_sealed, \
-                          previous_secret_sealed, previous_until, disabled_reason, failing_since, created_at, updated_at) \
-                          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
-                          ON CONFLICT (org_id, scope, scope_id) DO NOTHING";
-    let inserting = query(INSERT)
-        .bind(destination.id.as_str())
-        .bind(destination.org.as_str())
-        .bind(destination.scope.as_str())
-        .bind(text(&destination.scope_id).into_owned())
-        .bind(text(&destination.url).into_owned())
-        .bind(destination.headers_sealed.as_deref())
-        .bind(destination.secret_sealed.as_str())
-        .bind(destination.previous_secret_sealed.as_deref())
-        .bind(destination.previous_until.map(|at| at.0))
-        .bind(destination.disabled_reason.as_deref())
-        .bind(destination.failing_since.map(|at| at.0))
-        .bind(destination.created_at.0)
-        .bind(destination.updated_at.0);
-    Ok(inserting.execute(&mut *db.conn).await?.rows_affected() > 0)
-}
-
-async fn replace(db: &mut Session<'_>, destination: &Destination, seen: &Destination) -> StoreResult<bool> {
-    // Whoever writes a row changes its time or seals a secret anew, which is never the same text twice.
-    const REPLACE: &str = "UPDATE gw_destinations SET url = $2, headers_sealed = $3, secret_sealed = $4, \
-                           previous_secret_sealed = $5, previous_until = $6, disabled_reason = $7, failing_since = $8, \
-                           updated_at = $9 WHERE id = $1 AND updated_at = $10 AND url = $11 AND secret_sealed = $12";
-    let replacing = query(REPLACE)
+/// Binds, as `$1` to `$9`, the id and every column that may change.
+fn bind_what_changes<'q>(
+    statement: Query<'q, Db, Arguments>,
+    destination: &'q Destination,
+) -> Query<'q, Db, Arguments> {
+    statement
         .bind(destination.id.as_str())
         .bind(text(&destination.url).into_owned())
         .bind(destination.headers_sealed.as_deref())
@@ -77,6 +55,27 @@ async fn replace(db: &mut Session<'_>, destination: &Destination, seen: &Destina
         .bind(destination.disabled_reason.as_deref())
         .bind(destination.failing_since.map(|at| at.0))
         .bind(destination.updated_at.0)
+}
+
+async fn insert(db: &mut Session<'_>, destination: &Destination) -> StoreResult<bool> {
+    const INSERT: &str = "INSERT INTO gw_destinations (id, url, headers_sealed, secret_sealed, previous_secret_sealed, \
+                          previous_until, disabled_reason, failing_since, updated_at, org_id, scope, scope_id, created_at) \
+                          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
+                          ON CONFLICT (org_id, scope, scope_id) DO NOTHING";
+    let inserting = bind_what_changes(query(INSERT), destination)
+        .bind(destination.org.as_str())
+        .bind(destination.scope.as_str())
+        .bind(text(&destination.scope_id).into_owned())
+        .bind(destination.created_at.0);
+    Ok(inserting.execute(&mut *db.conn).await?.rows_affected() > 0)
+}
+
+async fn replace(db: &mut Session<'_>, destination: &Destination, seen: &Destination) -> StoreResult<bool> {
+    // Whoever writes a row changes its time or seals a secret anew, which is never the same text twice.
+    const REPLACE: &str = "UPDATE gw_destinations SET url = $2, headers_sealed = $3, secret_sealed = $4, \
+                           previous_secret_sealed = $5, previous_until = $6, disabled_reason = $7, failing_since = $8, \
+                           updated_at = $9 WHERE id = $1 AND updated_at = $10 AND url = $11 AND secret_sealed = $12";
+    let replacing = bind_what_changes(query(REPLACE), destination)
         .bind(seen.updated_at.0)
         .bind(text(&seen.url).into_owned())
         .bind(seen.secret_sealed.as_str());

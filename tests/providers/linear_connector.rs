@@ -122,9 +122,21 @@ async fn a_connect_that_fails_says_why_in_our_words() {
         let failed = complete(&*connector("linear", &provider), &[("code", "c")]).await;
         assert_eq!(failed.expect_err("refused"), expected);
     }
-    let provider = Scripted::saying([(TOKEN, answer(200, &pair())), (GRAPHQL, status(503))]).await;
+}
+
+#[tokio::test]
+async fn tokens_whose_workspace_cannot_be_read_are_revoked_after_a_second_look() {
+    let hiccup = [(TOKEN, answer(200, &pair())), (GRAPHQL, status(503)), (GRAPHQL, answer(200, &viewer()))];
+    let provider = Scripted::saying(hiccup).await;
+    let connected = complete(&*connector("linear", &provider), &[("code", "c")]).await;
+    assert_eq!(connected.expect("connected").external_id.as_str(), "org-1");
+    assert!(provider.asked(REVOKE).is_empty());
+
+    let away = [(TOKEN, answer(200, &pair())), (GRAPHQL, status(503)), (GRAPHQL, status(503)), (REVOKE, status(200))];
+    let provider = Scripted::saying(away).await;
     let failed = complete(&*connector("linear", &provider), &[("code", "c")]).await;
     assert_eq!(failed.expect_err("nothing is bound"), ConnectorError::unavailable("answered 503"));
+    assert_eq!(provider.only(REVOKE).bearer(), Some("at2"));
 }
 
 #[tokio::test]

@@ -150,6 +150,14 @@ impl LinearConnector {
         }
     }
 
+    fn revocation(&self) -> Call {
+        Call::new("POST", self.api_url.at("/oauth/revoke"))
+    }
+
+    async fn revoke_access(&self, access: &Secret, now: EpochMs) -> Result<bool, ConnectorError> {
+        self.revoke(self.revocation().bearer(access), now).await
+    }
+
     /// Revokes one token: true if it ended by this call, false if it was dead already.
     async fn revoke(&self, call: Call, now: EpochMs) -> Result<bool, ConnectorError> {
         let reply = answers::ask(&self.http, call).await?;
@@ -182,8 +190,7 @@ impl Connector for LinearConnector {
             Ok(viewer) => viewer,
             Err(error) => {
                 // Nobody will know of these tokens.
-                let call = Call::new("POST", self.api_url.at("/oauth/revoke")).bearer(&token.access);
-                if let Err(error) = self.revoke(call, callback.now).await {
+                if let Err(error) = self.revoke_access(&token.access, callback.now).await {
                     tracing::warn!(%error, "tokens that cannot be used were not revoked");
                 }
                 return Err(error);
@@ -224,14 +231,13 @@ impl Connector for LinearConnector {
 
     async fn end_grant(&self, grant: &Grant, held: Option<&HeldToken>) -> Result<Ended, ConnectorError> {
         let Some(held) = held else { return Ok(Ended::NotPossible("no_token")) };
-        let url = self.api_url.at("/oauth/revoke");
-        if self.revoke(Call::new("POST", url.clone()).bearer(&held.access), grant.now).await? {
+        if self.revoke_access(&held.access, grant.now).await? {
             return Ok(Ended::Revoked);
         }
         // An access token that has died of age says nothing about the grant: its refresh token may live.
         let Some(refresh) = held.refresh.as_ref().and_then(Secret::expose_str) else { return Ok(Ended::AlreadyGone) };
         let fields = [("refresh_token", refresh), ("token_type_hint", "refresh_token")];
-        let ended = self.revoke(Call::new("POST", url).form(&fields), grant.now).await?;
+        let ended = self.revoke(self.revocation().form(&fields), grant.now).await?;
         Ok(if ended { Ended::Revoked } else { Ended::AlreadyGone })
     }
 

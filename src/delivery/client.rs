@@ -277,7 +277,7 @@ mod tests {
 
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::{TcpListener, TcpStream},
+        net::{TcpListener, TcpSocket, TcpStream},
         sync::mpsc,
     };
 
@@ -483,9 +483,10 @@ mod tests {
         let answer = post_to(&format!("http://127.0.0.1:{port}/"), PATIENT, true).await;
         assert_eq!(answer.result, AttemptResult::ConnectionFailed);
 
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let closed = listener.local_addr().expect("an address").port();
-        drop(listener);
+        // Bound and not listening: nobody else can be there.
+        let reserved = TcpSocket::new_v4().expect("a socket");
+        reserved.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+        let closed = reserved.local_addr().expect("an address").port();
         let answer = post_to(&format!("http://127.0.0.1:{closed}/"), PATIENT, true).await;
         assert_eq!(answer.result, AttemptResult::ConnectionFailed);
     }

@@ -15,12 +15,9 @@ use signalbox::sim::{
     self,
     sink::{Behaviour, Received, Sink},
 };
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
-};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::support::{App, Options, on_both};
+use crate::support::{App, Options, nobody_listening, on_both};
 
 const SOON: Duration = Duration::from_mins(1);
 const CONNECTED: &str = "connected, waiting for events";
@@ -287,15 +284,13 @@ async fn a_local_url_where_nobody_listens_is_said_and_waited_for_and_any_answer_
     app.set_destination("acme", None, &sink.url("/destination")).await;
     let connected = app.connect("acme", sim::find("github").expect("simulated"), 1).await;
     app.subscribe("acme", "main", &connected, None).await;
-    let reserved = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = reserved.local_addr().expect("an address");
-    drop(reserved);
+    let (reserved, address) = nobody_listening();
     let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let listening = Listening::following(&app, &format!("http://{address}/hook"), &["--secret", secret]).await;
     app.post_event(&connected, "github:push", 1).await;
     app.post_event(&connected, "github:push", 2).await;
     listening.says("nobody listens at", 1).await;
-    let server = TcpListener::bind(address).await.expect("the same port");
+    let server = reserved.listen(8).expect("it listens");
     for answer in ["HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", ""] {
         let (mut stream, _) = server.accept().await.expect("a connection");
         let mut bytes = vec![0; 64 * 1024];

@@ -13,7 +13,7 @@ use signalbox::sim::{
     sink::{Behaviour, Received, Sink},
 };
 
-use crate::support::{App, Options, on_both};
+use crate::support::{App, Options, nobody_listening, on_both};
 
 const SOON: Duration = Duration::from_mins(1);
 const EVENTS: usize = 8;
@@ -83,12 +83,9 @@ on_both! {
             app.subscribe("org", workspace, &github, Some(&["github:push"])).await;
             app.set_destination("org", Some(workspace), &sink.url(path)).await;
         }
-        // Nobody listens there.
         app.subscribe("org", "closed", &github, Some(&["github:push"])).await;
-        let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let nobody = format!("http://{}/", closed.local_addr().expect("bound"));
-        drop(closed);
-        app.set_destination("org", Some("closed"), &nobody).await;
+        let (_reserved, closed) = nobody_listening();
+        app.set_destination("org", Some("closed"), &format!("http://{closed}/")).await;
 
         let mut events = Vec::new();
         for seed in 0..EVENTS as u64 {

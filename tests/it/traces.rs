@@ -1,6 +1,6 @@
 //! Traces: one from a webhook to each attempt, wherever and whenever the attempt is made.
 
-use std::{collections::BTreeSet, net::TcpListener, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::Value;
 use signalbox::{
@@ -11,7 +11,7 @@ use signalbox::{
     },
 };
 
-use crate::support::{App, Connected, Options, Stage, on_both};
+use crate::support::{App, Connected, Options, Stage, nobody_listening, on_both};
 
 const SOON: Duration = Duration::from_secs(30);
 /// A caller's own trace, which is not ours to join.
@@ -164,7 +164,7 @@ on_both! {
     }
 
     async fn a_collector_that_is_not_there_costs_one_line_and_nobody_waits_for_it(backend) {
-        let closed = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+        let (_reserved, closed) = nobody_listening();
         let sink = Sink::start().await.expect("a port");
         let options = Options::default().with("SIGNALBOX_TELEMETRY__OTLP_ENDPOINT", &format!("http://{closed}"));
         let mut app = App::start(backend, options).await;

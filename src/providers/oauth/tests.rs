@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     sync::Mutex,
 };
 
@@ -202,7 +202,10 @@ async fn a_rotation_whose_result_nobody_learned_is_said_to_be_lost() {
 #[tokio::test]
 async fn nobody_there_is_told_from_an_answer_that_is_lost() {
     let mut endpoint = Endpoint::answering(None).await;
-    let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
+    // Bound and not listening: nobody else can be there.
+    let reserved = TcpSocket::new_v4().expect("a socket");
+    reserved.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    let closed = reserved.local_addr().expect("an address");
     endpoint.client.token_url = Url::parse(&format!("http://{closed}/oauth/token")).expect("a URL");
     assert!(matches!(endpoint.refresh().await, Err(ConnectorError::Unavailable { .. })));
 }

@@ -14,6 +14,10 @@ mod postgres;
 mod power;
 mod stage;
 
+use std::net::{Ipv4Addr, SocketAddr};
+
+use tokio::net::TcpSocket;
+
 pub use app::{App, Connected, Options};
 pub use backend::Backend;
 pub use contract::{Contract, Operation};
@@ -47,3 +51,11 @@ macro_rules! on_both {
     )*};
 }
 pub(crate) use on_both;
+
+/// A port where nobody listens, and nobody else can as long as the socket is held: it is bound and does not listen.
+pub fn nobody_listening() -> (TcpSocket, SocketAddr) {
+    let reserved = TcpSocket::new_v4().expect("a socket");
+    reserved.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
+    let address = reserved.local_addr().expect("bound");
+    (reserved, address)
+}

@@ -137,6 +137,16 @@ fn a_list_in_the_environment_may_be_separated_by_commas() {
     assert_eq!(config.delivery.retry_schedule, [1, 2, 30].map(Duration::from_secs));
     let none = Given::toml("").variable("SIGNALBOX_DELIVERY__RETRY_SCHEDULE_S", "").config();
     assert!(none.delivery.retry_schedule.is_empty());
+    assert_eq!(none.delivery.circuit_probe, Duration::from_secs(5));
+}
+
+#[test]
+fn who_retries_quickly_does_not_wait_longer_for_probes_unless_it_is_set() {
+    let probe = |text: &str| Given::toml(&format!("[delivery]\n{text}\n")).config().delivery.circuit_probe;
+    for (schedule, seconds) in [("[1, 2]", 2), ("[0.2]", 1), ("[0]", 1), ("[30]", 5)] {
+        assert_eq!(probe(&format!("retry_schedule_s = {schedule}")), Duration::from_secs(seconds), "{schedule}");
+    }
+    assert_eq!(probe("retry_schedule_s = [1]\ncircuit_probe_s = 60"), Duration::from_mins(1));
 }
 
 #[test]

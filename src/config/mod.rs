@@ -176,7 +176,8 @@ pub struct DeliveryConfig {
     pub max_in_flight_per_destination: usize,
     /// Failures in a row that open a destination's circuit.
     pub circuit_failures: u32,
-    /// How long an open circuit waits before its first probe; doubles up to 16 times that.
+    /// How long an open circuit waits before its first probe; doubles up to 16 times that, or the longest wait of
+    /// `retry_schedule` if that is shorter. By default 5 seconds, likewise.
     pub circuit_probe: Duration,
     /// Continuous failure after which a destination is disabled.
     pub disable_after: Duration,

@@ -19,6 +19,8 @@ use crate::model::secret::{Secret, signing_bytes};
 const SERVICE_KEY_MIN_CHARS: usize = 32;
 /// Retention of events, and of dead letters, is at least this, so that dedup memory outlives every provider's redelivery window.
 const DEDUP_MIN_DAYS: u32 = 7;
+/// How long an open circuit waits before its first probe unless retries wait less, seconds.
+const DEFAULT_PROBE_WAIT_S: u32 = 5;
 /// Where on the console a connect flow ends unless configured otherwise.
 const CONNECTED_PATH: &str = "/{provider}/connected";
 /// Where a repository's config file is looked for.
@@ -229,16 +231,20 @@ impl DeliveryConfig {
                 }
                 _ => {}
             }
+            let retry_schedule = section.seconds_list("retry_schedule_s", &[5, 30, 120, 600, 3600]);
+            // Who retries quickly does not wait for probes instead.
+            let longest_retry_wait = retry_schedule.iter().max().map_or(u64::MAX, Duration::as_secs);
+            let probe_wait_s = u32::try_from(longest_retry_wait).unwrap_or(u32::MAX).clamp(1, DEFAULT_PROBE_WAIT_S);
             Self {
                 url,
                 secret: secret.ok().flatten(),
                 timeout: section.millis("timeout_ms", 15_000),
-                retry_schedule: section.seconds_list("retry_schedule_s", &[5, 30, 120, 600, 3600]),
+                retry_schedule,
                 allow_private_networks: section.flag("allow_private_networks", false),
                 max_in_flight: section.size("max_in_flight", 512, 100_000),
                 max_in_flight_per_destination: section.size("max_in_flight_per_destination", 64, 100_000),
                 circuit_failures: u32::try_from(section.count("circuit_failures", 5, 1..=1_000_000)).unwrap_or(5),
-                circuit_probe: section.seconds("circuit_probe_s", 5),
+                circuit_probe: section.seconds("circuit_probe_s", probe_wait_s),
                 disable_after: section.seconds("disable_after_s", 5 * 86_400),
             }
         })

@@ -261,6 +261,35 @@ on_both! {
         app.finish().await;
     }
 
+    async fn whoever_asks_for_a_retry_or_sends_a_test_does_not_wait_for_the_circuits_next_probe(backend) {
+        let sink = Sink::start().await.expect("a port");
+        let options = Options::default()
+            .with("SIGNALBOX_DELIVERY__RETRY_SCHEDULE_S", "3600")
+            .with("SIGNALBOX_DELIVERY__CIRCUIT_FAILURES", "1")
+            .with("SIGNALBOX_DELIVERY__CIRCUIT_PROBE_S", "3600");
+        let app = App::start(backend, options).await;
+        app.set_destination("org", None, &sink.url("/in")).await;
+        let github = connected(&app).await;
+        let mut operator = app.operator("org");
+        let fail_one = async |seed| {
+            sink.behave("/in", Behaviour::status_only(500));
+            let failed = post(&app, &github, seed).await;
+            let detail = until(&app, &failed, |detail| detail["deliveries"][0]["attempts"][0].is_object()).await;
+            sink.behave("/in", Behaviour::ok());
+            (post(&app, &github, seed + 1).await, detail["deliveries"][0]["id"].as_str().expect("an id").to_owned())
+        };
+
+        let (after, failed) = fail_one(1).await;
+        operator.ask("POST", &format!("/deliveries/{failed}/retry"), None).await.expect("retried");
+        until_status(&app, &after, "delivered").await;
+
+        let (after, _) = fail_one(3).await;
+        let tested = operator.ask("POST", "/orgs/org/destination/test", None).await.expect("tested");
+        assert_eq!(tested["status"], "delivered", "{tested}");
+        until_status(&app, &after, "delivered").await;
+        app.finish().await;
+    }
+
     async fn an_answer_of_gone_disables_the_destination(backend) {
         let sink = Sink::start().await.expect("a port");
         sink.behave("/in", Behaviour::status_only(410));

@@ -219,18 +219,35 @@ impl Shared {
     /// Forgets destinations of an org (or all): they changed. One whose circuit is open is looked at right away,
     /// because what was wrong may be mended.
     pub(super) fn forget_targets(self: &Arc<Self>, org: Option<&OrgId>) {
-        for lane in self.lanes.all() {
-            // A lane whose org is not known yet may be anybody's.
-            let concerned = org.is_none_or(|org| lane.org.get().is_none_or(|owner| owner == org));
-            if !concerned {
-                continue;
-            }
+        for lane in self.lanes_of(org) {
             lane.generation.fetch_add(1, Ordering::AcqRel);
             let open = matches!(lane.state().circuit(), Circuit::Open { .. });
             if open {
                 self.spawn("look again", Arc::clone(self).look_again(lane));
             }
         }
+    }
+
+    /// Open circuits of an org's destinations (or of all) probe at once: somebody who may know more asks for it.
+    pub(super) fn probe_at_once(&self, org: Option<&OrgId>) {
+        for lane in self.lanes_of(org) {
+            lane.state().probe_at_once(Instant::now());
+        }
+    }
+
+    /// A destination answered somebody's test: what waits for its probe does not wait any longer.
+    pub(super) fn works_again(self: &Arc<Self>, destination: &DestinationId) {
+        if let Some(lane) = self.lanes.find(destination) {
+            lane.state().probe_at_once(Instant::now());
+            self.want(destination);
+        }
+    }
+
+    /// The lanes of an org's destinations, or all. One whose org is not known yet may be anybody's.
+    fn lanes_of(&self, org: Option<&OrgId>) -> impl Iterator<Item = Arc<SharedLane>> {
+        let is_concerned =
+            move |lane: &Arc<SharedLane>| org.is_none_or(|org| lane.org.get().is_none_or(|owner| owner == org));
+        self.lanes.all().into_iter().filter(is_concerned)
     }
 
     /// Finds out what became of a destination, and does for what waits what follows from it.

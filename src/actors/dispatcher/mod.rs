@@ -149,6 +149,7 @@ impl DispatcherHandle {
             seats: if limit >= SMALLEST_LIMIT_WITH_SEATS { limit } else { 0 },
             circuit_failures: config.circuit_failures.max(1),
             probe_wait: config.circuit_probe,
+            longest_retry_wait: config.retry_schedule.iter().max().copied().unwrap_or(Duration::MAX),
         };
         let lanes = Lanes::new(rules, config.max_in_flight.max(1));
         let shared = Shared::new(Parts { deps, client, default_target, lanes, runtime, arbiter });
@@ -207,6 +208,13 @@ impl DispatcherHandle {
             Some(destination) => self.shared.want(destination),
             None => self.shared.poll_soon(),
         }
+    }
+
+    /// Somebody asks that deliveries of an org (or of all) be tried: what is due is looked for, and an open circuit does not
+    /// wait any longer for its probe.
+    pub fn try_now(&self, org: Option<&OrgId>) {
+        self.shared.probe_at_once(org);
+        self.shared.poll_soon();
     }
 
     /// Forgets what it knows of an org's destinations (or of all), because they changed.

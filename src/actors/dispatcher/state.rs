@@ -35,6 +35,8 @@ pub(super) struct LaneRules {
     pub circuit_failures: u32,
     /// The wait before the first probe.
     pub probe_wait: Duration,
+    /// The longest wait before a retry. No later probe is waited for longer: what is due to be retried would be late.
+    pub longest_retry_wait: Duration,
 }
 
 impl LaneRules {
@@ -43,7 +45,7 @@ impl LaneRules {
     }
 
     fn longest_probe_wait(&self) -> Duration {
-        self.probe_wait.saturating_mul(MAX_PROBE_FACTOR)
+        self.probe_wait.saturating_mul(MAX_PROBE_FACTOR).min(self.longest_retry_wait.max(self.probe_wait))
     }
 }
 
@@ -425,7 +427,7 @@ impl Lane {
         self.allowed = rules.limit;
     }
 
-    /// The destination may have changed: an open circuit may probe at once.
+    /// The destination may work again: an open circuit may probe at once.
     pub(super) fn probe_at_once(&mut self, now: Instant) {
         if let Circuit::Open { until, .. } = &mut self.circuit {
             *until = now;

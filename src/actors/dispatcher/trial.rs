@@ -1,13 +1,16 @@
-//! The test envelope: sent at once, once, whatever the state of the destination, and changing nothing.
+//! The test envelope: sent at once, once, whatever the state of the destination.
 //!
 //! **Invariants**: it is signed and addressed as a real one; its result is told and not recorded; it takes no slot and
-//! moves no circuit. **Must not know** deliveries.
+//! moves no circuit, but after one that arrived an open circuit may probe at once. **Must not know** deliveries.
+
+use std::sync::Arc;
 
 use super::{
     TestAnswer,
     attempt::millis,
     destinations::{Found, Target},
     shared::Shared,
+    state::Verdict,
 };
 use crate::{
     delivery::{
@@ -29,13 +32,20 @@ const PAYLOAD: &[u8] = br#"{"test":true,"message":"Signalbox can reach this dest
 
 impl Shared {
     /// Sends a test envelope; `None` if there is no such destination or it cannot be looked up.
-    pub(super) async fn send_test(&self, destination: &DestinationId, correlation_id: &str) -> Option<TestAnswer> {
+    pub(super) async fn send_test(
+        self: &Arc<Self>,
+        destination: &DestinationId,
+        correlation_id: &str,
+    ) -> Option<TestAnswer> {
         let webhook_id = self.ids.delivery();
         let answer = match self.load_target(destination).await {
             Found::Target(target) => self.post_test(&webhook_id, &target, correlation_id).await,
             Found::Unusable { why, .. } => not_sendable(why),
             Found::Missing | Found::Unknown => return None,
         };
+        if Verdict::of(&answer.result) == Verdict::Delivered {
+            self.works_again(destination);
+        }
         Some(TestAnswer {
             webhook_id,
             duration_ms: millis(answer.took),

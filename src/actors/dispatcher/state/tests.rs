@@ -4,7 +4,13 @@ use proptest::prelude::*;
 
 use super::*;
 
-const RULES: LaneRules = LaneRules { limit: 8, seats: 0, circuit_failures: 3, probe_wait: Duration::from_secs(10) };
+const RULES: LaneRules = LaneRules {
+    limit: 8,
+    seats: 0,
+    circuit_failures: 3,
+    probe_wait: Duration::from_secs(10),
+    longest_retry_wait: Duration::from_hours(1),
+};
 const WALL: EpochMs = EpochMs(1_771_980_000_000);
 const FAILED: Verdict = Verdict::Failed { slow_down: false };
 /// Room in all, more than any lane wants.
@@ -293,6 +299,14 @@ fn an_open_circuit_sends_one_probe_and_waits_twice_as_long_after_each_failure() 
         lane.judge(&RULES, FAILED, true, now, WALL);
         lane.release(false, false, now);
     }
+}
+
+#[test]
+fn no_probe_is_waited_for_longer_than_a_retry() {
+    let rules = LaneRules { longest_retry_wait: Duration::from_secs(25), ..RULES };
+    assert_eq!(rules.longest_probe_wait(), Duration::from_secs(25));
+    let rules = LaneRules { longest_retry_wait: Duration::from_secs(1), ..RULES };
+    assert_eq!(rules.longest_probe_wait(), RULES.probe_wait, "the first wait is as long as it was set");
 }
 
 #[test]

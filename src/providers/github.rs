@@ -276,7 +276,8 @@ fn understand(
     let key = find_event_key(event, &payload);
     let installation = payload.installation.member("id").id().map(ExternalId::new);
     let resources = select_resources(event, &payload);
-    let control = if is_what_it_claims(event, &payload, &body) { control_changes(event, &payload) } else { Vec::new() };
+    let is_believed = is_what_it_claims(event, &payload, &body);
+    let control = if is_believed { control_changes(event, &payload) } else { Vec::new() };
     // An installation's id never returns: its end is the end, however long ago the installation was last changed.
     let is_dated = !control.is_empty() && !control.contains(&ControlChange::InstallationRevoked);
     let control_at = if is_dated { control_time(event, &payload) } else { None };
@@ -289,6 +290,7 @@ fn understand(
         installation,
         alternate_installations: Vec::new(),
         resources,
+        is_control: !control.is_empty() || (is_believed && EVENTS_OF_A_GRANT.contains(&event)),
         control,
         control_at,
         ping: event == "ping",
@@ -345,6 +347,10 @@ const MEMBERS_OF_INSTALLATION: [&str; 10] = [
     "enterprise",
     "sender",
 ];
+
+/// The events that are never anything but control events.
+const EVENTS_OF_A_GRANT: [&str; 4] =
+    ["installation", "installation_repositories", "installation_target", "github_app_authorization"];
 
 /// Whether a control event's body is of that event. The event's name comes in a header that the signature does not
 /// cover: without this check the body of any deleted thing, sent again under the name `installation`, would end the

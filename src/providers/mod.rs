@@ -236,6 +236,8 @@ pub struct Inbound {
     pub alternate_installations: Vec<ExternalId>,
     /// The resources it concerns.
     pub resources: ResourceSelector,
+    /// Whether it tells of the grant or of what belongs to it. Not each of these changes anything.
+    pub is_control: bool,
     /// State changes to make before routing; empty for ordinary events.
     pub control: Vec<ControlChange>,
     /// The provider's own time of the event, to order control events by; `None` when it does not say.
@@ -255,6 +257,14 @@ pub enum ResourceSelector {
     Ids(Vec<ProviderResourceId>),
     /// Those with these slugs (Sentry metric alerts and comments).
     Slugs(Vec<String>),
+}
+
+impl Inbound {
+    /// Makes it tell nothing of the grant: an event of the past must not change the present.
+    pub(crate) fn forget_control(&mut self) {
+        self.is_control = false;
+        self.control.clear();
+    }
 }
 
 impl ResourceSelector {

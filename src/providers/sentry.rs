@@ -174,7 +174,8 @@ fn understand(
     let named_in_data = || data.member("installation").member("uuid").id();
     let installation = installation.member("uuid").id().or_else(named_in_data);
     let resources = select_projects(resource, data);
-    let control = if resource == "installation" { control_changes(action, data) } else { Vec::new() };
+    let is_control = resource == "installation" && is_of_the_grant(data);
+    let control = if is_control { control_changes(action, data) } else { Vec::new() };
     Ok(Inbound {
         delivery_id,
         identity: None,
@@ -184,6 +185,7 @@ fn understand(
         installation: installation.map(ExternalId::new),
         alternate_installations: Vec::new(),
         resources,
+        is_control,
         control,
         // Nothing in these bodies says when the installation changed.
         control_at: None,
@@ -232,14 +234,15 @@ fn select_projects(resource: &str, data: Json<'_>) -> ResourceSelector {
     }
 }
 
+/// The resource's name comes in a header that the signature does not cover: without this check the body of a deleted
+/// comment, sent again under the name `installation`, would end the grant.
+fn is_of_the_grant(data: Json<'_>) -> bool {
+    data.entries().iter().all(|(name, _)| name == "installation")
+}
+
 /// The grant code of `installation.created` is deliberately not read: it is a secret, and metadata is not sealed. One that
-/// was created pending confirms nothing: it is Sentry that waits to be told, and sends nothing before. The resource's
-/// name comes in a header that the signature does not cover: without the first check the body of a deleted comment, sent
-/// again under the name `installation`, would end the grant.
+/// was created pending confirms nothing: it is Sentry that waits to be told, and sends nothing before.
 fn control_changes(action: Option<&str>, data: Json<'_>) -> Vec<ControlChange> {
-    if data.entries().iter().any(|(name, _)| name != "installation") {
-        return Vec::new();
-    }
     match action {
         Some("created") => {
             let [organization, app, status] = data.member("installation").members(["organization", "app", "status"]);

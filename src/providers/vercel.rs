@@ -209,7 +209,8 @@ fn understand(wire_type: String, delivery_id: ProviderDeliveryId, hook: &Hook<'_
     let accounts = Accounts::read(hook, modern);
     let [project, project_id] = hook.payload.members(["project", "projectId"]);
     let project_id = [project.member("id"), project_id, hook.flat_project].into_iter().find_map(Json::id);
-    let resources = if modern.starts_with("integration-configuration.") {
+    let is_of_the_grant = modern.starts_with("integration-configuration.");
+    let resources = if is_of_the_grant {
         ResourceSelector::All
     } else {
         ResourceSelector::of_ids(project_id.clone().into_iter().collect())
@@ -224,6 +225,7 @@ fn understand(wire_type: String, delivery_id: ProviderDeliveryId, hook: &Hook<'_
         alternate_installations: accounts.configurations.into_iter().map(ExternalId::new).collect(),
         resources,
         control_at: if control.is_empty() { None } else { hook.created_at.epoch_millis() },
+        is_control: is_of_the_grant || !control.is_empty(),
         control,
         ping: modern == "test-webhook",
         payload: body,

@@ -67,6 +67,20 @@ fn nothing_but_the_body_and_the_headers_that_a_provider_says_it_reads_decides_wh
 }
 
 #[test]
+fn what_tells_of_a_grant_is_control_even_if_it_changes_nothing() {
+    const CHANGE_NOTHING: [&str; 3] = [
+        "github/app-authorization-revoked",
+        "linear/oauth-authorization-still-active",
+        "sentry/installation-created-pending",
+    ];
+    for_each_fixture(|provider, fixture| {
+        let Ok(inbound) = provider.extract(&fixture.headers, &fixture.body) else { return };
+        let tells = !inbound.control.is_empty() || CHANGE_NOTHING.contains(&fixture.name.as_str());
+        assert_eq!(inbound.is_control, tells, "{}", fixture.name);
+    });
+}
+
+#[test]
 fn every_catalogue_key_has_a_fixture_that_produces_it() {
     for provider in providers() {
         let mut produced = BTreeSet::new();

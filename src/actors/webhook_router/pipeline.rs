@@ -155,7 +155,7 @@ impl Pipeline {
             }
             let mut inbound = provider.extract_trusted(&webhook.event_type, &webhook.delivery_id, &webhook.payload)?;
             // History must not change the present.
-            inbound.control.clear();
+            inbound.forget_control();
             let understood = Understood {
                 provider: provider.clone(),
                 inbound,
@@ -240,7 +240,7 @@ impl Pipeline {
             also_keys: &also_keys,
             category: spec.map_or("", |spec| spec.category),
             ping: inbound.ping,
-            control: !inbound.control.is_empty(),
+            control: inbound.is_control,
             resources,
             insistence,
         };

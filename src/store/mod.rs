@@ -596,7 +596,7 @@ pub trait Store: ConnectionStore + OverviewStore {
     /// Unrouted events that might have an installation now, oldest first.
     async fn list_unrouted(&self, filter: &UnroutedFilter) -> StoreResult<Vec<Event>>;
 
-    /// Held events of an installation, oldest first.
+    /// Held events of an installation, in the order in which their provider sent them.
     async fn list_held(&self, installation: &InstallationId, limit: u32) -> StoreResult<Vec<EventId>>;
 
     /// Lets held events go: their held deliveries become pending, due at `now` and claimed in the order given (the

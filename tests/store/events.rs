@@ -27,8 +27,13 @@ fn unrouted(mut event: signalbox::store::NewEvent) -> signalbox::store::NewEvent
 }
 
 async fn held(store: &TestStore, delivery_id: &str) -> EventId {
+    held_since(store, delivery_id, store.now()).await
+}
+
+async fn held_since(store: &TestStore, delivery_id: &str, received_at: EpochMs) -> EventId {
     let mut event = store.with_delivery(store.event(delivery_id));
     event.event.held = true;
+    event.event.received_at = received_at;
     event.deliveries[0].delivery.status = DeliveryStatus::Held;
     let id = event.event.id.clone();
     store.accept_event(event).await.expect("stored");
@@ -465,6 +470,16 @@ store_suite! {
         let log = store.list_log(None, None, page(10)).await.expect("read").items;
         assert_eq!(log, Vec::from_iter(rerouting.entry), "only what happened");
         assert_eq!(store.take_census().await.expect("counted").deliveries.get("pending"), Some(&1));
+    }
+
+    async fn held_events_are_listed_by_when_their_provider_sent_them(store: TestStore) {
+        let mut ids = Vec::new();
+        for (number, sent_at) in [3000, 1000, 2000, 1000].into_iter().enumerate() {
+            store.clock.advance(Duration::from_millis(10));
+            ids.push(held_since(&store, &format!("d{number}"), EpochMs(sent_at)).await);
+        }
+        let oldest_first = [1, 3, 2, 0].map(|number| ids[number].clone());
+        assert_eq!(store.list_held(&InstallationId::from_raw("in_1"), 10).await.expect("read"), oldest_first);
     }
 
     async fn held_events_are_let_go_in_the_order_given(store: TestStore) {

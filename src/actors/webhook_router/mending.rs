@@ -150,7 +150,7 @@ impl MendingHandle {
         Ok(found.map(|found| self.plan_again(&understood, found, Insistence::Nothing)))
     }
 
-    /// Lets an installation's held events go, oldest first; answers how many.
+    /// Lets an installation's held events go in the order in which their provider sent them; answers how many.
     pub async fn release_held(&self, id: &InstallationId, actor: &Actor) -> Result<u64, StoreError> {
         let mut released = 0;
         // Claiming goes by due time: the chunks follow each other in it, however quickly they are released.
@@ -165,7 +165,7 @@ impl MendingHandle {
             due_at = due_at.plus(Duration::from_millis(u64::from(CHUNK)));
             let entry = self.entry(&first, "events.released", actor);
             released += self.pipeline.store.release_held(&held, due_at, &entry).await?;
-            self.pipeline.dispatcher.nudge(None);
+            self.pipeline.dispatcher.try_now(first.org.as_ref());
         }
         Ok(released)
     }
@@ -200,7 +200,7 @@ impl MendingHandle {
         let retried = self.pipeline.store.retry_delivery(&delivery.id, fallback, now, &entry).await?;
         if retried {
             // It may have another destination than before.
-            self.pipeline.dispatcher.nudge(None);
+            self.pipeline.dispatcher.try_now(Some(&delivery.org));
         }
         Ok(retried)
     }
@@ -346,7 +346,7 @@ impl MendingHandle {
         // What was understood when the event came stands if it cannot be understood again.
         let mut inbound = extracted.unwrap_or_else(|_error| as_stored(event));
         // State changes were made when the event came; they are not made again.
-        inbound.control.clear();
+        inbound.forget_control();
         Ok(UnderstoodAgain { verified_by, inbound })
     }
 
@@ -397,7 +397,7 @@ impl MendingHandle {
         if rerouted {
             let heard = added.iter().map(|(_, integration)| integration);
             self.pipeline.directory.note_seen(&table.installation, heard, event.received_at);
-            self.pipeline.dispatcher.nudge(None);
+            self.pipeline.dispatcher.try_now(Some(&table.org));
         }
         Ok(rerouted.then_some(added))
     }
@@ -442,6 +442,7 @@ fn as_stored(event: &Event) -> Inbound {
         } else {
             ResourceSelector::Ids(event.resources.iter().map(|id| ProviderResourceId::new(id.as_str())).collect())
         },
+        is_control: false,
         control: Vec::new(),
         control_at: None,
         ping: false,

@@ -85,7 +85,8 @@ pub(super) const LAST_NAMELESS_OF_STEP: &str = concat!("SELECT e.id", nameless_w
 /// Events of no account that one statement looks at: there may be any number, and of any account.
 const STEP_ROWS: i64 = 10_000;
 
-pub(super) const LIST_HELD: &str = "SELECT id FROM gw_events WHERE installation_id = $1 AND held ORDER BY id LIMIT $2";
+pub(super) const LIST_HELD: &str =
+    "SELECT id FROM gw_events WHERE installation_id = $1 AND held ORDER BY received_at, id LIMIT $2";
 
 /// Ids are made in the order of arrival.
 pub(super) const FIND_RHYTHM: &str = "SELECT COUNT(*), MIN(received_at), MAX(received_at) FROM \

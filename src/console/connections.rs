@@ -11,12 +11,8 @@ use super::{
     visitor::Visitor,
 };
 use crate::{
-    model::{
-        ids::InstallationId,
-        installation::{Installation, InstallationStatus},
-        resource::ResourceStatus,
-    },
-    routes::{Answer, ConnectionFacts, Gateway, Problem, Query, facts_of},
+    model::{installation::Installation, resource::ResourceStatus},
+    routes::{Answer, ConnectionFacts, Gateway, Problem, Query, facts_of, list_connections},
 };
 
 /// What the list is narrowed to.
@@ -57,9 +53,7 @@ struct Row {
 
 /// `GET /console/connections?provider&status`: the connections.
 pub async fn list(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -> Answer {
-    let status = query.read("status", InstallationStatus::parse)?;
-    let (provider, page) = (query.get("provider"), query.page(InstallationId::PREFIX)?);
-    let page = gateway.store.list_installations(visitor.caller.org.as_ref(), provider, status, page).await?;
+    let page = list_connections(&gateway, visitor.caller.org.as_ref(), &query).await?;
     let gateway = &gateway;
     let items = stream::iter(page.items).map(|installation| row(gateway, installation));
     render(&ConnectionsPage {

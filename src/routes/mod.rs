@@ -49,7 +49,7 @@ pub use self::{
     auth::{Caller, KeyRing, KnownKey, Reader, ServiceReader, ServiceWriter, Writer},
     brake::Brake,
     connecting::escaped,
-    connections::{ConnectionFacts, facts_of},
+    connections::{ConnectionFacts, facts_of, list::find_page as list_connections},
     explain::explanation,
     gateway::{Gateway, Readiness},
     problem::{Answer, Problem},

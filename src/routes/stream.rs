@@ -70,7 +70,7 @@ pub async fn follow(Reader(caller): Reader, request: HttpRequest, gateway: web::
         None => Ids::event_floor(gateway.clock.now()),
     };
     let window = Window::starting_after(start);
-    let follower = Follower { gateway, org, caller, window, wrote_at: None, _place: place };
+    let follower = Follower { gateway, org, caller, window, wrote_at: None, checked_at: Instant::now(), _place: place };
     let body = stream::unfold(follower, |mut follower| async move {
         let chunk = follower.next_chunk().await?;
         Some((Ok::<_, actix_web::Error>(chunk), follower))
@@ -133,6 +133,8 @@ struct Follower {
     caller: Caller,
     window: Window,
     wrote_at: Option<Instant>,
+    /// When the key was last seen to be good.
+    checked_at: Instant,
     _place: Place,
 }
 
@@ -145,15 +147,22 @@ impl Follower {
             return Some(Bytes::from_static(b"retry: 1000\n: following\n\n"));
         };
         loop {
-            if !self.window.has_pages_left() {
+            if self.window.has_pages_left() {
+                if self.gateway.readiness.is_draining() {
+                    return None;
+                }
+            } else {
                 tokio::select! {
                     () = self.gateway.readiness.draining() => return None,
                     () = tokio::time::sleep(POLL_EVERY) => {}
                 }
+            }
+            if self.checked_at.elapsed() >= POLL_EVERY {
                 // An unreachable store says nothing about the key: the stream goes on and shows nothing meanwhile.
                 if let Ok(false) = self.caller.is_still_good(&self.gateway).await {
                     return None;
                 }
+                self.checked_at = Instant::now();
             }
             let chunk = self.poll().await;
             if !chunk.is_empty() {
@@ -230,8 +239,15 @@ impl Window {
             self.cursor = last.id.clone();
         }
         let fresh: Vec<_> = page.into_iter().filter(|event| self.sent.insert(event.id.clone())).collect();
-        if !self.pages_left {
-            let floor = Ids::event_floor(now.minus(SETTLES_AFTER));
+        let floor = Ids::event_floor(now.minus(SETTLES_AFTER));
+        if self.pages_left {
+            // Of a long history nothing is remembered that is settled already.
+            let passed = floor.min(self.cursor.clone());
+            if passed > self.settled {
+                self.sent = self.sent.split_off(&passed);
+                self.settled = passed;
+            }
+        } else {
             if floor > self.settled {
                 self.sent = self.sent.split_off(&floor);
                 self.settled = floor;
@@ -299,6 +315,23 @@ mod tests {
         assert_eq!(window.take(vec![event(start + 2, "b")], now).len(), 1);
         assert!(!window.has_pages_left());
         assert_eq!(window.cursor(), &Ids::event_floor(EpochMs(start)));
+    }
+
+    #[test]
+    fn of_a_long_history_only_what_is_not_settled_is_remembered() {
+        let start = 1_771_980_000_000;
+        let now = EpochMs(start + 3_600_000);
+        let mut window = Window::starting_after(EventId::from_raw("evt_0"));
+        for page in 0..50 {
+            let full: Vec<_> = (0..CHUNK)
+                .map(|number| event(start + page * 1000 + i64::from(number), &format!("{number:04}")))
+                .collect();
+            assert_eq!(window.take(full.clone(), now), full);
+            assert!(window.sent.len() <= 1, "{} of page {page}", window.sent.len());
+        }
+        let late = event(now.0 - 10, "a");
+        assert_eq!(window.take(vec![late.clone()], now).len(), 1);
+        assert!(window.take(vec![late], now).is_empty(), "and what may be joined by earlier ones is not sent twice");
     }
 
     #[test]

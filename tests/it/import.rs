@@ -10,7 +10,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use signalbox::sim;
 
-use crate::support::{App, Backend, Connected, Options, on_both};
+use crate::support::{App, Backend, Connected, Options, code, on_both};
 
 /// The key of the other system: 32 bytes of 7.
 const KEY: [u8; 32] = [7; 32];
@@ -145,6 +145,20 @@ on_both! {
         let organization = sim::find("linear").expect("simulated").facts(1, 0, signalbox::model::clock::EpochMs(0));
         assert_eq!(linear["externalId"], json!(organization.external_id));
         assert_eq!((&linear["hasToken"], &linear["accountLogin"]), (&json!(true), &json!("harborworks")));
+        // Each page leads to the next, though these ids have no form of ours; another org's leads nowhere.
+        let (mut listed, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/connections?limit=1&cursor={cursor}");
+            let page = operator.ask("GET", &path, None).await.expect("a page");
+            listed.extend(page["items"].as_array().expect("items").iter().map(|item| item["id"].clone()));
+            let Some(next) = page["nextCursor"].as_str() else { break };
+            next.clone_into(&mut cursor);
+        }
+        assert_eq!(listed, ["oldInst1", "linInst1", "ghInst01"]);
+        for cursor in ["verInst1", "nobodys"] {
+            let answer = operator.call("GET", &format!("/connections?cursor={cursor}"), None).await.expect("an answer");
+            assert_eq!(code(&answer), (400, "invalid_parameter".to_owned()), "{cursor}");
+        }
         let vercel = app.operator("org_b").ask("GET", "/connections/verInst1", None).await.expect("imported");
         assert_eq!((&vercel["externalId"], &vercel["status"]), (&json!("team_Zr5"), &json!("needs_reauth")));
 

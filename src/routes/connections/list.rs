@@ -5,10 +5,22 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
 use super::{
-    super::{auth::Reader, gateway::Gateway, problem::Answer, query::Query, schemas},
+    super::{
+        auth::Reader,
+        gateway::Gateway,
+        problem::{Answer, Problem},
+        query::Query,
+        schemas,
+    },
     show,
 };
-use crate::model::{ids::InstallationId, installation::InstallationStatus};
+use crate::{
+    model::{
+        ids::{InstallationId, OrgId},
+        installation::{Installation, InstallationStatus},
+    },
+    store::{Page, PageRequest},
+};
 
 /// Connections whose resources are read at the same time.
 const READ_AT_ONCE: usize = 4;
@@ -23,12 +35,7 @@ const READ_AT_ONCE: usize = 4;
     responses((status = 200, body = schemas::Page<schemas::Connection>)),
 )]
 pub async fn list(Reader(caller): Reader, query: Query, gateway: web::Data<Gateway>) -> Answer {
-    let org = caller.require_org()?;
-    let status = query.read("status", InstallationStatus::parse)?;
-    let page = gateway
-        .store
-        .list_installations(Some(org), query.get("provider"), status, query.page(InstallationId::PREFIX)?)
-        .await?;
+    let page = find_page(&gateway, Some(caller.require_org()?), &query).await?;
     let gateway = &gateway;
     let items: Vec<Value> = stream::iter(&page.items)
         .map(|installation| async move {
@@ -40,4 +47,24 @@ pub async fn list(Reader(caller): Reader, query: Query, gateway: web::Data<Gatew
         .try_collect()
         .await?;
     Ok(HttpResponse::Ok().json(json!({"items": items, "nextCursor": page.next_cursor})))
+}
+
+/// The page that a query asks for of an org's connections, or of everybody's.
+///
+/// # Errors
+/// `invalid_parameter`.
+pub async fn find_page(gateway: &Gateway, org: Option<&OrgId>, query: &Query) -> Result<Page<Installation>, Problem> {
+    let status = query.read("status", InstallationStatus::parse)?;
+    let page = match (query.page(InstallationId::PREFIX), query.get("cursor")) {
+        // An imported connection keeps the id that it had, which has no form of ours: it is a cursor if it is there.
+        (Err(problem), Some(cursor)) => {
+            let named = gateway.store.find_installation(&InstallationId::from_raw(cursor)).await?;
+            if named.is_none_or(|named| org.is_some_and(|org| named.org != *org)) {
+                return Err(problem);
+            }
+            PageRequest { limit: query.limit(), cursor: Some(cursor) }
+        }
+        (page, _) => page?,
+    };
+    Ok(gateway.store.list_installations(org, query.get("provider"), status, page).await?)
 }

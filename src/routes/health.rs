@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use serde_json::json;
 
 use super::{
@@ -66,7 +66,13 @@ pub(super) async fn is_store_reachable(gateway: &Gateway) -> bool {
 }
 
 /// `GET /metrics`: counters by provider, status and error code; no ids, no names.
-#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
-pub async fn metrics(gateway: web::Data<Gateway>) -> HttpResponse {
-    HttpResponse::Ok().content_type(Metrics::CONTENT_TYPE).body(gateway.metrics.render())
+#[utoipa::path(
+    get, path = "/metrics",
+    responses((status = 200, content((String = "text/plain"), (String = "application/openmetrics-text")))),
+)]
+pub async fn metrics(request: HttpRequest, gateway: web::Data<Gateway>) -> HttpResponse {
+    let accepts = request.headers().get_all(header::ACCEPT).filter_map(|accept| accept.to_str().ok());
+    let is_open = accepts.into_iter().any(|accept| accept.contains("application/openmetrics-text"));
+    let content_type = if is_open { Metrics::OPENMETRICS } else { Metrics::PROMETHEUS };
+    HttpResponse::Ok().content_type(content_type).body(gateway.metrics.render())
 }

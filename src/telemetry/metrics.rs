@@ -320,10 +320,12 @@ impl Metrics {
         self.started.elapsed()
     }
 
-    /// The media type of [`Metrics::render`].
-    pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    /// The media type of [`Metrics::render`] for whoever accepts it.
+    pub const OPENMETRICS: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    /// Its media type for everybody else: Prometheus' own format reads the same lines.
+    pub const PROMETHEUS: &'static str = "text/plain; version=0.0.4; charset=utf-8";
 
-    /// All of it in the Prometheus text format.
+    /// All of it, in lines that are OpenMetrics and Prometheus' text format.
     pub fn render(&self) -> String {
         let mut text = String::new();
         match encode(&mut text, &self.registry) {

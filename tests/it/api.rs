@@ -708,6 +708,16 @@ async fn unknown_paths_and_methods_are_problems_and_open_routes_need_no_key() {
             assert_eq!(answer.json()[name], value, "{path}");
         }
     }
+    for (accepted, answered) in [
+        ("*/*", "text/plain; version=0.0.4; charset=utf-8"),
+        (
+            "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        ),
+    ] {
+        let answer = app.send("GET", "/metrics", &[("accept", accepted)], "").await;
+        assert_eq!(answer.headers.get("content-type"), Some(answered), "{accepted}");
+    }
     app.finish().await;
 }
 

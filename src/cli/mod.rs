@@ -77,9 +77,12 @@ pub fn run(line: CommandLine) -> ExitCode {
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider was installed before");
     }
-    // The store and the deliveries run on a runtime with several threads; each HTTP worker has its own thread beside it.
-    let runtime = || {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("the runtime starts")
+    // The store and the deliveries run on a runtime with a thread for each core, and two at the least: one of them may be
+    // busy. Each HTTP worker has its own thread beside it.
+    let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+    let runtime = move || {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(threads).enable_all().build().expect("the runtime starts")
     };
     let system = actix_web::rt::System::with_tokio_rt(runtime);
     match system.block_on(run_command(line)) {

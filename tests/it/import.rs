@@ -1,6 +1,6 @@
 //! `signalbox import lightfast`: what an existing system holds arrives, once, and works.
 
-use std::path::Path;
+use std::{os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
 
 use aes_gcm::{
     Aes256Gcm, Nonce,
@@ -98,14 +98,25 @@ async fn fill(source: &Backend) {
     source.execute(Path::new("/"), &rows).await;
 }
 
-fn import(app: &App, source: &Backend, more: &[&str]) -> (bool, Value) {
+fn run_import(app: &App, source: &Backend, more: &[&str]) -> (bool, String, String) {
     let (url, key) = (source.url(Path::new("/")), hex::encode(KEY));
     let words = ["import", "lightfast", "--from", &url, "--encryption-key", &key, "--json"];
     let said = app.cli(&[&words, more].concat());
     let error = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(!error.contains(&key) && !error.contains("lin_imported"), "a secret is shown: {error}");
-    let out = String::from_utf8(said.stdout).expect("text");
-    (said.status.success(), serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{error}")))
+    (said.status.success(), String::from_utf8(said.stdout).expect("text"), error)
+}
+
+fn import(app: &App, source: &Backend, more: &[&str]) -> (bool, Value) {
+    let (succeeded, out, error) = run_import(app, source, more);
+    (succeeded, serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{error}")))
+}
+
+/// What a refused import says.
+fn refused(app: &App, source: &Backend, more: &[&str]) -> String {
+    let (succeeded, out, error) = run_import(app, source, more);
+    assert!(!succeeded && out.is_empty(), "{out}{error}");
+    error
 }
 
 fn codes(report: &Value, list: &str) -> Vec<(String, String)> {
@@ -178,6 +189,35 @@ on_both! {
         source.remove().await;
     }
 
+    async fn no_key_is_made_beside_what_another_key_has_sealed(backend) {
+        let Some(source) = Backend::postgres().await else { return };
+        fill(&source).await;
+        let mut app = App::start(backend, Options::default()).await;
+        app.set_destination("org_a", None, "http://127.0.0.1:9/in").await;
+        // The file that is named is another one, as from another working directory.
+        let (key_file, aside) = (app.key_file(), app.key_file().with_extension("aside"));
+        std::fs::rename(&key_file, &aside).expect("moved away");
+        for more in [&[][..], &["--dry-run"]] {
+            let said = refused(&app, &source, more);
+            assert!(said.contains("has secrets") && said.contains("vault.key_file"), "{said}");
+            assert!(!key_file.exists(), "a key was made");
+        }
+        std::fs::write(&key_file, format!("k1:{}\n", "ab".repeat(32))).expect("written");
+        std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).expect("private");
+        let said = refused(&app, &source, &[]);
+        assert!(said.contains("do not open") && said.contains("vault.key_file"), "{said}");
+        assert_eq!(app.count("SELECT COUNT(*) FROM gw_installations").await, 0, "nothing was carried over");
+
+        std::fs::rename(&aside, &key_file).expect("moved back");
+        assert!(import(&app, &source, &[]).0);
+        app.terminate().await;
+        app.restart().await;
+        let token = app.operator("org_a").ask("GET", "/connections/linInst1/token", None).await.expect("a token");
+        assert_eq!(token["accessToken"], json!("lin_imported_access"));
+        app.finish().await;
+        source.remove().await;
+    }
+
     async fn rows_of_the_legacy_age_are_carried_over_where_they_name_a_connection_and_reported_where_not(backend) {
         let Some(source) = Backend::postgres().await else { return };
         fill(&source).await;
@@ -193,4 +233,38 @@ on_both! {
         app.finish().await;
         source.remove().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_makes_no_database_no_table_and_no_key() {
+    let Some(source) = Backend::postgres().await else { return };
+    fill(&source).await;
+    let mut blank = vec![Backend::sqlite()];
+    blank.extend(Backend::empty_postgres().await);
+    for backend in blank {
+        let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        let place = backend.shared().unwrap_or(Backend::Sqlite);
+        let app = App::stopped_in(Arc::clone(&directory), place, Options::default());
+        let (succeeded, report) = import(&app, &source, &["--dry-run"]);
+        assert!(succeeded);
+        assert_eq!(report["counts"]["installations"], json!({"found": 5, "carried": 4, "alreadyHere": 0}));
+        assert_eq!(report["counts"]["tokens"], json!({"found": 3, "carried": 1, "alreadyHere": 0}));
+        assert!(codes(&report, "leftOut").contains(&("tok_2".into(), "does_not_open".into())), "{report:#}");
+        let made: Vec<_> = std::fs::read_dir(directory.path()).expect("a directory").collect();
+        assert!(made.is_empty(), "{}: {made:?}", backend.name());
+        if !matches!(backend, Backend::Sqlite) {
+            let tables = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'public'";
+            assert_eq!(app.count(tables).await, 0, "a table was made");
+        }
+
+        // Of an older release: what is in it cannot be compared with, and it stays as it is.
+        assert!(app.cli(&["migrate"]).status.success());
+        backend.execute(directory.path(), "DELETE FROM _sqlx_migrations WHERE version > 2").await;
+        let said = refused(&app, &source, &["--dry-run"]);
+        assert!(said.contains("signalbox migrate"), "{said}");
+        assert_eq!(app.count("SELECT COUNT(*) FROM _sqlx_migrations").await, 2, "a migration was applied");
+        app.leave().await;
+        backend.remove().await;
+    }
+    source.remove().await;
 }

@@ -2,7 +2,8 @@
 //! Signalbox grew from.
 //!
 //! **Invariants**: the other system's database is only read; a second run changes nothing that the first wrote, and
-//! carries over what has been added since; a dry run writes nothing; whatever is not carried over is reported with its
+//! carries over what has been added since; a dry run writes nothing, and makes no database, table or key; a token is sealed
+//! only by a vault that opens what is sealed here already; whatever is not carried over is reported with its
 //! reason; opened tokens exist only between the two ciphers.
 
 mod convert;
@@ -12,6 +13,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use zeroize::Zeroizing;
 
 use self::{
     convert::{
@@ -21,7 +23,7 @@ use self::{
     report::Report,
 };
 use crate::{
-    app::{open_vault, registry_of},
+    app::{check_vault, make_vault, read_vault, registry_of},
     config::Config,
     crypto::lightfast::LightfastKey,
     model::{
@@ -34,7 +36,7 @@ use crate::{
         token::{SealedToken, TokenEdit},
     },
     store::{InstallationRecord, SharedStore, lightfast},
-    vault::{SealedAt, Vault},
+    vault::{SealedAt, Vault, VaultError},
 };
 
 /// From which system.
@@ -74,11 +76,17 @@ pub(super) async fn run(config: &Config, command: ImportCommand) -> anyhow::Resu
     let key = LightfastKey::from_hex(&encryption_key).context("--encryption-key is not 64 hex digits (32 bytes)")?;
     let rows = lightfast::read(&from).await.context("the Lightfast database (--from)")?;
     let registry = registry_of(config)?;
-    let store = super::open_migrated_store(config).await?;
+    let found = read_vault(config)?;
+    let here =
+        if dry_run { super::open_store_if_any(config).await? } else { Some(super::open_migrated_store(config).await?) };
+    if let Some(store) = &here {
+        check_vault(config, found.as_ref(), store).await?;
+    }
+    let vault = if dry_run { None } else { Some(found.map_or_else(|| make_vault(config), Ok)?) };
     let clock = Arc::new(SystemClock);
     let mut import = Import {
-        vault: open_vault(config)?,
-        store,
+        here,
+        vault,
         key,
         now: clock.now(),
         ids: Ids::new(clock),
@@ -88,7 +96,9 @@ pub(super) async fn run(config: &Config, command: ImportCommand) -> anyhow::Resu
     for imported in plan {
         import.carry_over(imported).await?;
     }
-    import.store.close().await;
+    if let Some(store) = &import.here {
+        store.close().await;
+    }
     if json {
         println!("{}", serde_json::to_string_pretty(&import.report)?);
     } else {
@@ -98,8 +108,10 @@ pub(super) async fn run(config: &Config, command: ImportCommand) -> anyhow::Resu
 }
 
 struct Import {
-    store: SharedStore,
-    vault: Vault,
+    /// `None` where a dry run finds nothing.
+    here: Option<SharedStore>,
+    /// `None` in a dry run, which seals nothing.
+    vault: Option<Vault>,
     key: LightfastKey,
     now: EpochMs,
     ids: Ids,
@@ -112,7 +124,10 @@ impl Import {
     async fn carry_over(&mut self, imported: Imported) -> anyhow::Result<()> {
         let Imported { installation, token, resources, integrations } = imported;
         let id = installation.id.clone();
-        let known = self.store.load_installation(&id).await?;
+        let known = match &self.here {
+            Some(store) => store.load_installation(&id).await?,
+            None => None,
+        };
         if let Some(record) = &known {
             if record.installation.provider != installation.provider || record.installation.org != installation.org {
                 let why = "a connection of another org or provider has its id here";
@@ -121,8 +136,8 @@ impl Import {
             }
             self.report.of(INSTALLATIONS).already_here += 1;
         } else if installation.status != InstallationStatus::Revoked
-            && let Some(live) =
-                self.store.find_live_installation(installation.provider, &installation.external_id).await?
+            && let Some(store) = &self.here
+            && let Some(live) = store.find_live_installation(installation.provider, &installation.external_id).await?
         {
             let why = format!("its account is connected here already, as {}", live.id);
             self.report.leave_out(INSTALLATION_TABLE, id.as_str(), "installation_already_bound", why);
@@ -131,12 +146,16 @@ impl Import {
             self.report.of(INSTALLATIONS).carried += 1;
         }
         let has_ended = known.as_ref().is_some_and(|known| known.installation.status == InstallationStatus::Revoked);
+        let has_token = match &self.here {
+            Some(store) => store.find_token(&id).await?.is_some(),
+            None => false,
+        };
         let token = match token {
-            Some(_) if self.store.find_token(&id).await?.is_some() || has_ended => {
+            Some(_) if has_token || has_ended => {
                 self.report.of(TOKENS).already_here += 1;
                 None
             }
-            Some(token) => self.seal(&id, &token)?,
+            Some(token) => self.open(token),
             None => None,
         };
         let here_resources = known.as_ref().map_or(&[][..], |record| &record.resources);
@@ -180,13 +199,11 @@ impl Import {
         if token.is_some() {
             self.report.of(TOKENS).carried += 1;
         }
-        if self.report.dry_run {
-            return Ok(());
-        }
-        let mut token = token;
+        let (Some(store), Some(vault)) = (&self.here, &self.vault) else { return Ok(()) };
+        let mut token = token.map(|opened| opened.seal(vault, &id)).transpose()?;
         if known.is_none() {
             let entry = self.entry(&installation.org, &id, installation.status);
-            self.store.insert_connection(&installation, token.take().as_ref(), &entry).await?;
+            store.insert_connection(&installation, token.take().as_ref(), &entry).await?;
         }
         if token.is_some() || !new_resources.is_empty() || !new_integrations.is_empty() {
             let change = move |record: &mut InstallationRecord| {
@@ -197,43 +214,27 @@ impl Import {
                 }
                 true
             };
-            self.store.change_installation(&id, Box::new(change)).await?;
+            store.change_installation(&id, Box::new(change)).await?;
         }
         Ok(())
     }
 
-    /// Opens a token with the old cipher and seals it with ours.
-    fn seal(&mut self, installation: &InstallationId, token: &ImportedToken) -> anyhow::Result<Option<SealedToken>> {
-        let mut sealed = |column: &'static str, encrypted: &str| -> anyhow::Result<Option<String>> {
-            let Ok(opened) = self.key.open(encrypted) else {
+    /// Opens a token with the old cipher.
+    fn open(&mut self, token: ImportedToken) -> Option<OpenedToken> {
+        let mut open = |column: &str, encrypted: &str| {
+            let opened = self.key.open(encrypted).ok();
+            if opened.is_none() {
                 let why = format!("its {column} does not open with that key");
                 self.report.leave_out(TOKEN_TABLE, &token.row, "does_not_open", why);
-                return Ok(None);
-            };
-            let at = SealedAt { table: "gw_tokens", row: installation.as_str(), column };
-            Ok(Some(self.vault.seal(at, &opened)?))
+            }
+            opened
         };
-        let Some(access) = sealed("access_token", &token.access)? else { return Ok(None) };
+        let access = open("access_token", &token.access)?;
         let refresh = match &token.refresh {
-            Some(encrypted) => match sealed("refresh_token", encrypted)? {
-                Some(refresh) => Some(refresh),
-                None => return Ok(None),
-            },
+            Some(encrypted) => Some(open("refresh_token", encrypted)?),
             None => None,
         };
-        Ok(Some(SealedToken {
-            installation: installation.clone(),
-            access,
-            refresh,
-            token_type: token.token_type.clone(),
-            scope: token.scope.clone(),
-            expires_at: token.expires_at,
-            refresh_expires_at: None,
-            generation: 1,
-            claim: None,
-            created_at: token.issued_at,
-            updated_at: token.issued_at,
-        }))
+        Some(OpenedToken { access, refresh, row: token })
     }
 
     fn entry(&self, org: &OrgId, id: &InstallationId, status: InstallationStatus) -> LogEntry {
@@ -249,6 +250,36 @@ impl Import {
                 self.now,
             )
         }
+    }
+}
+
+/// A token between the two ciphers.
+struct OpenedToken {
+    access: Zeroizing<Vec<u8>>,
+    refresh: Option<Zeroizing<Vec<u8>>>,
+    row: ImportedToken,
+}
+
+impl OpenedToken {
+    /// Seals it with our cipher.
+    fn seal(self, vault: &Vault, installation: &InstallationId) -> Result<SealedToken, VaultError> {
+        let Self { access, refresh, row } = self;
+        let seal = |column: &'static str, opened: &[u8]| {
+            vault.seal(SealedAt { table: "gw_tokens", row: installation.as_str(), column }, opened)
+        };
+        Ok(SealedToken {
+            installation: installation.clone(),
+            access: seal("access_token", &access)?,
+            refresh: refresh.map(|refresh| seal("refresh_token", &refresh)).transpose()?,
+            token_type: row.token_type,
+            scope: row.scope,
+            expires_at: row.expires_at,
+            refresh_expires_at: None,
+            generation: 1,
+            claim: None,
+            created_at: row.issued_at,
+            updated_at: row.issued_at,
+        })
     }
 }
 

@@ -1,6 +1,11 @@
 //! `signalbox import lightfast`: what an existing system holds arrives, once, and works.
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aes_gcm::{
     Aes256Gcm, Nonce,
@@ -11,6 +16,8 @@ use serde_json::{Value, json};
 use signalbox::sim;
 
 use crate::support::{App, Backend, Connected, Options, on_both};
+
+const SOON: Duration = Duration::from_secs(30);
 
 /// The key of the other system: 32 bytes of 7.
 const KEY: [u8; 32] = [7; 32];
@@ -177,14 +184,54 @@ on_both! {
 
         // What has ended here since is not added to: connected again, it would route what nobody linked here.
         operator.ask("DELETE", "/connections/ghInst01", None).await.expect("disconnected");
+        let ended = Connected { provider: sim::find("linear").expect("simulated"), account: 1, connection: "linInst1".into() };
+        app.post_event(&ended, "linear:oauth-app.revoked", 3).await;
+        let deadline = Instant::now() + SOON;
+        while app.count("SELECT COUNT(*) FROM gw_tokens").await > 0 {
+            assert!(Instant::now() < deadline, "the token stays\n{}", app.log_text());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let late = "INSERT INTO lightfast_workspace_integrations
             (id, workspace_id, installation_id, provider, source_config, provider_resource_id, is_active)
             VALUES ('wiLate', 'ws_3', 'ghInst01', 'github', '{\"sync\":{\"events\":[\"push\"]}}', '771204001', true)";
         source.execute(Path::new("/"), late).await;
         let (_, later) = import(&app, &source, &[]);
-        let left_out = ("wiLate".to_owned(), "connection_ended".to_owned());
-        assert!(codes(&later, "leftOut").contains(&left_out), "{later:#}");
+        for row in ["wiLate", "tok_1"] {
+            let left_out = (row.to_owned(), "connection_ended".to_owned());
+            assert!(codes(&later, "leftOut").contains(&left_out), "{row}: {later:#}");
+        }
         assert_eq!(later["counts"]["integrations"]["carried"], json!(0), "{later:#}");
+        assert_eq!(later["counts"]["tokens"], json!({"found": 3, "carried": 0, "alreadyHere": 0}), "{later:#}");
+        app.finish().await;
+        source.remove().await;
+    }
+
+    async fn what_belongs_to_a_connection_that_is_left_out_is_named_too(backend) {
+        let Some(source) = Backend::postgres().await else { return };
+        fill(&source).await;
+        let app = App::start(backend, Options::default()).await;
+        // GitHub's account is connected already, and Linear's id is another org's here.
+        let github = app.connect("org_a", sim::find("github").expect("simulated"), 1).await;
+        source.execute(Path::new("/"), &format!(
+            "UPDATE lightfast_gw_installations SET external_id = '{}' WHERE id = 'ghInst01'",
+            github.facts(1, signalbox::model::clock::EpochMs(0)).external_id,
+        )).await;
+        source.execute(Path::new("/"), "UPDATE lightfast_gw_installations SET org_id = 'org_c' WHERE id = 'linInst1'").await;
+        import(&app, &source, &[]);
+        source.execute(Path::new("/"), "UPDATE lightfast_gw_installations SET org_id = 'org_a' WHERE id = 'linInst1'").await;
+
+        let (_, report) = import(&app, &source, &[]);
+        let left_out = [
+            ("ghInst01", "installation_already_bound"), ("linInst1", "id_taken"), ("resOne", "installation_left_out"),
+            ("resOneOld", "second_row"), ("tok_0", "second_token"), ("tok_1", "installation_left_out"),
+            ("tok_2", "does_not_open"), ("unkInst1", "unknown_provider"), ("wiOff", "installation_left_out"),
+            ("wiPush", "installation_left_out"), ("wiTeam", "installation_left_out"),
+        ];
+        assert_eq!(codes(&report, "leftOut"), left_out.map(|(id, code)| (id.to_owned(), code.to_owned())));
+        assert_eq!(report["counts"]["installations"], json!({"found": 5, "carried": 0, "alreadyHere": 2}));
+        for (id, _) in codes(&report, "doubtful") {
+            assert!(!left_out.iter().any(|(left, _)| *left == id), "{id} is left out: {report:#}");
+        }
         app.finish().await;
         source.remove().await;
     }

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use self::{
     convert::{
         INSTALLATION_TABLE, INSTALLATIONS, INTEGRATION_TABLE, INTEGRATIONS, Imported, ImportedToken, RESOURCE_TABLE,
-        RESOURCES, TOKEN_TABLE, TOKENS, convert,
+        RESOURCES, TOKEN_TABLE, TOKENS, connection_left_out, convert,
     },
     report::Report,
 };
@@ -29,13 +29,13 @@ use crate::{
     model::{
         clock::{Clock, EpochMs, Ids, SystemClock},
         ids::{InstallationId, OrgId},
-        installation::InstallationStatus,
+        installation::{Installation, InstallationStatus},
         integration::Integration,
         log_entry::{Actor, LogEntry},
         resource::Resource,
         token::{SealedToken, TokenEdit},
     },
-    store::{InstallationRecord, SharedStore, lightfast},
+    store::{InstallationRecord, SharedStore, StoreError, lightfast},
     vault::{SealedAt, Vault, VaultError},
 };
 
@@ -96,6 +96,7 @@ pub(super) async fn run(config: &Config, command: ImportCommand) -> anyhow::Resu
     for imported in plan {
         import.carry_over(imported).await?;
     }
+    import.report.settle();
     if let Some(store) = &import.here {
         store.close().await;
     }
@@ -121,94 +122,41 @@ struct Import {
 impl Import {
     /// Carries one connection over: its row first, then what belongs to it, each in a transaction. An import that was
     /// cut off between the two goes on there.
-    async fn carry_over(&mut self, imported: Imported) -> anyhow::Result<()> {
-        let Imported { installation, token, resources, integrations } = imported;
-        let id = installation.id.clone();
+    async fn carry_over(&mut self, mut imported: Imported) -> anyhow::Result<()> {
+        let id = imported.installation.id.clone();
         let known = match &self.here {
             Some(store) => store.load_installation(&id).await?,
             None => None,
         };
-        if let Some(record) = &known {
-            if record.installation.provider != installation.provider || record.installation.org != installation.org {
-                let why = "a connection of another org or provider has its id here";
-                self.report.leave_out(INSTALLATION_TABLE, id.as_str(), "id_taken", why);
-                return Ok(());
-            }
-            self.report.of(INSTALLATIONS).already_here += 1;
-        } else if installation.status != InstallationStatus::Revoked
-            && let Some(store) = &self.here
-            && let Some(live) = store.find_live_installation(installation.provider, &installation.external_id).await?
-        {
-            let why = format!("its account is connected here already, as {}", live.id);
-            self.report.leave_out(INSTALLATION_TABLE, id.as_str(), "installation_already_bound", why);
+        if let Some((code, why)) = self.find_hindrance(&imported.installation, known.as_ref()).await? {
+            self.report.leave_out(INSTALLATION_TABLE, id.as_str(), code, why);
+            self.leave_out_belongings(&imported, "installation_left_out", &connection_left_out(&id));
             return Ok(());
-        } else {
-            self.report.of(INSTALLATIONS).carried += 1;
         }
-        let has_ended = known.as_ref().is_some_and(|known| known.installation.status == InstallationStatus::Revoked);
-        let has_token = match &self.here {
-            Some(store) => store.find_token(&id).await?.is_some(),
-            None => false,
-        };
-        let token = match token {
-            Some(_) if has_token || has_ended => {
-                self.report.of(TOKENS).already_here += 1;
-                None
-            }
-            Some(token) => self.open(token),
-            None => None,
-        };
-        let here_resources = known.as_ref().map_or(&[][..], |record| &record.resources);
-        let here_integrations = known.as_ref().map_or(&[][..], |record| &record.integrations);
-        let is_here = |resource: &_| here_resources.iter().any(|here| same_resource(here, resource));
-        let new_resources: Vec<_> = resources.iter().filter(|resource| !is_here(resource)).cloned().collect();
-        let mut new_integrations = Vec::new();
-        for mut integration in integrations.iter().cloned() {
-            // A resource may have a row of ours already: linked here before this run.
-            if let Some(wanted) = resources.iter().find(|resource| resource.id == integration.resource)
-                && let Some(here) = here_resources.iter().find(|here| same_resource(here, wanted))
-            {
-                integration.resource = here.id.clone();
-            }
-            let same = |here: &Integration| {
-                here.id == integration.id
-                    || (here.workspace == integration.workspace && here.resource == integration.resource)
-            };
-            if !here_integrations.iter().any(same) {
-                new_integrations.push(integration);
-            }
+        match &known {
+            Some(record) => self.leave_what_is_here(&mut imported, record).await?,
+            None => self.report.of(INSTALLATIONS).carried += 1,
         }
-        let counts = [
-            (RESOURCES, resources.len(), new_resources.len()),
-            (INTEGRATIONS, integrations.len(), new_integrations.len()),
-        ];
-        for (kind, all, new) in counts {
-            let counts = self.report.of(kind);
-            counts.carried += if has_ended { 0 } else { new };
-            counts.already_here += all - new;
-        }
-        if has_ended {
+        if known.as_ref().is_some_and(|known| known.installation.status == InstallationStatus::Revoked) {
             // What ended here is not added to: connected again, it would route what nobody linked here.
-            let resources = new_resources.iter().map(|resource| (RESOURCE_TABLE, resource.id.as_str()));
-            let integrations = new_integrations.iter().map(|integration| (INTEGRATION_TABLE, integration.id.as_str()));
-            for (table, id) in resources.chain(integrations) {
-                self.report.leave_out(table, id, "connection_ended", "its connection has ended here");
-            }
+            self.leave_out_belongings(&imported, "connection_ended", "its connection has ended here");
             return Ok(());
         }
-        if token.is_some() {
-            self.report.of(TOKENS).carried += 1;
-        }
+        let Imported { installation, token, resources, integrations } = imported;
+        let token = token.and_then(|token| self.open(token));
+        self.report.of(TOKENS).carried += usize::from(token.is_some());
+        self.report.of(RESOURCES).carried += resources.len();
+        self.report.of(INTEGRATIONS).carried += integrations.len();
         let (Some(store), Some(vault)) = (&self.here, &self.vault) else { return Ok(()) };
         let mut token = token.map(|opened| opened.seal(vault, &id)).transpose()?;
         if known.is_none() {
             let entry = self.entry(&installation.org, &id, installation.status);
             store.insert_connection(&installation, token.take().as_ref(), &entry).await?;
         }
-        if token.is_some() || !new_resources.is_empty() || !new_integrations.is_empty() {
+        if token.is_some() || !resources.is_empty() || !integrations.is_empty() {
             let change = move |record: &mut InstallationRecord| {
-                record.resources.extend(new_resources);
-                record.integrations.extend(new_integrations);
+                record.resources.extend(resources);
+                record.integrations.extend(integrations);
                 if let Some(token) = token {
                     record.token = TokenEdit::Put(Box::new(token));
                 }
@@ -217,6 +165,63 @@ impl Import {
             store.change_installation(&id, Box::new(change)).await?;
         }
         Ok(())
+    }
+
+    /// Why a connection cannot be carried over beside what is here: a code, and what it means. `known` has its id.
+    async fn find_hindrance(
+        &self,
+        installation: &Installation,
+        known: Option<&InstallationRecord>,
+    ) -> Result<Option<(&'static str, String)>, StoreError> {
+        if let Some(record) = known {
+            let is_other =
+                record.installation.provider != installation.provider || record.installation.org != installation.org;
+            return Ok(is_other.then(|| ("id_taken", "a connection of another org or provider has its id here".into())));
+        }
+        let Some(store) = self.here.as_ref().filter(|_| installation.status != InstallationStatus::Revoked) else {
+            return Ok(None);
+        };
+        let live = store.find_live_installation(installation.provider, &installation.external_id).await?;
+        Ok(live.map(|live| {
+            ("installation_already_bound", format!("its account is connected here already, as {}", live.id))
+        }))
+    }
+
+    /// Takes out, and counts, what the connection has here already.
+    async fn leave_what_is_here(&mut self, imported: &mut Imported, here: &InstallationRecord) -> anyhow::Result<()> {
+        let Imported { installation, token, resources, integrations } = imported;
+        self.report.of(INSTALLATIONS).already_here += 1;
+        if let Some(store) = &self.here
+            && store.find_token(&installation.id).await?.is_some()
+        {
+            self.report.of(TOKENS).already_here += usize::from(token.take().is_some());
+        }
+        let find_here = |wanted: &Resource| here.resources.iter().find(|here| same_resource(here, wanted));
+        for integration in integrations.iter_mut() {
+            // A resource may have a row of ours already: linked here before this run.
+            if let Some(wanted) = resources.iter().find(|resource| resource.id == integration.resource)
+                && let Some(here) = find_here(wanted)
+            {
+                integration.resource = here.id.clone();
+            }
+        }
+        let (all_resources, all_integrations) = (resources.len(), integrations.len());
+        resources.retain(|resource| find_here(resource).is_none());
+        integrations.retain(|wanted| !here.integrations.iter().any(|here| same_integration(here, wanted)));
+        self.report.of(RESOURCES).already_here += all_resources - resources.len();
+        self.report.of(INTEGRATIONS).already_here += all_integrations - integrations.len();
+        Ok(())
+    }
+
+    /// Names every row of a connection but its own.
+    fn leave_out_belongings(&mut self, of: &Imported, code: &'static str, why: &str) {
+        let tokens = of.token.iter().map(|token| (TOKEN_TABLE, token.row.as_str()));
+        let resources = of.resources.iter().filter(|resource| !of.is_made_up(resource));
+        let resources = resources.map(|resource| (RESOURCE_TABLE, resource.id.as_str()));
+        let integrations = of.integrations.iter().map(|integration| (INTEGRATION_TABLE, integration.id.as_str()));
+        for (table, id) in tokens.chain(resources).chain(integrations) {
+            self.report.leave_out(table, id, code, why);
+        }
     }
 
     /// Opens a token with the old cipher.
@@ -285,4 +290,8 @@ impl OpenedToken {
 
 fn same_resource(here: &Resource, wanted: &Resource) -> bool {
     here.id == wanted.id || here.provider_resource_id == wanted.provider_resource_id
+}
+
+fn same_integration(here: &Integration, wanted: &Integration) -> bool {
+    here.id == wanted.id || (here.workspace == wanted.workspace && here.resource == wanted.resource)
 }

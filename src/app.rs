@@ -19,7 +19,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use url::Url;
 
 use self::opening::open_store;
-pub use self::opening::open_vault;
+pub use self::opening::{check_vault, make_vault, read_vault};
 use crate::{
     actors::{
         backfill::{BackfillDeps, BackfillHook},
@@ -150,9 +150,10 @@ pub async fn start(config: Config, registry: Option<Registry>) -> anyhow::Result
     let ids = Ids::new(clock.clone());
     let metrics = Arc::new(Metrics::default());
     let registry = Arc::new(registry.map_or_else(|| registry_of(&config), Ok)?);
-    let vault = Arc::new(open_vault(&config)?);
+    let vault = read_vault(&config)?;
     let node = format!("node-{}", ids.log().as_str().trim_start_matches("log_"));
-    let store = open_store(&config, &registry, &vault, node.clone(), metrics.clone()).await?;
+    let store = open_store(&config, &registry, vault.as_ref(), node.clone(), metrics.clone()).await?;
+    let vault = Arc::new(vault.map_or_else(|| make_vault(&config), Ok)?);
 
     let traces = begin_traces(&config, node.clone())?;
     let fallback_destination = config.delivery.url.as_ref().map(|_| DestinationId::configured_default());

@@ -176,6 +176,27 @@ fn where_the_client_secret_signs_it_comes_first_among_the_webhook_secrets() {
 }
 
 #[test]
+fn an_empty_list_says_that_there_are_no_further_secrets_where_the_client_secret_signs() {
+    let umbra = "[providers.umbra]\nclient_secret = \"current\"\n";
+    let variable = "SIGNALBOX_PROVIDERS__UMBRA__WEBHOOK_SECRETS";
+    for given in [Given::toml(&format!("{umbra}webhook_secrets = []\n")), Given::toml(umbra).variable(variable, "[]")] {
+        assert_eq!(exposed(&given.config().providers["umbra"].webhook_secrets), ["current"]);
+    }
+    let given = Given::toml(umbra);
+    let path = given.file("empty", "\n");
+    for lost in [
+        given.variable(&format!("{variable}_FILE"), &path.display().to_string()),
+        Given::toml(umbra).variable(variable, ""),
+    ] {
+        let mistake = lost.mistake();
+        assert!(mistake.starts_with("providers.umbra.webhook_secrets") && mistake.ends_with("is empty"), "{mistake}");
+    }
+    let required = "[providers.acme]\nclient_secret = \"c\"\nprivate_key = \"p\"\nwebhook_secrets = []\n";
+    let mistake = Given::toml(required).mistake();
+    assert!(mistake.starts_with("providers.acme.webhook_secrets") && mistake.ends_with("is empty"), "{mistake}");
+}
+
+#[test]
 fn a_section_with_missing_secrets_names_every_one_of_them() {
     let mistakes = Given::toml("[providers.acme]\napp_id = 1\n[providers.umbra]\n").mistakes();
     for (setting, variable) in [

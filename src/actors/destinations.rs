@@ -13,7 +13,7 @@ use crate::{
         dispatcher::{DispatcherHandle, TestAnswer},
     },
     delivery::{
-        destination::{validate_headers, validate_url},
+        destination::{as_written, validate_headers, validate_url},
         sign::SigningSecret,
     },
     model::{
@@ -212,8 +212,9 @@ impl DestinationsHandle {
         headers: BTreeMap<String, String>,
         actor: &Actor,
     ) -> Result<PutDestination, DestinationsError> {
-        let url = validate_url(url, self.deps().allow_private_networks)
+        let checked = validate_url(url, self.deps().allow_private_networks)
             .map_err(|why| DestinationsError::UrlRefused(why.to_string()))?;
+        let url = as_written(url, &checked);
         if let Err(why) = validate_headers(&headers) {
             return Err(DestinationsError::HeaderRefused(why.to_string()));
         }
@@ -224,7 +225,7 @@ impl DestinationsHandle {
             let seen = self.find_row(of).await?;
             let (row, secret, action) = if let Some(seen) = &seen {
                 let row = Destination {
-                    url: url.to_string(),
+                    url: url.clone(),
                     headers_sealed: self.seal_headers(&seen.id, &headers)?,
                     disabled_reason: None,
                     failing_since: None,
@@ -233,7 +234,7 @@ impl DestinationsHandle {
                 };
                 (row, None, "destination.replaced")
             } else {
-                let (row, secret) = self.new_row(of, url.as_str(), &headers, now)?;
+                let (row, secret) = self.new_row(of, &url, &headers, now)?;
                 (row, Some(secret), "destination.created")
             };
             if self.save(&row, seen.as_ref(), action, actor).await? {

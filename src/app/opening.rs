@@ -1,7 +1,8 @@
 //! Opening what is kept: the vault, and the database with its migrations applied.
 //!
 //! **Invariants**: a start waits a while for a database that does not answer, and for nothing else; a vault that does not
-//! open what is stored, and a database that would lose what it acknowledged, stop it.
+//! open what is stored, and a database that would lose what it acknowledged, stop it; a key is made only beside a database
+//! that has nothing sealed.
 
 use std::{
     sync::Arc,
@@ -15,7 +16,7 @@ use crate::{
     providers::Registry,
     store::{self, BatchObserver, OpenOptions, SharedStore, StoreError},
     telemetry::metrics::Metrics,
-    vault::{Vault, rotation},
+    vault::{Vault, VaultError, rotation},
 };
 
 /// How long a start waits for a database that does not answer: it may be starting too, or the process before this one
@@ -24,26 +25,39 @@ const STORE_PATIENCE: Duration = Duration::from_secs(10);
 /// The pause between two tries.
 const STORE_PAUSE: Duration = Duration::from_millis(250);
 
-/// The vault of this configuration; a key file is made if there are no keys and no file yet.
+/// The vault of this configuration; `None` if there are no keys and no key file yet.
 ///
 /// # Errors
 /// If the keys cannot be read, or do not open what they sealed.
-pub fn open_vault(config: &Config) -> anyhow::Result<Vault> {
+pub fn read_vault(config: &Config) -> anyhow::Result<Option<Vault>> {
     let vault = if config.vault.keys.is_empty() {
-        Vault::open_or_create_key_file(&config.vault.key_file)
-            .with_context(|| format!("the vault key file {} (vault.key_file)", config.vault.key_file.display()))?
+        Vault::open_key_file(&config.vault.key_file).with_context(|| name_of_key_file(config))?
     } else {
-        Vault::new(config.vault.live_keys()).context("vault.keys")?
+        Some(Vault::new(config.vault.live_keys()).context("vault.keys")?)
     };
-    vault.self_test().context("the vault does not open what it seals")?;
+    if let Some(vault) = &vault {
+        vault.self_test().context("the vault does not open what it seals")?;
+    }
     Ok(vault)
+}
+
+/// The vault of a key file that is made now. Only for a store that was checked to have nothing sealed.
+///
+/// # Errors
+/// If the file cannot be made.
+pub fn make_vault(config: &Config) -> anyhow::Result<Vault> {
+    Vault::open_or_create_key_file(&config.vault.key_file).with_context(|| name_of_key_file(config))
+}
+
+fn name_of_key_file(config: &Config) -> String {
+    format!("the vault key file {} (vault.key_file)", config.vault.key_file.display())
 }
 
 /// Opens the store of this configuration to serve from it, its migrations applied.
 pub(super) async fn open_store(
     config: &Config,
     registry: &Registry,
-    vault: &Vault,
+    vault: Option<&Vault>,
     node: String,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<SharedStore> {
@@ -84,7 +98,7 @@ impl BatchObserver for CountBatches {
     }
 }
 
-async fn prepare_store(store: &SharedStore, config: &Config, vault: &Vault) -> anyhow::Result<()> {
+async fn prepare_store(store: &SharedStore, config: &Config, vault: Option<&Vault>) -> anyhow::Result<()> {
     if config.database.migrate {
         let applied = store.migrate().await.context("migrations")?;
         if applied > 0 {
@@ -95,15 +109,23 @@ async fn prepare_store(store: &SharedStore, config: &Config, vault: &Vault) -> a
         anyhow::ensure!(pending == 0, "{pending} migrations are not applied: run `signalbox migrate`");
     }
     store.check_durability().await.context("the database would lose what it acknowledged")?;
-    check_vault(vault, store).await
+    check_vault(config, vault, store).await
 }
 
-/// Refuses to start on secrets that cannot be opened, as after the key file got lost: a fresh key would make every
-/// destination fail, one delivery at a time.
-async fn check_vault(vault: &Vault, store: &SharedStore) -> anyhow::Result<()> {
-    match rotation::check_store(Some(vault), &**store).await {
+/// Refuses to go on with secrets that cannot be opened, as after the key file got lost, or from another directory: a fresh
+/// key would make every destination fail, one delivery at a time.
+///
+/// # Errors
+/// If the store has something that the vault does not open, or cannot be read.
+pub async fn check_vault(config: &Config, vault: Option<&Vault>, store: &SharedStore) -> anyhow::Result<()> {
+    match rotation::check_store(vault, &**store).await {
         Ok(()) => Ok(()),
         Err(rotation::RotationError::Store(error)) => Err(error).context("the sealed values"),
+        Err(rotation::RotationError::Vault(VaultError::NoKey)) => anyhow::bail!(
+            "the database has secrets, and {} does not exist: put the key that sealed them back (vault.key_file or \
+             vault.keys)",
+            name_of_key_file(config)
+        ),
         Err(rotation::RotationError::Vault(error)) => Err(error).context(
             "the database has secrets that the vault's keys do not open: put the key that sealed them back \
              (vault.key_file or vault.keys)",

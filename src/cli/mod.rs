@@ -147,6 +147,23 @@ async fn open_migrated_store(config: &Config) -> anyhow::Result<SharedStore> {
     Ok(store)
 }
 
+/// Like [`open_store`], for a command that writes nothing: `None` where there is no database yet, or nothing in it.
+async fn open_store_if_any(config: &Config) -> anyhow::Result<Option<SharedStore>> {
+    if let Some(file) = store::database_file(config.database.url.expose_str().unwrap_or_default())
+        && !file.try_exists().with_context(|| format!("{} cannot be read", file.display()))?
+    {
+        return Ok(None);
+    }
+    let store = open_store(config).await?;
+    if store.is_blank().await? {
+        store.close().await;
+        return Ok(None);
+    }
+    let pending = store.count_pending_migrations().await?;
+    anyhow::ensure!(pending == 0, "the database lacks migrations, and none is applied now; run `signalbox migrate`");
+    Ok(Some(store))
+}
+
 /// Short commands count nothing.
 struct Unobserved;
 

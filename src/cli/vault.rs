@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::Subcommand;
 
 use crate::{
+    app::read_vault,
     config::Config,
     vault::{
         Vault,
@@ -31,8 +32,9 @@ pub(super) async fn run(config: &Config, command: VaultCommand) -> anyhow::Resul
 }
 
 async fn rotate(config: &Config) -> anyhow::Result<ExitCode> {
-    let vault = open_existing_vault(config)?;
-    vault.self_test().context("the vault does not open what it seals")?;
+    // A key file that is made now would not open anything.
+    let vault = read_vault(config)?
+        .with_context(|| format!("there is no vault key file {} (vault.key_file)", config.vault.key_file.display()))?;
     let store = super::open_migrated_store(config).await?;
     let rotating = rotation::rotate(&vault, &*store, |tables| eprintln!("{}", progress_line(tables))).await;
     store.close().await;
@@ -40,16 +42,6 @@ async fn rotate(config: &Config) -> anyhow::Result<ExitCode> {
     print_report(&vault, &rotation);
     let clean = rotation.unopened.is_empty() && rotation.still_used.is_empty();
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// A key file that is made now would not open anything.
-fn open_existing_vault(config: &Config) -> anyhow::Result<Vault> {
-    if !config.vault.keys.is_empty() {
-        return Vault::new(config.vault.live_keys()).context("vault.keys");
-    }
-    let path = &config.vault.key_file;
-    Vault::open_key_file(path)?
-        .with_context(|| format!("there is no vault key file {} (vault.key_file)", path.display()))
 }
 
 fn progress_line(tables: &BTreeMap<&'static str, TableCounts>) -> String {

@@ -64,7 +64,8 @@ impl ProviderConfig {
     }
 
     fn read_webhook_secrets(&mut self, section: &mut Section<'_>, spec: &ProviderSpec, enabled: bool) {
-        let listed = section.secrets("webhook_secrets");
+        let read = if spec.client_secret_signs { Section::optional_secrets } else { Section::secrets };
+        let listed = read(section, "webhook_secrets");
         if spec.client_secret_signs {
             self.webhook_secrets.extend(self.secrets.get(CLIENT_SECRET).cloned());
         }

@@ -62,8 +62,19 @@ impl Section<'_> {
         self.wrap(key, &found).map(Some)
     }
 
-    /// Several secrets: a list, or a file with one on each line. Empty when none is given.
+    /// Several secrets: a list, or a file with one on each line. Empty when none is given; given as an empty list is a
+    /// mistake.
     pub fn secrets(&mut self, key: &str) -> Result<Vec<Secret>, Reported> {
+        self.find_secrets(key, false)
+    }
+
+    /// The same where there may be none, and an empty list says so. An empty variable or file does not: there, something
+    /// is lost.
+    pub fn optional_secrets(&mut self, key: &str) -> Result<Vec<Secret>, Reported> {
+        self.find_secrets(key, true)
+    }
+
+    fn find_secrets(&mut self, key: &str, may_be_none: bool) -> Result<Vec<Secret>, Reported> {
         self.know_secret(key);
         let items: Vec<String> = match self.source_of(key)? {
             None => return Ok(Vec::new()),
@@ -72,6 +83,10 @@ impl Section<'_> {
                     self.mistake(key, problem);
                     Reported
                 })?;
+                let is_blank = matches!(&given.value, Value::String(text) if text.trim().is_empty());
+                if may_be_none && list.is_empty() && !is_blank {
+                    return Ok(Vec::new());
+                }
                 let texts: Option<Vec<String>> = list.iter().map(|item| item.as_str().map(str::to_owned)).collect();
                 texts.ok_or_else(|| {
                     self.mistake(key, "must be a list of texts");

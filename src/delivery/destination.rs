@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use url::{Host, Url};
+use url::{Host, Position, Url};
 use zeroize::Zeroizing;
 
 use super::address;
@@ -113,6 +113,14 @@ pub fn validate_url(text: &str, allow_private_networks: bool) -> Result<Url, Des
     }
 }
 
+/// An accepted URL as it is kept and shown: canonical, but without the slash for a path if its owner wrote none. Read again
+/// it is the same URL.
+pub fn as_written(text: &str, url: &Url) -> String {
+    let (authority, rest) = (&url[..Position::BeforePath], &url[Position::BeforePath..]);
+    let without_path = rest.strip_prefix('/').map(|rest| format!("{authority}{rest}"));
+    without_path.filter(|written| written == text).unwrap_or_else(|| url.to_string())
+}
+
 /// The address a URL names directly, without a name to resolve. The parser has already turned the many spellings of an
 /// IPv4 address (`0x7f.1`, `2130706433`) into one.
 pub fn literal_address(url: &Url) -> Option<IpAddr> {
@@ -192,6 +200,24 @@ mod tests {
             ["https://example.com/hook?a=b", "http://example.com:8080", "https://1.1.1.1/", "http://localhost:1/"]
         {
             assert!(validate_url(text, false).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_kept_as_its_owner_wrote_it_only_if_it_lacks_a_path() {
+        for (text, kept) in [
+            ("http://host:9", "http://host:9"),
+            ("https://example.com?a=b", "https://example.com?a=b"),
+            ("http://host:9/", "http://host:9/"),
+            ("http://host/in", "http://host/in"),
+            ("HTTP://Host:80", "http://host/"),
+            (" http://host ", "http://host/"),
+            ("http://host/a/../in", "http://host/in"),
+            ("http://hostin", "http://hostin"),
+        ] {
+            let url = validate_url(text, true).expect(text);
+            assert_eq!(as_written(text, &url), kept, "{text}");
+            assert_eq!(Url::parse(kept), Ok(url), "{text}");
         }
     }
 

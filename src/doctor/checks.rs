@@ -1,10 +1,6 @@
 //! What the doctor looks at, one function each.
 
-use std::{
-    fmt,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-};
+use std::{fmt, os::unix::fs::PermissionsExt, path::Path};
 
 use url::Url;
 
@@ -15,7 +11,7 @@ use crate::{
     delivery::{address, destination::literal_address},
     model::secret::Secret,
     providers::Registry,
-    store::Store,
+    store::{Store, database_file},
     vault::{
         Vault, VaultError,
         rotation::{self, RotationError},
@@ -60,7 +56,7 @@ pub enum DatabaseFile {
 /// Looks at the file of a SQLite database.
 pub fn check_database_file(config: &Config, report: &mut Report) -> DatabaseFile {
     let url = config.database.url.expose_str().unwrap_or_default();
-    let Some(path) = sqlite_path(url) else { return DatabaseFile::MayBeOpened };
+    let Some(path) = database_file(url) else { return DatabaseFile::MayBeOpened };
     match std::fs::metadata(&path) {
         Ok(metadata) => {
             if metadata.permissions().mode() & 0o077 != 0 {
@@ -118,13 +114,6 @@ fn check_folder_of(path: &Path, report: &mut Report) {
     } else {
         report.mistake("database", format!("the folder {} does not exist", folder.display()));
     }
-}
-
-/// The file of a SQLite URL; `None` for other databases.
-fn sqlite_path(url: &str) -> Option<PathBuf> {
-    let rest = url.strip_prefix("sqlite:")?;
-    let rest = rest.strip_prefix("//").unwrap_or(rest);
-    Some(PathBuf::from(rest.split('?').next().unwrap_or(rest)))
 }
 
 /// Whether the URL names this machine.
@@ -250,21 +239,4 @@ fn has_outer_whitespace(secret: &Secret) -> bool {
     // A private key ends with a line end, rightly.
     let is_pem = text.starts_with(b"-----BEGIN");
     !is_pem && text.trim_ascii().len() != text.len()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_file_of_a_sqlite_url_is_found_in_every_spelling() {
-        for (url, path) in [
-            ("sqlite://signalbox.db", "signalbox.db"),
-            ("sqlite:signalbox.db", "signalbox.db"),
-            ("sqlite:///var/lib/signalbox.db?mode=rw", "/var/lib/signalbox.db"),
-        ] {
-            assert_eq!(sqlite_path(url), Some(PathBuf::from(path)), "{url}");
-        }
-        assert_eq!(sqlite_path("postgres://localhost/x"), None);
-    }
 }

@@ -56,7 +56,8 @@ pub(super) fn destination_json(view: &DestinationView, secret: Option<&Secret>) 
 /// # Errors
 /// `missing_required_fields`, `invalid_destination_header`.
 pub(super) fn read_destination(mut members: Members) -> Result<(String, BTreeMap<String, String>), Problem> {
-    let url = members.required_text("url");
+    // Too long a URL is no URL of ours: whoever checks it says so.
+    let url = members.required_long_text("url");
     let headers = match members.take("headers") {
         None => BTreeMap::new(),
         Some(headers) => serde_json::from_value(headers).map_err(|_| {

@@ -84,7 +84,7 @@ codes! {
     MISSING_DELIVERY_IDS = "missing_delivery_ids", 400, "deliveryIds is missing", [],
         "`deliveryIds` must hold at least one `{\"provider\", \"deliveryId\"}`.";
     INVALID_DESTINATION_URL = "invalid_destination_url", 400, "The destination's URL is refused", [],
-        "The URL is not an absolute http(s) URL, or names an address that deliveries are not sent to.";
+        "The URL is not an absolute http(s) URL of at most 2048 bytes, or names an address that deliveries are not sent to.";
     INVALID_DESTINATION_HEADER = "invalid_destination_header", 400, "A header of the destination is refused", [],
         "`headers` must map header names to text; names that the gateway sets itself (`host`, `content-length`, `webhook-*`, …) and values with line breaks are refused.";
     NOT_SUPPORTED = "not_supported", 400, "The provider has nothing of the kind", ["provider"],

@@ -256,17 +256,21 @@ impl Members {
 
     /// A text that must be there; empty if it is not, and then noted.
     pub fn required_text(&mut self, name: &str) -> String {
-        let text = self.take(name).as_ref().and_then(as_text);
-        text.unwrap_or_else(|| {
-            self.missing.insert(name.to_owned());
-            String::new()
-        })
+        self.required(name, as_text)
+    }
+
+    /// The same of any length, for what has a bound of its own.
+    pub fn required_long_text(&mut self, name: &str) -> String {
+        self.required(name, as_long_text)
     }
 
     /// A text or an integer that must be there, as text: ids at providers come as either.
     pub fn required_id(&mut self, name: &str) -> String {
-        let id = self.take(name).as_ref().and_then(as_id);
-        id.unwrap_or_else(|| {
+        self.required(name, as_id)
+    }
+
+    fn required(&mut self, name: &str, read: impl FnOnce(&Value) -> Option<String>) -> String {
+        self.take(name).as_ref().and_then(read).unwrap_or_else(|| {
             self.missing.insert(name.to_owned());
             String::new()
         })
@@ -339,9 +343,12 @@ impl Members {
 
 /// A text that is not empty, not too long, and holds no NUL (which PostgreSQL refuses).
 pub fn as_text(value: &Value) -> Option<String> {
+    as_long_text(value).filter(|text| text.len() <= MAX_TEXT_BYTES)
+}
+
+fn as_long_text(value: &Value) -> Option<String> {
     let text = value.as_str()?;
-    let fits = !text.is_empty() && text.len() <= MAX_TEXT_BYTES && !text.contains('\0');
-    fits.then(|| text.to_owned())
+    (!text.is_empty() && !text.contains('\0')).then(|| text.to_owned())
 }
 
 /// A text or an integer, as text.

@@ -242,6 +242,10 @@ macro_rules! impl_store {
                 on_reader!(self, |db| migrations::count_pending(db, &MIGRATOR).await)
             }
 
+            async fn is_blank(&self) -> StoreResult<bool> {
+                on_reader!(self, |db| Ok(migrations::list_applied(db).await?.is_empty()))
+            }
+
             async fn check_durability(&self) -> StoreResult<()> {
                 self.home.in_time(self.read_durability_settings()).await
             }

@@ -38,7 +38,7 @@ mod setback;
 mod sqlite;
 mod writer;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -78,6 +78,11 @@ pub async fn open(options: OpenOptions, observer: Arc<dyn BatchObserver>) -> Sto
         "postgres" | "postgresql" => Ok(Arc::new(postgres::PostgresStore::open(&options, observer).await?)),
         _ => Err(StoreError::Driver("the database URL begins with neither sqlite:// nor postgres://".into())),
     }
+}
+
+/// The file of a SQLite database; `None` for a database on a server.
+pub fn database_file(url: &str) -> Option<PathBuf> {
+    sqlite::file_of(url)
 }
 
 /// The statements that route, claim or are paid for by every webhook, with their names, as `backend` runs them.
@@ -489,6 +494,9 @@ pub trait Store: ConnectionStore + OverviewStore {
 
     /// Migrations that are not applied yet.
     async fn count_pending_migrations(&self) -> StoreResult<u32>;
+
+    /// Whether no migration was ever applied: there is nothing in it, and no table to look into.
+    async fn is_blank(&self) -> StoreResult<bool>;
 
     /// Refuses if the database would lose acknowledged rows in a crash or power loss.
     async fn check_durability(&self) -> StoreResult<()>;

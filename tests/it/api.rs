@@ -1,6 +1,6 @@
 //! The HTTP API as its callers meet it: who may call what, methods, ids, lists, shapes, and rows from an import.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use signalbox::{
@@ -468,6 +468,55 @@ on_both! {
         assert_eq!(failing.expect("an answer").json()["status"], "delivered");
         let failed = operator.ask("POST", "/orgs/org/destination/test", None).await.expect("tried");
         assert_eq!((&failed["status"], &failed["statusCode"]), (&json!("failed"), &json!(500)));
+        app.finish().await;
+    }
+
+    async fn a_destinations_url_may_be_long_and_is_shown_as_its_owner_wrote_it(backend) {
+        let sink = Sink::start().await.expect("a port");
+        sink.behave("/", Behaviour::status_only(410));
+        let app = App::start(backend, Options::default()).await;
+        let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+        let integration = app.subscribe("org", "ws", &github, Some(&["github:push"])).await;
+        let (own, of_org) = (format!("/integrations/{integration}"), "/orgs/org/destination");
+        let mut operator = app.operator("org");
+        let long = |bytes: usize| format!("{:x<bytes$}", sink.url("/"));
+        for (bytes, expected) in [(1025, None), (2048, None), (2049, Some("invalid_destination_url"))] {
+            let url = long(bytes);
+            let put = operator.call("PUT", of_org, Some(&json!({"url": url}))).await.expect("an answer");
+            let patch = json!({"destination": {"url": url}});
+            let patched = operator.call("PATCH", &own, Some(&patch)).await.expect("an answer");
+            match expected {
+                None => {
+                    assert_eq!(put.json()["url"], json!(url));
+                    assert_eq!(patched.json()["destination"]["url"], json!(url));
+                }
+                Some(error) => {
+                    assert_eq!((code(&put), code(&patched)), (refused(400, error), refused(400, error)), "{bytes}");
+                }
+            }
+        }
+        operator.ask("PATCH", &own, Some(&json!({"destination": null}))).await.expect("ended");
+
+        // Without a path: what the attempt found out is noted at the row, and the next owner's word replaces it.
+        let bare = sink.url("");
+        let put = operator.ask("PUT", of_org, Some(&json!({"url": bare}))).await.expect("put");
+        assert_eq!(put["url"], json!(bare));
+        app.post_event(&github, "github:push", 1).await;
+        let received = sink.wait_for(1, SOON).await.expect("delivered");
+        assert_eq!(received[0].path, "/");
+        let deadline = Instant::now() + SOON;
+        while operator.ask("GET", of_org, None).await.expect("there")["disabledReason"] != "gone" {
+            assert!(Instant::now() < deadline, "it is not disabled\n{}", app.log_text());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for url in [format!("{bare}/"), bare] {
+            let put = operator.ask("PUT", of_org, Some(&json!({"url": url}))).await.expect("put");
+            assert_eq!((&put["url"], &put["disabledReason"]), (&json!(url), &Value::Null));
+            let seen = operator.ask("GET", of_org, None).await.expect("there");
+            assert_eq!(seen["url"], json!(url));
+        }
+        let rotated = operator.ask("POST", &format!("{of_org}/rotate-secret"), None).await.expect("rotated");
+        assert_eq!(rotated["url"], json!(sink.url("")));
         app.finish().await;
     }
 

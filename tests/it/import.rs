@@ -1,6 +1,11 @@
 //! `signalbox import lightfast`: what an existing system holds arrives, once, and works.
 
-use std::path::Path;
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aes_gcm::{
     Aes256Gcm, Nonce,
@@ -11,6 +16,8 @@ use serde_json::{Value, json};
 use signalbox::sim;
 
 use crate::support::{App, Backend, Connected, Options, code, on_both};
+
+const SOON: Duration = Duration::from_secs(30);
 
 /// The key of the other system: 32 bytes of 7.
 const KEY: [u8; 32] = [7; 32];
@@ -98,14 +105,25 @@ async fn fill(source: &Backend) {
     source.execute(Path::new("/"), &rows).await;
 }
 
-fn import(app: &App, source: &Backend, more: &[&str]) -> (bool, Value) {
+fn run_import(app: &App, source: &Backend, more: &[&str]) -> (bool, String, String) {
     let (url, key) = (source.url(Path::new("/")), hex::encode(KEY));
     let words = ["import", "lightfast", "--from", &url, "--encryption-key", &key, "--json"];
     let said = app.cli(&[&words, more].concat());
     let error = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(!error.contains(&key) && !error.contains("lin_imported"), "a secret is shown: {error}");
-    let out = String::from_utf8(said.stdout).expect("text");
-    (said.status.success(), serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{error}")))
+    (said.status.success(), String::from_utf8(said.stdout).expect("text"), error)
+}
+
+fn import(app: &App, source: &Backend, more: &[&str]) -> (bool, Value) {
+    let (succeeded, out, error) = run_import(app, source, more);
+    (succeeded, serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{error}")))
+}
+
+/// What a refused import says.
+fn refused(app: &App, source: &Backend, more: &[&str]) -> String {
+    let (succeeded, out, error) = run_import(app, source, more);
+    assert!(!succeeded && out.is_empty(), "{out}{error}");
+    error
 }
 
 fn codes(report: &Value, list: &str) -> Vec<(String, String)> {
@@ -180,14 +198,83 @@ on_both! {
 
         // What has ended here since is not added to: connected again, it would route what nobody linked here.
         operator.ask("DELETE", "/connections/ghInst01", None).await.expect("disconnected");
+        let ended = Connected { provider: sim::find("linear").expect("simulated"), account: 1, connection: "linInst1".into() };
+        app.post_event(&ended, "linear:oauth-app.revoked", 3).await;
+        let deadline = Instant::now() + SOON;
+        while app.count("SELECT COUNT(*) FROM gw_tokens").await > 0 {
+            assert!(Instant::now() < deadline, "the token stays\n{}", app.log_text());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let late = "INSERT INTO lightfast_workspace_integrations
             (id, workspace_id, installation_id, provider, source_config, provider_resource_id, is_active)
             VALUES ('wiLate', 'ws_3', 'ghInst01', 'github', '{\"sync\":{\"events\":[\"push\"]}}', '771204001', true)";
         source.execute(Path::new("/"), late).await;
         let (_, later) = import(&app, &source, &[]);
-        let left_out = ("wiLate".to_owned(), "connection_ended".to_owned());
-        assert!(codes(&later, "leftOut").contains(&left_out), "{later:#}");
+        for row in ["wiLate", "tok_1"] {
+            let left_out = (row.to_owned(), "connection_ended".to_owned());
+            assert!(codes(&later, "leftOut").contains(&left_out), "{row}: {later:#}");
+        }
         assert_eq!(later["counts"]["integrations"]["carried"], json!(0), "{later:#}");
+        assert_eq!(later["counts"]["tokens"], json!({"found": 3, "carried": 0, "alreadyHere": 0}), "{later:#}");
+        app.finish().await;
+        source.remove().await;
+    }
+
+    async fn what_belongs_to_a_connection_that_is_left_out_is_named_too(backend) {
+        let Some(source) = Backend::postgres().await else { return };
+        fill(&source).await;
+        let app = App::start(backend, Options::default()).await;
+        // GitHub's account is connected already, and Linear's id is another org's here.
+        let github = app.connect("org_a", sim::find("github").expect("simulated"), 1).await;
+        source.execute(Path::new("/"), &format!(
+            "UPDATE lightfast_gw_installations SET external_id = '{}' WHERE id = 'ghInst01'",
+            github.facts(1, signalbox::model::clock::EpochMs(0)).external_id,
+        )).await;
+        source.execute(Path::new("/"), "UPDATE lightfast_gw_installations SET org_id = 'org_c' WHERE id = 'linInst1'").await;
+        import(&app, &source, &[]);
+        source.execute(Path::new("/"), "UPDATE lightfast_gw_installations SET org_id = 'org_a' WHERE id = 'linInst1'").await;
+
+        let (_, report) = import(&app, &source, &[]);
+        let left_out = [
+            ("ghInst01", "installation_already_bound"), ("linInst1", "id_taken"), ("resOne", "installation_left_out"),
+            ("resOneOld", "second_row"), ("tok_0", "second_token"), ("tok_1", "installation_left_out"),
+            ("tok_2", "does_not_open"), ("unkInst1", "unknown_provider"), ("wiOff", "installation_left_out"),
+            ("wiPush", "installation_left_out"), ("wiTeam", "installation_left_out"),
+        ];
+        assert_eq!(codes(&report, "leftOut"), left_out.map(|(id, code)| (id.to_owned(), code.to_owned())));
+        assert_eq!(report["counts"]["installations"], json!({"found": 5, "carried": 0, "alreadyHere": 2}));
+        for (id, _) in codes(&report, "doubtful") {
+            assert!(!left_out.iter().any(|(left, _)| *left == id), "{id} is left out: {report:#}");
+        }
+        app.finish().await;
+        source.remove().await;
+    }
+
+    async fn no_key_is_made_beside_what_another_key_has_sealed(backend) {
+        let Some(source) = Backend::postgres().await else { return };
+        fill(&source).await;
+        let mut app = App::start(backend, Options::default()).await;
+        app.set_destination("org_a", None, "http://127.0.0.1:9/in").await;
+        // The file that is named is another one, as from another working directory.
+        let (key_file, aside) = (app.key_file(), app.key_file().with_extension("aside"));
+        std::fs::rename(&key_file, &aside).expect("moved away");
+        for more in [&[][..], &["--dry-run"]] {
+            let said = refused(&app, &source, more);
+            assert!(said.contains("has secrets") && said.contains("vault.key_file"), "{said}");
+            assert!(!key_file.exists(), "a key was made");
+        }
+        std::fs::write(&key_file, format!("k1:{}\n", "ab".repeat(32))).expect("written");
+        std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).expect("private");
+        let said = refused(&app, &source, &[]);
+        assert!(said.contains("do not open") && said.contains("vault.key_file"), "{said}");
+        assert_eq!(app.count("SELECT COUNT(*) FROM gw_installations").await, 0, "nothing was carried over");
+
+        std::fs::rename(&aside, &key_file).expect("moved back");
+        assert!(import(&app, &source, &[]).0);
+        app.terminate().await;
+        app.restart().await;
+        let token = app.operator("org_a").ask("GET", "/connections/linInst1/token", None).await.expect("a token");
+        assert_eq!(token["accessToken"], json!("lin_imported_access"));
         app.finish().await;
         source.remove().await;
     }
@@ -207,4 +294,38 @@ on_both! {
         app.finish().await;
         source.remove().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_makes_no_database_no_table_and_no_key() {
+    let Some(source) = Backend::postgres().await else { return };
+    fill(&source).await;
+    let mut blank = vec![Backend::sqlite()];
+    blank.extend(Backend::empty_postgres().await);
+    for backend in blank {
+        let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        let place = backend.shared().unwrap_or(Backend::Sqlite);
+        let app = App::stopped_in(Arc::clone(&directory), place, Options::default());
+        let (succeeded, report) = import(&app, &source, &["--dry-run"]);
+        assert!(succeeded);
+        assert_eq!(report["counts"]["installations"], json!({"found": 5, "carried": 4, "alreadyHere": 0}));
+        assert_eq!(report["counts"]["tokens"], json!({"found": 3, "carried": 1, "alreadyHere": 0}));
+        assert!(codes(&report, "leftOut").contains(&("tok_2".into(), "does_not_open".into())), "{report:#}");
+        let made: Vec<_> = std::fs::read_dir(directory.path()).expect("a directory").collect();
+        assert!(made.is_empty(), "{}: {made:?}", backend.name());
+        if !matches!(backend, Backend::Sqlite) {
+            let tables = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'public'";
+            assert_eq!(app.count(tables).await, 0, "a table was made");
+        }
+
+        // Of an older release: what is in it cannot be compared with, and it stays as it is.
+        assert!(app.cli(&["migrate"]).status.success());
+        backend.execute(directory.path(), "DELETE FROM _sqlx_migrations WHERE version > 2").await;
+        let said = refused(&app, &source, &["--dry-run"]);
+        assert!(said.contains("signalbox migrate"), "{said}");
+        assert_eq!(app.count("SELECT COUNT(*) FROM _sqlx_migrations").await, 2, "a migration was applied");
+        app.leave().await;
+        backend.remove().await;
+    }
+    source.remove().await;
 }

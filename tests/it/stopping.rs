@@ -136,7 +136,8 @@ on_both! {
         assert!(!examined.status.success() && report.contains("MISTAKE  vault: "), "{report}");
         assert!(!key_file.exists(), "the doctor makes nothing");
         let said = app.restart_refused().await;
-        assert!(said.contains("vault.key_file") && said.contains("is not configured"), "{said}");
+        assert!(said.contains("vault.key_file") && said.contains("does not exist"), "{said}");
+        assert!(!key_file.exists(), "a key beside what another one has sealed is of no use");
         std::fs::rename(&aside, &key_file).expect("moved back");
         app.restart().await;
         app.finish().await;

@@ -3,7 +3,10 @@
 //! **Invariants**: the same rows give the same plan; whatever is left out or doubtful is in the report with its reason;
 //! `sync.events` and the rest of a `source_config` are carried over untouched, category keys included.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 use serde_json::{Map, Value};
 
@@ -43,6 +46,22 @@ pub(super) struct Imported {
     pub token: Option<ImportedToken>,
     pub resources: Vec<Resource>,
     pub integrations: Vec<Integration>,
+}
+
+impl Imported {
+    /// Whether a resource has no row there: one of its subscriptions alone says that there is one.
+    pub(super) fn is_made_up(&self, resource: &Resource) -> bool {
+        self.integrations.iter().any(|integration| resource.id.as_str() == id_of_made_up(integration.id.as_str()))
+    }
+}
+
+fn id_of_made_up(integration: &str) -> String {
+    format!("res_of_{integration}")
+}
+
+/// Why a row is left out whose connection is.
+pub(super) fn connection_left_out(id: impl fmt::Display) -> String {
+    format!("its connection {id} is not carried over")
 }
 
 /// A token's row, its secrets still encrypted as they were.
@@ -131,12 +150,7 @@ fn owner(row: Columns<'_>, owners: &Owners, table: &'static str, report: &mut Re
             if let Some(position) = owners.by_id.get(&id) {
                 return Some(*position);
             }
-            report.leave_out(
-                table,
-                &row.id(),
-                "installation_left_out",
-                format!("its connection {id} is not carried over"),
-            );
+            report.leave_out(table, &row.id(), "installation_left_out", connection_left_out(&id));
         }
     }
     None
@@ -312,7 +326,7 @@ fn integration(row: Columns<'_>, of: &mut Imported, registry: &Registry, now: Ep
     let linked = of.resources.iter().position(|known| known.provider_resource_id.as_str() == provider_resource_id);
     let position = linked.unwrap_or_else(|| {
         // It was subscribed without a row among the resources: the subscription says that there is one.
-        let mut made = new_resource(&format!("res_of_{id}"), &provider_resource_id, of, registry, now);
+        let mut made = new_resource(&id_of_made_up(&id), &provider_resource_id, of, registry, now);
         if status != IntegrationStatus::Active {
             made.status = ResourceStatus::Removed;
             made.status_reason = Some("imported".into());

@@ -2,7 +2,8 @@
 //! Signalbox grew from.
 //!
 //! **Invariants**: the other system's database is only read; a second run changes nothing that the first wrote, and
-//! carries over what has been added since; a dry run writes nothing; whatever is not carried over is reported with its
+//! carries over what has been added since; a dry run writes nothing, and makes no database, table or key; a token is sealed
+//! only by a vault that opens what is sealed here already; whatever is not carried over is reported with its
 //! reason; opened tokens exist only between the two ciphers.
 
 mod convert;
@@ -12,29 +13,30 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use zeroize::Zeroizing;
 
 use self::{
     convert::{
         INSTALLATION_TABLE, INSTALLATIONS, INTEGRATION_TABLE, INTEGRATIONS, Imported, ImportedToken, RESOURCE_TABLE,
-        RESOURCES, TOKEN_TABLE, TOKENS, convert,
+        RESOURCES, TOKEN_TABLE, TOKENS, connection_left_out, convert,
     },
     report::Report,
 };
 use crate::{
-    app::{open_vault, registry_of},
+    app::{check_vault, make_vault, read_vault, registry_of},
     config::Config,
     crypto::lightfast::LightfastKey,
     model::{
         clock::{Clock, EpochMs, Ids, SystemClock},
         ids::{InstallationId, OrgId},
-        installation::InstallationStatus,
+        installation::{Installation, InstallationStatus},
         integration::Integration,
         log_entry::{Actor, LogEntry},
         resource::Resource,
         token::{SealedToken, TokenEdit},
     },
-    store::{InstallationRecord, SharedStore, lightfast},
-    vault::{SealedAt, Vault},
+    store::{InstallationRecord, SharedStore, StoreError, lightfast},
+    vault::{SealedAt, Vault, VaultError},
 };
 
 /// From which system.
@@ -74,11 +76,17 @@ pub(super) async fn run(config: &Config, command: ImportCommand) -> anyhow::Resu
     let key = LightfastKey::from_hex(&encryption_key).context("--encryption-key is not 64 hex digits (32 bytes)")?;
     let rows = lightfast::read(&from).await.context("the Lightfast database (--from)")?;
     let registry = registry_of(config)?;
-    let store = super::open_migrated_store(config).await?;
+    let found = read_vault(config)?;
+    let here =
+        if dry_run { super::open_store_if_any(config).await? } else { Some(super::open_migrated_store(config).await?) };
+    if let Some(store) = &here {
+        check_vault(config, found.as_ref(), store).await?;
+    }
+    let vault = if dry_run { None } else { Some(found.map_or_else(|| make_vault(config), Ok)?) };
     let clock = Arc::new(SystemClock);
     let mut import = Import {
-        vault: open_vault(config)?,
-        store,
+        here,
+        vault,
         key,
         now: clock.now(),
         ids: Ids::new(clock),
@@ -88,7 +96,10 @@ pub(super) async fn run(config: &Config, command: ImportCommand) -> anyhow::Resu
     for imported in plan {
         import.carry_over(imported).await?;
     }
-    import.store.close().await;
+    import.report.settle();
+    if let Some(store) = &import.here {
+        store.close().await;
+    }
     if json {
         println!("{}", serde_json::to_string_pretty(&import.report)?);
     } else {
@@ -98,8 +109,10 @@ pub(super) async fn run(config: &Config, command: ImportCommand) -> anyhow::Resu
 }
 
 struct Import {
-    store: SharedStore,
-    vault: Vault,
+    /// `None` where a dry run finds nothing.
+    here: Option<SharedStore>,
+    /// `None` in a dry run, which seals nothing.
+    vault: Option<Vault>,
     key: LightfastKey,
     now: EpochMs,
     ids: Ids,
@@ -109,131 +122,124 @@ struct Import {
 impl Import {
     /// Carries one connection over: its row first, then what belongs to it, each in a transaction. An import that was
     /// cut off between the two goes on there.
-    async fn carry_over(&mut self, imported: Imported) -> anyhow::Result<()> {
-        let Imported { installation, token, resources, integrations } = imported;
-        let id = installation.id.clone();
-        let known = self.store.load_installation(&id).await?;
-        if let Some(record) = &known {
-            if record.installation.provider != installation.provider || record.installation.org != installation.org {
-                let why = "a connection of another org or provider has its id here";
-                self.report.leave_out(INSTALLATION_TABLE, id.as_str(), "id_taken", why);
-                return Ok(());
-            }
-            self.report.of(INSTALLATIONS).already_here += 1;
-        } else if installation.status != InstallationStatus::Revoked
-            && let Some(live) =
-                self.store.find_live_installation(installation.provider, &installation.external_id).await?
-        {
-            let why = format!("its account is connected here already, as {}", live.id);
-            self.report.leave_out(INSTALLATION_TABLE, id.as_str(), "installation_already_bound", why);
-            return Ok(());
-        } else {
-            self.report.of(INSTALLATIONS).carried += 1;
-        }
-        let has_ended = known.as_ref().is_some_and(|known| known.installation.status == InstallationStatus::Revoked);
-        let token = match token {
-            Some(_) if self.store.find_token(&id).await?.is_some() || has_ended => {
-                self.report.of(TOKENS).already_here += 1;
-                None
-            }
-            Some(token) => self.seal(&id, &token)?,
+    async fn carry_over(&mut self, mut imported: Imported) -> anyhow::Result<()> {
+        let id = imported.installation.id.clone();
+        let known = match &self.here {
+            Some(store) => store.load_installation(&id).await?,
             None => None,
         };
-        let here_resources = known.as_ref().map_or(&[][..], |record| &record.resources);
-        let here_integrations = known.as_ref().map_or(&[][..], |record| &record.integrations);
-        let is_here = |resource: &_| here_resources.iter().any(|here| same_resource(here, resource));
-        let new_resources: Vec<_> = resources.iter().filter(|resource| !is_here(resource)).cloned().collect();
-        let mut new_integrations = Vec::new();
-        for mut integration in integrations.iter().cloned() {
-            // A resource may have a row of ours already: linked here before this run.
-            if let Some(wanted) = resources.iter().find(|resource| resource.id == integration.resource)
-                && let Some(here) = here_resources.iter().find(|here| same_resource(here, wanted))
-            {
-                integration.resource = here.id.clone();
-            }
-            let same = |here: &Integration| {
-                here.id == integration.id
-                    || (here.workspace == integration.workspace && here.resource == integration.resource)
-            };
-            if !here_integrations.iter().any(same) {
-                new_integrations.push(integration);
-            }
+        if let Some((code, why)) = self.find_hindrance(&imported.installation, known.as_ref()).await? {
+            self.report.leave_out(INSTALLATION_TABLE, id.as_str(), code, why);
+            self.leave_out_belongings(&imported, "installation_left_out", &connection_left_out(&id));
+            return Ok(());
         }
-        let counts = [
-            (RESOURCES, resources.len(), new_resources.len()),
-            (INTEGRATIONS, integrations.len(), new_integrations.len()),
-        ];
-        for (kind, all, new) in counts {
-            let counts = self.report.of(kind);
-            counts.carried += if has_ended { 0 } else { new };
-            counts.already_here += all - new;
+        match &known {
+            Some(record) => self.leave_what_is_here(&mut imported, record).await?,
+            None => self.report.of(INSTALLATIONS).carried += 1,
         }
-        if has_ended {
+        if known.as_ref().is_some_and(|known| known.installation.status == InstallationStatus::Revoked) {
             // What ended here is not added to: connected again, it would route what nobody linked here.
-            let resources = new_resources.iter().map(|resource| (RESOURCE_TABLE, resource.id.as_str()));
-            let integrations = new_integrations.iter().map(|integration| (INTEGRATION_TABLE, integration.id.as_str()));
-            for (table, id) in resources.chain(integrations) {
-                self.report.leave_out(table, id, "connection_ended", "its connection has ended here");
-            }
+            self.leave_out_belongings(&imported, "connection_ended", "its connection has ended here");
             return Ok(());
         }
-        if token.is_some() {
-            self.report.of(TOKENS).carried += 1;
-        }
-        if self.report.dry_run {
-            return Ok(());
-        }
-        let mut token = token;
+        let Imported { installation, token, resources, integrations } = imported;
+        let token = token.and_then(|token| self.open(token));
+        self.report.of(TOKENS).carried += usize::from(token.is_some());
+        self.report.of(RESOURCES).carried += resources.len();
+        self.report.of(INTEGRATIONS).carried += integrations.len();
+        let (Some(store), Some(vault)) = (&self.here, &self.vault) else { return Ok(()) };
+        let mut token = token.map(|opened| opened.seal(vault, &id)).transpose()?;
         if known.is_none() {
             let entry = self.entry(&installation.org, &id, installation.status);
-            self.store.insert_connection(&installation, token.take().as_ref(), &entry).await?;
+            store.insert_connection(&installation, token.take().as_ref(), &entry).await?;
         }
-        if token.is_some() || !new_resources.is_empty() || !new_integrations.is_empty() {
+        if token.is_some() || !resources.is_empty() || !integrations.is_empty() {
             let change = move |record: &mut InstallationRecord| {
-                record.resources.extend(new_resources);
-                record.integrations.extend(new_integrations);
+                record.resources.extend(resources);
+                record.integrations.extend(integrations);
                 if let Some(token) = token {
                     record.token = TokenEdit::Put(Box::new(token));
                 }
                 true
             };
-            self.store.change_installation(&id, Box::new(change)).await?;
+            store.change_installation(&id, Box::new(change)).await?;
         }
         Ok(())
     }
 
-    /// Opens a token with the old cipher and seals it with ours.
-    fn seal(&mut self, installation: &InstallationId, token: &ImportedToken) -> anyhow::Result<Option<SealedToken>> {
-        let mut sealed = |column: &'static str, encrypted: &str| -> anyhow::Result<Option<String>> {
-            let Ok(opened) = self.key.open(encrypted) else {
+    /// Why a connection cannot be carried over beside what is here: a code, and what it means. `known` has its id.
+    async fn find_hindrance(
+        &self,
+        installation: &Installation,
+        known: Option<&InstallationRecord>,
+    ) -> Result<Option<(&'static str, String)>, StoreError> {
+        if let Some(record) = known {
+            let is_other =
+                record.installation.provider != installation.provider || record.installation.org != installation.org;
+            return Ok(is_other.then(|| ("id_taken", "a connection of another org or provider has its id here".into())));
+        }
+        let Some(store) = self.here.as_ref().filter(|_| installation.status != InstallationStatus::Revoked) else {
+            return Ok(None);
+        };
+        let live = store.find_live_installation(installation.provider, &installation.external_id).await?;
+        Ok(live.map(|live| {
+            ("installation_already_bound", format!("its account is connected here already, as {}", live.id))
+        }))
+    }
+
+    /// Takes out, and counts, what the connection has here already.
+    async fn leave_what_is_here(&mut self, imported: &mut Imported, here: &InstallationRecord) -> anyhow::Result<()> {
+        let Imported { installation, token, resources, integrations } = imported;
+        self.report.of(INSTALLATIONS).already_here += 1;
+        if let Some(store) = &self.here
+            && store.find_token(&installation.id).await?.is_some()
+        {
+            self.report.of(TOKENS).already_here += usize::from(token.take().is_some());
+        }
+        let find_here = |wanted: &Resource| here.resources.iter().find(|here| same_resource(here, wanted));
+        for integration in integrations.iter_mut() {
+            // A resource may have a row of ours already: linked here before this run.
+            if let Some(wanted) = resources.iter().find(|resource| resource.id == integration.resource)
+                && let Some(here) = find_here(wanted)
+            {
+                integration.resource = here.id.clone();
+            }
+        }
+        let (all_resources, all_integrations) = (resources.len(), integrations.len());
+        resources.retain(|resource| find_here(resource).is_none());
+        integrations.retain(|wanted| !here.integrations.iter().any(|here| same_integration(here, wanted)));
+        self.report.of(RESOURCES).already_here += all_resources - resources.len();
+        self.report.of(INTEGRATIONS).already_here += all_integrations - integrations.len();
+        Ok(())
+    }
+
+    /// Names every row of a connection but its own.
+    fn leave_out_belongings(&mut self, of: &Imported, code: &'static str, why: &str) {
+        let tokens = of.token.iter().map(|token| (TOKEN_TABLE, token.row.as_str()));
+        let resources = of.resources.iter().filter(|resource| !of.is_made_up(resource));
+        let resources = resources.map(|resource| (RESOURCE_TABLE, resource.id.as_str()));
+        let integrations = of.integrations.iter().map(|integration| (INTEGRATION_TABLE, integration.id.as_str()));
+        for (table, id) in tokens.chain(resources).chain(integrations) {
+            self.report.leave_out(table, id, code, why);
+        }
+    }
+
+    /// Opens a token with the old cipher.
+    fn open(&mut self, token: ImportedToken) -> Option<OpenedToken> {
+        let mut open = |column: &str, encrypted: &str| {
+            let opened = self.key.open(encrypted).ok();
+            if opened.is_none() {
                 let why = format!("its {column} does not open with that key");
                 self.report.leave_out(TOKEN_TABLE, &token.row, "does_not_open", why);
-                return Ok(None);
-            };
-            let at = SealedAt { table: "gw_tokens", row: installation.as_str(), column };
-            Ok(Some(self.vault.seal(at, &opened)?))
+            }
+            opened
         };
-        let Some(access) = sealed("access_token", &token.access)? else { return Ok(None) };
+        let access = open("access_token", &token.access)?;
         let refresh = match &token.refresh {
-            Some(encrypted) => match sealed("refresh_token", encrypted)? {
-                Some(refresh) => Some(refresh),
-                None => return Ok(None),
-            },
+            Some(encrypted) => Some(open("refresh_token", encrypted)?),
             None => None,
         };
-        Ok(Some(SealedToken {
-            installation: installation.clone(),
-            access,
-            refresh,
-            token_type: token.token_type.clone(),
-            scope: token.scope.clone(),
-            expires_at: token.expires_at,
-            refresh_expires_at: None,
-            generation: 1,
-            claim: None,
-            created_at: token.issued_at,
-            updated_at: token.issued_at,
-        }))
+        Some(OpenedToken { access, refresh, row: token })
     }
 
     fn entry(&self, org: &OrgId, id: &InstallationId, status: InstallationStatus) -> LogEntry {
@@ -252,6 +258,40 @@ impl Import {
     }
 }
 
+/// A token between the two ciphers.
+struct OpenedToken {
+    access: Zeroizing<Vec<u8>>,
+    refresh: Option<Zeroizing<Vec<u8>>>,
+    row: ImportedToken,
+}
+
+impl OpenedToken {
+    /// Seals it with our cipher.
+    fn seal(self, vault: &Vault, installation: &InstallationId) -> Result<SealedToken, VaultError> {
+        let Self { access, refresh, row } = self;
+        let seal = |column: &'static str, opened: &[u8]| {
+            vault.seal(SealedAt { table: "gw_tokens", row: installation.as_str(), column }, opened)
+        };
+        Ok(SealedToken {
+            installation: installation.clone(),
+            access: seal("access_token", &access)?,
+            refresh: refresh.map(|refresh| seal("refresh_token", &refresh)).transpose()?,
+            token_type: row.token_type,
+            scope: row.scope,
+            expires_at: row.expires_at,
+            refresh_expires_at: None,
+            generation: 1,
+            claim: None,
+            created_at: row.issued_at,
+            updated_at: row.issued_at,
+        })
+    }
+}
+
 fn same_resource(here: &Resource, wanted: &Resource) -> bool {
     here.id == wanted.id || here.provider_resource_id == wanted.provider_resource_id
+}
+
+fn same_integration(here: &Integration, wanted: &Integration) -> bool {
+    here.id == wanted.id || (here.workspace == wanted.workspace && here.resource == wanted.resource)
 }

@@ -1,6 +1,9 @@
 //! What an import did, and what it could not carry over and why.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+};
 
 use serde::Serialize;
 
@@ -55,6 +58,12 @@ impl Report {
     /// Notes a row that is left out.
     pub(super) fn leave_out(&mut self, table: &'static str, id: &str, code: &'static str, why: impl Into<String>) {
         self.left_out.push(Complaint { table, id: id.to_owned(), code, why: why.into() });
+    }
+
+    /// What was left out after all was not carried over with a reservation.
+    pub(super) fn settle(&mut self) {
+        let left_out: HashSet<_> = self.left_out.iter().map(|left| (left.table, left.id.as_str())).collect();
+        self.doubtful.retain(|doubt| !left_out.contains(&(doubt.table, doubt.id.as_str())));
     }
 
     /// Notes a row that is carried over all the same.

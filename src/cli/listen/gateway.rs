@@ -112,7 +112,7 @@ impl Gateway {
     }
 
     /// Follows the stream: after this event, or from now on.
-    pub async fn follow(&self, after: Option<&EventId>) -> Result<Following, GatewayError> {
+    pub async fn follow(&self, after: Option<EventId>) -> Result<Following, GatewayError> {
         let mut request = self.http.get(self.at("/events/stream")?).headers(self.headers.clone());
         request = request.header(ACCEPT, "text/event-stream");
         if let Some(after) = after {

@@ -6,8 +6,9 @@
 //! replay, a reroute) are not in the stream.
 //!
 //! **Invariants**: the gateway is only read; nothing is skipped while the gateway or the local URL cannot be reached:
-//! both are waited for; deliveries are forwarded one after the other, in the order of the stream, each once; only a
-//! connection that could not be made is tried again; the API key is never printed.
+//! both are waited for; deliveries are forwarded one after the other, in the order of the stream, each once (but for those
+//! of a time that a gateway's clock that was set back comes to again); only a connection that could not be made is tried
+//! again; the API key is never printed.
 
 mod gateway;
 mod place;
@@ -24,7 +25,7 @@ use url::Url;
 
 use self::{
     gateway::{DeliveryShown, EventShown, Gateway, GatewayError, Payload},
-    place::Place,
+    place::{Arrival, Place},
     telling::Teller,
 };
 use crate::{
@@ -35,7 +36,7 @@ use crate::{
         sign::{self, SigningSecret},
     },
     model::{
-        clock::{Clock as _, EpochMs, Ids, SystemClock},
+        clock::{Clock as _, EpochMs, SystemClock},
         delivery::AttemptResult,
         envelope::Envelope,
         pauses::Pauses,
@@ -139,7 +140,7 @@ impl<'a> Listener<'a> {
             self.arguments.forward.as_str(),
             generated.as_ref().map(|text| text.as_str()),
         );
-        let mut place = since.map(|since| Place::starting_after(Ids::event_floor(since)));
+        let mut place = since.map(Place::starting_at);
         let mut pauses = PAUSES;
         loop {
             let error = match self.follow(&mut place, &mut pauses).await {
@@ -158,14 +159,19 @@ impl<'a> Listener<'a> {
         pauses: &mut Pauses,
     ) -> Result<std::convert::Infallible, GatewayError> {
         let mut following = self.gateway.follow(place.as_ref().map(Place::resume_after)).await?;
-        let place = place.get_or_insert_with(|| Place::starting_after(Ids::event_floor(following.since)));
+        let place = place.get_or_insert_with(|| Place::starting_at(following.since));
         // The gateway writes at once, so that we know.
         let mut events = following.next().await?;
         pauses.start_anew();
         Teller::note("connected, waiting for events");
         loop {
             for event in &events {
-                if place.is_new(&event.id) && self.is_wanted(event) {
+                match place.take(&event.id) {
+                    Arrival::Old => continue,
+                    Arrival::SetBack => Teller::note("the gateway's clock was set back: going on from there"),
+                    Arrival::New => {}
+                }
+                if self.is_wanted(event) {
                     self.handle(event).await?;
                 }
             }

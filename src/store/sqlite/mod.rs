@@ -8,6 +8,7 @@ mod checkpointer;
 mod file;
 
 use std::{
+    path::PathBuf,
     str::FromStr as _,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -312,6 +313,12 @@ impl Committer for SqliteCommitter {
     }
 }
 
+/// The file that a URL of ours names.
+pub(super) fn file_of(url: &str) -> Option<PathBuf> {
+    let options = url.starts_with("sqlite:").then(|| SqliteConnectOptions::from_str(url))?;
+    Some(options.ok()?.get_filename().to_owned())
+}
+
 /// There are no other nodes to tell.
 async fn notify(_connection: &mut SqliteConnection, _change: &Change) -> StoreResult<()> {
     Ok(())
@@ -354,6 +361,18 @@ mod tests {
             created_at: EpochMs(0),
             updated_at: EpochMs(0),
         }
+    }
+
+    #[test]
+    fn the_file_of_a_url_is_found_in_every_spelling() {
+        for (url, path) in [
+            ("sqlite://signalbox.db", "signalbox.db"),
+            ("sqlite:signalbox.db", "signalbox.db"),
+            ("sqlite:///var/lib/signalbox.db?mode=rw", "/var/lib/signalbox.db"),
+        ] {
+            assert_eq!(file_of(url), Some(PathBuf::from(path)), "{url}");
+        }
+        assert_eq!(file_of("postgres://localhost/x"), None);
     }
 
     fn entry(id: &str, bytes: usize) -> LogEntry {

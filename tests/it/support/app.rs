@@ -119,7 +119,8 @@ impl App {
         Self::start_in(Arc::clone(&self.directory), backend, Options { settings }).await
     }
 
-    fn stopped_in(directory: Arc<TempDir>, backend: Backend, options: Options) -> Self {
+    /// The same in a directory that the test looks into.
+    pub fn stopped_in(directory: Arc<TempDir>, backend: Backend, options: Options) -> Self {
         Self {
             backend,
             directory,

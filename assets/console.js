@@ -31,14 +31,21 @@ class Problem extends Error {
 const inSentences = (problem) =>
   [problem.message, ...(problem.more ?? [])].map((said) => (/[.!?…)]$/.test(said) ? said : `${said}.`)).join(" ");
 
+/** An address within what this page shows: its org or, said expressly, all of them. Another window may have chosen
+ *  another org meanwhile. */
+function ours(path) {
+  const address = new URL(path, location.origin);
+  address.searchParams.set("org", root.org ?? "");
+  return address;
+}
+
 /** Calls the API as this page's visitor; answers what it said, or throws a Problem. */
 async function api(method, path, body) {
   const headers = { accept: "application/json" };
-  if (root.org) headers["x-org-id"] = root.org;
   if (body !== undefined) headers["content-type"] = "application/json";
   let answer;
   try {
-    answer = await fetch(base + path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+    answer = await fetch(ours(base + path), { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
   } catch {
     throw new Problem(0, { title: "The gateway cannot be reached", detail: "Look at your connection and try again." });
   }
@@ -536,9 +543,8 @@ async function refresh() {
   if (refreshing || document.hidden || live().length === 0) return;
   refreshing = true;
   try {
-    const address = new URL(location.href);
+    const address = ours(location.href);
     address.searchParams.set("fragment", "1");
-    if (root.org && !address.searchParams.has("org")) address.searchParams.set("org", root.org);
     const answer = await fetch(address, { headers: { accept: "text/html" } });
     if (answer.status === 401) return location.reload();
     if (!answer.ok) return;

@@ -586,26 +586,50 @@ function dress(part) {
   count();
 }
 
-/** Follows the org's events; each is a reason to look again. */
+/** How long to wait before following is tried again that was refused. */
+const TRY_AGAIN_MS = 10_000;
+
+/** Follows the org's events while somebody looks; each is a reason to look again. A browser has six connections to a host,
+ *  for all its tabs: those in the background leave them to the others. */
 function follow() {
-  const shown = all("[data-stream]");
   if (!root.org || live().length === 0) return;
-  const stream = new EventSource(`${base}/events/stream?org=${encodeURIComponent(root.org)}`);
+  let stream;
+  let again;
   let waiting;
-  const say = (isOn) => shown.forEach((part) => {
-    part.classList.toggle("on", isOn);
-    part.textContent = isOn ? "Live" : "Reconnecting…";
-  });
-  stream.addEventListener("open", () => say(true));
-  stream.addEventListener("error", () => say(false));
-  stream.addEventListener("message", () => {
-    if (all("[data-live][data-quiet]").length > 0) return;
-    waiting ??= setTimeout(() => {
-      waiting = undefined;
-      refresh();
-    }, 800);
-  });
-  addEventListener("pagehide", () => stream.close());
+  const say = (text, isOn = false) => {
+    for (const part of all("[data-stream]")) {
+      part.classList.toggle("on", isOn);
+      part.textContent = text;
+    }
+  };
+  const close = () => {
+    clearTimeout(again);
+    stream?.close();
+  };
+  const open = () => {
+    stream = new EventSource(ours(`${base}/events/stream`));
+    stream.addEventListener("open", () => say("Live", true));
+    stream.addEventListener("error", () => {
+      if (stream.readyState !== EventSource.CLOSED) return say("Reconnecting…");
+      // It was refused, and would not try again by itself.
+      say("Not live");
+      again = setTimeout(open, TRY_AGAIN_MS);
+    });
+    stream.addEventListener("message", () => {
+      if (all("[data-live][data-quiet]").length > 0) return;
+      waiting ??= setTimeout(() => {
+        waiting = undefined;
+        refresh();
+      }, 800);
+    });
+  };
+  const turn = () => {
+    close();
+    if (!document.hidden) open();
+  };
+  document.addEventListener("visibilitychange", turn);
+  addEventListener("pagehide", close);
+  turn();
 }
 
 /* --- connecting in a popup ----------------------------------------------------------------------------------------- */

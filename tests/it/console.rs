@@ -292,6 +292,20 @@ on_both! {
         app.finish().await;
     }
 
+    async fn the_log_has_the_code_of_a_problem_that_is_shown_as_a_page(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let visitor = Visitor::signed_in(&app, App::service_key()).await;
+        for (path, status, code) in
+            [("/console/nowhere", 404, "not_found"), ("/console/workspaces/ws?org=", 400, "missing_org_id")]
+        {
+            let headers = [("cookie", visitor.cookies.as_str()), ("accept", "text/html")];
+            let page = app.send("GET", path, &headers, "").await;
+            assert_eq!((page.status, page.headers.get("content-type")), (status, Some("text/html; charset=utf-8")));
+            until_logged(&app, &format!("\"error.code\":\"{code}\"")).await;
+        }
+        app.finish().await;
+    }
+
     async fn every_page_has_the_policy_and_nothing_inline(backend) {
         let app = App::start(backend, Options::default()).await;
         let visitor = Visitor::signed_in(&app, App::service_key()).await;

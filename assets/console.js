@@ -70,7 +70,9 @@ function valueOf(field) {
   if (type === "time") return new Date(text).toISOString();
   if (type === "lines") return text.split("\n").map((line) => line.trim()).filter(Boolean);
   if (type === "headers") {
-    const lines = text.split("\n").filter((line) => line.includes(":"));
+    const lines = text.split("\n").filter((line) => line.trim() !== "");
+    const odd = lines.find((line) => !line.includes(":"));
+    if (odd) throw new Error(`There is no colon in “${odd.trim()}”.`);
     return Object.fromEntries(lines.map((line) => [line.slice(0, line.indexOf(":")).trim(), line.slice(line.indexOf(":") + 1).trim()]));
   }
   return text;
@@ -127,7 +129,10 @@ const lookUp = (said, path) => path.split(".").reduce((at, step) => at?.[step], 
 
 /** What came of it: reload, go elsewhere, show it, or stay. */
 function goOn(element, said, report) {
-  const { then = "reload" } = element.dataset;
+  let { then = "reload" } = element.dataset;
+  const dialog = then.startsWith("show:") ? document.getElementById(then.slice(5)) : null;
+  const { onlyWith } = dialog?.dataset ?? {};
+  if (onlyWith && lookUp(said, onlyWith) === undefined) then = "reload";
   // An answer that says how it went may have words of its own.
   const done = element.getAttribute(`data-done-${said.status}`) ?? element.dataset.done;
   const message = done?.replace(/\{([\w.]+)\}/g, (_, name) => grouped(lookUp(said, name) ?? 0));
@@ -138,7 +143,6 @@ function goOn(element, said, report) {
     count();
     refresh();
   } else if (then.startsWith("show:")) {
-    const dialog = document.getElementById(then.slice(5));
     for (const shown of all("[data-show]", dialog)) {
       const value = lookUp(said, shown.dataset.show);
       shown.textContent = typeof value === "object" && value !== null ? JSON.stringify(value, null, 2) : (value ?? "–");

@@ -157,6 +157,13 @@ on_both! {
             let found = visitor.get(&format!("/console/events?search={search}")).await;
             assert_eq!((found.status, found.headers.get("location")), (303, Some(address.as_str())));
         }
+        // Whatever is looked for, it is looked for among events.
+        for (search, segment) in [("%0Ab", "%0Ab"), ("/../../../events", "%2F..%2F..%2F..%2Fevents"), ("%23%3F", "%23%3F")] {
+            let found = visitor.get(&format!("/console/events?search={event}{search}")).await;
+            let address = format!("/console/events/{event}{segment}");
+            assert_eq!((found.status, found.headers.get("location")), (303, Some(address.as_str())));
+            assert_eq!(visitor.get(&address).await.status, 404);
+        }
         assert_eq!(visitor.get("/console/events?search=dlv_nobody").await.status, 404);
         assert_eq!(visitor.get("/console/events?outcome=odd").await.status, 400);
 

@@ -81,6 +81,7 @@ mod event;
 mod events;
 mod filter_field;
 mod frame;
+mod indented;
 mod integration;
 mod keys;
 pub mod layout;

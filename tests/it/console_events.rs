@@ -171,6 +171,8 @@ on_both! {
         for text in ["The newest webhook secret made its signature", "Workspace ws", delivery.as_str(), "&#34;ref&#34;:"] {
             assert!(shown.contains(text), "{text} is not in {shown}");
         }
+        let fragment = visitor.read(&format!("/console/events/{event}?fragment=1")).await;
+        assert!(fragment.contains("The newest webhook secret") && !fragment.contains("&#34;ref&#34;:"), "{fragment}");
         let raw = visitor.read(&format!("/console/events/{event}?view=raw")).await;
         assert!(raw.contains("aria-current=\"true\">Raw"), "{raw}");
         let stranger = app.make_key(&["--org", "other"]);

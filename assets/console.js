@@ -31,14 +31,21 @@ class Problem extends Error {
 const inSentences = (problem) =>
   [problem.message, ...(problem.more ?? [])].map((said) => (/[.!?…)]$/.test(said) ? said : `${said}.`)).join(" ");
 
+/** An address within what this page shows: its org or, said expressly, all of them. Another window may have chosen
+ *  another org meanwhile. */
+function ours(path) {
+  const address = new URL(path, location.origin);
+  address.searchParams.set("org", root.org ?? "");
+  return address;
+}
+
 /** Calls the API as this page's visitor; answers what it said, or throws a Problem. */
 async function api(method, path, body) {
   const headers = { accept: "application/json" };
-  if (root.org) headers["x-org-id"] = root.org;
   if (body !== undefined) headers["content-type"] = "application/json";
   let answer;
   try {
-    answer = await fetch(base + path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+    answer = await fetch(ours(base + path), { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
   } catch {
     throw new Problem(0, { title: "The gateway cannot be reached", detail: "Look at your connection and try again." });
   }
@@ -63,7 +70,9 @@ function valueOf(field) {
   if (type === "time") return new Date(text).toISOString();
   if (type === "lines") return text.split("\n").map((line) => line.trim()).filter(Boolean);
   if (type === "headers") {
-    const lines = text.split("\n").filter((line) => line.includes(":"));
+    const lines = text.split("\n").filter((line) => line.trim() !== "");
+    const odd = lines.find((line) => !line.includes(":"));
+    if (odd) throw new Error(`There is no colon in “${odd.trim()}”.`);
     return Object.fromEntries(lines.map((line) => [line.slice(0, line.indexOf(":")).trim(), line.slice(line.indexOf(":") + 1).trim()]));
   }
   return text;
@@ -120,7 +129,10 @@ const lookUp = (said, path) => path.split(".").reduce((at, step) => at?.[step], 
 
 /** What came of it: reload, go elsewhere, show it, or stay. */
 function goOn(element, said, report) {
-  const { then = "reload" } = element.dataset;
+  let { then = "reload" } = element.dataset;
+  const dialog = then.startsWith("show:") ? document.getElementById(then.slice(5)) : null;
+  const { onlyWith } = dialog?.dataset ?? {};
+  if (onlyWith && lookUp(said, onlyWith) === undefined) then = "reload";
   // An answer that says how it went may have words of its own.
   const done = element.getAttribute(`data-done-${said.status}`) ?? element.dataset.done;
   const message = done?.replace(/\{([\w.]+)\}/g, (_, name) => grouped(lookUp(said, name) ?? 0));
@@ -131,7 +143,6 @@ function goOn(element, said, report) {
     count();
     refresh();
   } else if (then.startsWith("show:")) {
-    const dialog = document.getElementById(then.slice(5));
     for (const shown of all("[data-show]", dialog)) {
       const value = lookUp(said, shown.dataset.show);
       shown.textContent = typeof value === "object" && value !== null ? JSON.stringify(value, null, 2) : (value ?? "–");
@@ -536,9 +547,8 @@ async function refresh() {
   if (refreshing || document.hidden || live().length === 0) return;
   refreshing = true;
   try {
-    const address = new URL(location.href);
+    const address = ours(location.href);
     address.searchParams.set("fragment", "1");
-    if (root.org && !address.searchParams.has("org")) address.searchParams.set("org", root.org);
     const answer = await fetch(address, { headers: { accept: "text/html" } });
     if (answer.status === 401) return location.reload();
     if (!answer.ok) return;
@@ -580,26 +590,50 @@ function dress(part) {
   count();
 }
 
-/** Follows the org's events; each is a reason to look again. */
+/** How long to wait before following is tried again that was refused. */
+const TRY_AGAIN_MS = 10_000;
+
+/** Follows the org's events while somebody looks; each is a reason to look again. A browser has six connections to a host,
+ *  for all its tabs: those in the background leave them to the others. */
 function follow() {
-  const shown = all("[data-stream]");
   if (!root.org || live().length === 0) return;
-  const stream = new EventSource(`${base}/events/stream?org=${encodeURIComponent(root.org)}`);
+  let stream;
+  let again;
   let waiting;
-  const say = (isOn) => shown.forEach((part) => {
-    part.classList.toggle("on", isOn);
-    part.textContent = isOn ? "Live" : "Reconnecting…";
-  });
-  stream.addEventListener("open", () => say(true));
-  stream.addEventListener("error", () => say(false));
-  stream.addEventListener("message", () => {
-    if (all("[data-live][data-quiet]").length > 0) return;
-    waiting ??= setTimeout(() => {
-      waiting = undefined;
-      refresh();
-    }, 800);
-  });
-  addEventListener("pagehide", () => stream.close());
+  const say = (text, isOn = false) => {
+    for (const part of all("[data-stream]")) {
+      part.classList.toggle("on", isOn);
+      part.textContent = text;
+    }
+  };
+  const close = () => {
+    clearTimeout(again);
+    stream?.close();
+  };
+  const open = () => {
+    stream = new EventSource(ours(`${base}/events/stream`));
+    stream.addEventListener("open", () => say("Live", true));
+    stream.addEventListener("error", () => {
+      if (stream.readyState !== EventSource.CLOSED) return say("Reconnecting…");
+      // It was refused, and would not try again by itself.
+      say("Not live");
+      again = setTimeout(open, TRY_AGAIN_MS);
+    });
+    stream.addEventListener("message", () => {
+      if (all("[data-live][data-quiet]").length > 0) return;
+      waiting ??= setTimeout(() => {
+        waiting = undefined;
+        refresh();
+      }, 800);
+    });
+  };
+  const turn = () => {
+    close();
+    if (!document.hidden) open();
+  };
+  document.addEventListener("visibilitychange", turn);
+  addEventListener("pagehide", close);
+  turn();
 }
 
 /* --- connecting in a popup ----------------------------------------------------------------------------------------- */

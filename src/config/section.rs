@@ -27,7 +27,7 @@ pub struct KnownSetting {
     pub secret: bool,
     /// Who set it.
     pub source: SettingSource,
-    /// What it is, where it is no secret: as it was given, or the default. Passwords within URLs are blotted out.
+    /// What it is, where it is no secret: as it was given, or the default. Passwords and queries of URLs are blotted out.
     pub value: Option<Value>,
 }
 
@@ -139,7 +139,7 @@ impl Section<'_> {
             Some(Origin::Environment) => SettingSource::Environment,
         };
         let value = if secret { None } else { given.map(|given| given.value.clone()).or_else(|| default.clone()) };
-        let value = value.map(without_password);
+        let value = value.map(without_secrets);
         self.known.push(KnownSetting {
             section: self.name.clone(),
             key: key.to_owned(),
@@ -276,11 +276,15 @@ impl Section<'_> {
     }
 }
 
-/// A URL's password is nobody's business who may see the URL.
-fn without_password(value: Value) -> Value {
+/// A URL's password is nobody's business who may see the URL, nor is its query, where others expect a key or a token.
+fn without_secrets(value: Value) -> Value {
     let Value::String(text) = &value else { return value };
     let Ok(mut url) = Url::parse(text) else { return value };
-    let is_blotted_out = url.password().is_some() && url.set_password(Some("***")).is_ok();
+    let mut is_blotted_out = url.password().is_some() && url.set_password(Some("***")).is_ok();
+    if url.query().is_some_and(|query| !query.is_empty()) {
+        url.set_query(Some("***"));
+        is_blotted_out = true;
+    }
     if is_blotted_out { Value::String(url.to_string()) } else { value }
 }
 

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     model::{
         clock::EpochMs,
+        event::EventOutcome,
         ids::{InstallationId, LogId},
         installation::{Installation, InstallationStatus},
         integration::{Integration, IntegrationStatus},
@@ -23,7 +24,7 @@ use crate::{
         words,
     },
     routes::{Answer, ConnectionFacts, Gateway, Problem, Query, error_codes as codes, facts_of},
-    store::UnroutedFilter,
+    store::{EventFilter, PageRequest, UnroutedFilter},
 };
 
 /// How far held events are counted.
@@ -46,11 +47,16 @@ struct ConnectionPage {
     subjects: BTreeMap<String, (String, String)>,
     /// Events that wait to be released.
     held: usize,
-    /// Whether events wait that came before what they are about was linked.
-    has_waiting: bool,
+    waiting: Option<Waiting>,
     pager: Pager,
     is_live: bool,
     may_end: bool,
+}
+
+/// Events wait that came before what they are about was linked.
+struct Waiting {
+    /// Whether the list of events shows any: those that came before the account was connected are in nobody's list.
+    is_listed: bool,
 }
 
 /// A linked resource, and who subscribes to it.
@@ -93,9 +99,14 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, query: Query, gateway
         after: None,
         limit: 1,
     };
+    let waiting = if is_live && !gateway.store.list_unrouted(&waiting).await?.is_empty() {
+        Some(Waiting { is_listed: lists_unrouted(&gateway, &visitor, &installation.id).await? })
+    } else {
+        None
+    };
     render(&ConnectionPage {
         held: gateway.store.list_held(&installation.id, HELD_COUNTED).await?.len(),
-        has_waiting: is_live && !gateway.store.list_unrouted(&waiting).await?.is_empty(),
+        waiting,
         subjects,
         facts: facts_of(&gateway, &installation).await?,
         provider: gateway.registry.name_of(installation.provider),
@@ -111,6 +122,18 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, query: Query, gateway
         layout,
         installation,
     })
+}
+
+/// Whether the list of events finds unrouted ones of the connection, as far as it searches at once.
+async fn lists_unrouted(gateway: &Gateway, visitor: &Visitor, installation: &InstallationId) -> Result<bool, Problem> {
+    let filter = EventFilter {
+        org: visitor.caller.org.clone(),
+        installation: Some(installation.clone()),
+        outcome: Some(EventOutcome::Unrouted),
+        ..EventFilter::default()
+    };
+    let found = gateway.store.list_events(&filter, PageRequest { limit: 1, cursor: None }).await?;
+    Ok(!found.items.is_empty() || found.searched_back_to.is_some())
 }
 
 /// More than one of them.

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{
     dead_letters::why,
     events::name_of,
+    indented::indented,
     layout::{Layout, Section, segment},
     render, ui,
     visitor::Visitor,
@@ -41,7 +42,8 @@ struct EventPage {
     steps: Vec<Step>,
     integrations: Vec<(String, String)>,
     deliveries: Vec<Shown>,
-    payload: Payload,
+    /// Not in a fragment: the bytes do not change, and may be many.
+    payload: Option<Payload>,
     is_raw: bool,
 }
 
@@ -77,8 +79,13 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, query: Query, gateway
         Some(installation) => gateway.store.load_installation(installation).await?,
         None => None,
     };
-    let body = gateway.store.find_event_body(&id).await?.map(|(_, body)| body).unwrap_or_default();
     let is_raw = query.get("view") == Some("raw");
+    let payload = if visitor.is_fragment {
+        None
+    } else {
+        let found = gateway.store.find_event_body(&id).await?;
+        Some(shown_payload(&found.map(|(_, body)| body).unwrap_or_default(), is_raw))
+    };
     let headers: serde_json::Map<String, Value> = serde_json::from_str(&detail.headers).unwrap_or_default();
     let mut attempts = detail.attempts;
     let deliveries = detail.deliveries.into_iter().map(|delivery| {
@@ -95,7 +102,7 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, query: Query, gateway
         steps: steps(&detail.event, &explained, record.as_ref()),
         account: record.map(|record| record.installation.account().to_owned()),
         integrations: integrations(&explained),
-        payload: shown_payload(&body, is_raw),
+        payload,
         event: detail.event,
         is_raw,
     })
@@ -109,12 +116,10 @@ fn text_of(value: &Value) -> String {
 fn shown_payload(body: &[u8], is_raw: bool) -> Payload {
     let is_cut = body.len() > SHOWN_BYTES;
     let shown = &body[..body.len().min(SHOWN_BYTES)];
-    let pretty = (!is_cut).then(|| serde_json::from_slice::<Value>(body).ok()).flatten();
-    let text = match (&pretty, is_raw) {
-        (Some(value), false) => format!("{value:#}"),
-        _ => String::from_utf8_lossy(shown).into_owned(),
-    };
-    Payload { text, size: size_of(body.len()), is_cut, is_json: pretty.is_some() }
+    let pretty = if is_cut || is_raw { None } else { indented(body) };
+    let is_json = pretty.is_some();
+    let text = pretty.unwrap_or_else(|| String::from_utf8_lossy(shown).into_owned());
+    Payload { text, size: size_of(body.len()), is_cut, is_json }
 }
 
 /// The integrations that were considered, for a replay to some of them.
@@ -270,8 +275,9 @@ mod tests {
 
     #[test]
     fn a_payload_is_readable_raw_on_request_and_cut_where_it_is_long() {
-        let shown = shown_payload(b"{\"a\":1}", false);
-        assert_eq!((shown.text.as_str(), shown.is_json, shown.is_cut), ("{\n  \"a\": 1\n}", true, false));
+        let shown = shown_payload(b"{\"b\":1,\"a\":1e400}", false);
+        let readable = "{\n  \"b\": 1,\n  \"a\": 1e400\n}";
+        assert_eq!((shown.text.as_str(), shown.is_json, shown.is_cut), (readable, true, false));
         assert_eq!(shown_payload(b"{\"a\":1}", true).text, "{\"a\":1}");
         let long = shown_payload(&vec![b'x'; SHOWN_BYTES + 1], false);
         assert_eq!((long.text.len(), long.is_json, long.is_cut), (SHOWN_BYTES, false, true));

@@ -6,7 +6,7 @@ use askama::Template;
 use super::{
     event::says,
     filter_field::FilterField,
-    layout::{Layout, Pager, Section},
+    layout::{Layout, Pager, Section, segment},
     render, ui,
     visitor::Visitor,
 };
@@ -93,7 +93,7 @@ pub async fn list(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -
 async fn address_of(visitor: &Visitor, search: &str) -> Result<Option<String>, Problem> {
     let base = super::layout::base(&visitor.gateway);
     if search.starts_with(EventId::PREFIX) && search.len() > 20 {
-        return Ok(Some(format!("{base}/console/events/{search}")));
+        return Ok(Some(format!("{base}/console/events/{}", segment(search))));
     }
     if !search.starts_with(DeliveryId::PREFIX) {
         return Ok(None);

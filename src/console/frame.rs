@@ -19,7 +19,7 @@ use super::{
     layout::{Layout, Section, base_of},
     visitor::Visitor,
 };
-use crate::routes::{Problem, RequestIds, error_codes as codes, log_cause, session};
+use crate::routes::{Problem, RequestIds, error_codes as codes, log_cause, note, session};
 
 /// No script or style but our own files, nothing from elsewhere, and in nobody's frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
@@ -113,6 +113,7 @@ fn page_of(problem: &Problem, request: &HttpRequest) -> HttpResponse {
     if code == &codes::UNAUTHORIZED && is_reading && session::is_person(request) {
         return to_sign_in(request);
     }
+    note(request, |notes| notes.error_code = Some(code.code));
     let visitor = request.extensions().get::<Visitor>().cloned();
     let title = if code == &codes::MISSING_ORG_ID { "Choose an org" } else { code.title };
     let layout = match visitor {

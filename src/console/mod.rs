@@ -61,7 +61,8 @@
 //!   a `{name}` in the path is filled in from a field) and shows the problem document's title and detail when refused.
 //!   `data-body='{"a":1}'` is sent along, `data-confirm="What will happen"` asks first (`data-confirm-verb="Disconnect"`),
 //!   `data-then="reload|stay|/console/…{member}|show:dialog-id"` says how it goes on (`show` fills `[data-show="member"]` of a
-//!   `<dialog>`), `data-done="Saved"` what is said (`data-done-empty` if the answer's `status` is `empty`).
+//!   `<dialog>`, unless it is `data-only-with` a member that the answer does not have), `data-done="Saved"` what is said
+//!   (`data-done-empty` if the answer's `status` is `empty`).
 //!   `data-chunk="deliveryIds:50"` sends a long list in portions and shows a bar in `[data-progress]`; with
 //!   `data-every="/deliveries?status=dead"` the list is whatever that search finds, counted first by `/deliveries/count`;
 //!   `data-report="#id"` names the part of the page that says how far it is, names what was left out, and can stop it.
@@ -80,6 +81,7 @@ mod event;
 mod events;
 mod filter_field;
 mod frame;
+mod indented;
 mod integration;
 mod keys;
 pub mod layout;

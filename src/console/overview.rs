@@ -20,15 +20,16 @@ use crate::{
         installation::{Installation, InstallationStatus},
     },
     routes::{Answer, Bucket, Gateway, Query, Window, chart},
-    store::{BoundedCount, DeliveryFilter, EventFilter, PageRequest},
+    store::{BoundedCount, DeliveryFilter, EventFilter, Page, PageRequest},
 };
 
 /// Events shown.
 const EVENTS: u32 = 8;
-/// Connections looked at.
-const CONNECTIONS: u32 = 100;
-/// Destinations looked at.
-const DESTINATIONS: u32 = 100;
+/// Connections of a status, and destinations, that need somebody and are named; if there are more, that is said.
+const NAMED: u32 = 20;
+/// In which states a connection needs somebody: it neither works nor was ended on purpose.
+const NEEDING: [InstallationStatus; 3] =
+    [InstallationStatus::NeedsReauth, InstallationStatus::Suspended, InstallationStatus::Pending];
 /// How far open and dead deliveries are counted.
 const COUNTED: u32 = 1000;
 
@@ -46,9 +47,11 @@ struct OverviewPage {
     deliveries_chart: Chart,
     providers: Vec<ProviderRow>,
     needing: Vec<Needing>,
+    /// Of which statuses there are more.
+    more_needing: Vec<InstallationStatus>,
     /// Destinations that nothing is sent to any more.
-    disabled: Vec<Destination>,
-    connections: usize,
+    disabled: Page<Destination>,
+    is_connected: bool,
     events: Vec<Event>,
 }
 
@@ -80,17 +83,22 @@ pub async fn show(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -
     let (dead, open) = (count(DeliveryStatus::Dead).await?, count(DeliveryStatus::Pending).await?);
     let filter = EventFilter { org: org.cloned(), ..EventFilter::default() };
     let events = gateway.store.list_events(&filter, PageRequest { limit: EVENTS, cursor: None }).await?.items;
-    let page = PageRequest { limit: CONNECTIONS, cursor: None };
-    let connections = gateway.store.list_installations(org, None, None, page).await?.items;
-    let disabled = match org {
-        Some(org) => {
-            let page = PageRequest { limit: DESTINATIONS, cursor: None };
-            let mut found = gateway.store.list_destinations_page(org, page).await?.items;
-            found.retain(|destination| destination.disabled_reason.is_some());
-            found
-        }
-        None => Vec::new(),
-    };
+    let one = PageRequest { limit: 1, cursor: None };
+    let is_connected = !gateway.store.list_installations(org, None, None, one).await?.items.is_empty();
+    let named = PageRequest { limit: NAMED, cursor: None };
+    let (mut needing, mut more_needing) = (Vec::new(), Vec::new());
+    for status in NEEDING {
+        let found = gateway.store.list_installations(org, None, Some(status), named).await?;
+        more_needing.extend(found.next_cursor.map(|_| status));
+        let rows = found.items.into_iter();
+        needing.extend(
+            rows.map(|installation| Needing {
+                provider: gateway.registry.name_of(installation.provider),
+                installation,
+            }),
+        );
+    }
+    let disabled = gateway.store.list_disabled_destinations(org, named).await?;
     let sees_everybody = visitor.caller.is_service();
     let (total, by_provider) = sums(&buckets);
     let providers = gateway.registry.iter().map(|(provider, settings)| ProviderRow {
@@ -111,10 +119,9 @@ pub async fn show(visitor: Visitor, query: Query, gateway: web::Data<Gateway>) -
         events_chart: events_chart(&buckets),
         deliveries_chart: deliveries_chart(&buckets),
         providers: providers.collect(),
-        connections: connections.len(),
-        needing: (connections.into_iter().filter(needs_somebody))
-            .map(|installation| Needing { provider: gateway.registry.name_of(installation.provider), installation })
-            .collect(),
+        is_connected,
+        needing,
+        more_needing,
         disabled,
         events,
     })
@@ -171,11 +178,6 @@ fn success(counts: &ActivityCounts) -> String {
 /// A number that may be larger.
 fn bounded(count: &BoundedCount) -> String {
     format!("{}{}", ui::count(count.count), if count.more { "+" } else { "" })
-}
-
-/// Whether a connection needs somebody: it neither works nor was ended on purpose.
-fn needs_somebody(connection: &Installation) -> bool {
-    !matches!(connection.status, InstallationStatus::Active | InstallationStatus::Revoked)
 }
 
 /// What an event is called: its key, or else its wire type.

@@ -17,7 +17,7 @@ use crate::{
         clock::EpochMs,
         destination::{Destination, DestinationScope},
         ids::{InstallationId, IntegrationId, OrgId, WorkspaceId},
-        installation::Installation,
+        installation::{Installation, InstallationStatus},
         integration::{Integration, IntegrationStatus},
         resource::{Resource, ResourceStatus},
     },
@@ -26,7 +26,7 @@ use crate::{
     store::PageRequest,
 };
 
-/// Connections to choose from.
+/// Connections of a status to choose from.
 const CONNECTIONS: u32 = 100;
 
 #[derive(Template)]
@@ -50,7 +50,7 @@ struct WorkspacePage {
     /// How many have ended.
     ended: usize,
     shows_all: bool,
-    connections: Vec<Choice>,
+    connections: Choices,
     chosen: Option<Chosen>,
 }
 
@@ -68,6 +68,13 @@ struct Row {
     /// Sorts there are.
     known: usize,
     last_event_at: Option<EpochMs>,
+}
+
+/// The connections to choose from.
+struct Choices {
+    items: Vec<Choice>,
+    /// Whether there are more.
+    has_more: bool,
 }
 
 /// A connection to choose.
@@ -112,7 +119,7 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, query: Query, gateway
     let shown = integrations.iter().filter(|(integration, _)| shows_all || !has_ended(integration));
     let own = gateway.destinations.find(&scope(org, DestinationScope::Workspace, workspace.as_str())).await?;
     let of_org = gateway.destinations.find(&scope(org, DestinationScope::Org, org.as_str())).await?;
-    let installations = routing_installations(&gateway, org).await?;
+    let (installations, has_more) = routing_installations(&gateway, org).await?;
     let wanted = query.get("connection").or_else(|| installations.first().map(|first| first.id.as_str()));
     let chosen = installations.iter().find(|one| wanted == Some(one.id.as_str()));
     let has_fallback = gateway.config.delivery.url.is_some();
@@ -133,7 +140,10 @@ pub async fn show(visitor: Visitor, id: web::Path<String>, query: Query, gateway
         rows: shown.map(|(integration, resource)| row(&gateway.registry, integration, resource)).collect(),
         ended,
         shows_all,
-        connections: installations.iter().map(|one| choice(&gateway.registry, one, chosen)).collect(),
+        connections: Choices {
+            items: installations.iter().map(|one| choice(&gateway.registry, one, chosen)).collect(),
+            has_more,
+        },
         chosen: match chosen {
             Some(chosen) => offers(&gateway, chosen, &subscribed).await?,
             None => None,
@@ -182,11 +192,17 @@ fn row(registry: &Registry, integration: &Integration, resource: &Resource) -> R
     }
 }
 
-async fn routing_installations(gateway: &Gateway, org: &OrgId) -> Result<Vec<Installation>, Problem> {
+/// The org's newest connections that route, newest first, and whether it has more.
+async fn routing_installations(gateway: &Gateway, org: &OrgId) -> Result<(Vec<Installation>, bool), Problem> {
     let page = PageRequest { limit: CONNECTIONS, cursor: None };
-    let mut found = gateway.store.list_installations(Some(org), None, None, page).await?.items;
-    found.retain(|installation| installation.status.routes());
-    Ok(found)
+    let (mut found, mut has_more) = (Vec::new(), false);
+    for status in InstallationStatus::ALL.into_iter().filter(|status| status.routes()) {
+        let of_status = gateway.store.list_installations(Some(org), None, Some(status), page).await?;
+        has_more |= of_status.next_cursor.is_some();
+        found.extend(of_status.items);
+    }
+    found.sort_unstable_by(|a, b| b.id.cmp(&a.id));
+    Ok((found, has_more))
 }
 
 fn choice(registry: &Registry, installation: &Installation, chosen: Option<&Installation>) -> Choice {

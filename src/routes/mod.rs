@@ -56,7 +56,7 @@ pub use self::{
     quarantine::{beginning_of, header_names},
     query::Query,
     request_body::{ApiBody, BodyBudget, MAX_API_BODY_BYTES},
-    request_frame::{RequestIds, frame, log_cause},
+    request_frame::{RequestIds, frame, log_cause, note},
     settings::{shown_settings, source_word},
 };
 

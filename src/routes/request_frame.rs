@@ -84,6 +84,8 @@ pub struct RequestNotes {
     pub outcome: Option<&'static str>,
     /// Bytes of a webhook's body.
     pub body_bytes: Option<usize>,
+    /// The code of a problem that was answered as a page.
+    pub error_code: Option<&'static str>,
 }
 
 /// Adds to a request's notes.
@@ -218,7 +220,7 @@ fn log_line(response: &ServiceResponse<BoxBody>, problem: Option<&Problem>, ids:
         took: started.elapsed(),
         request_id: &ids.request,
         correlation_id: Some(&ids.correlation),
-        error_code: problem.map(|problem| problem.code().code),
+        error_code: problem.map(|problem| problem.code().code).or(notes.error_code),
         provider: notes.provider,
         event_id: notes.event_id.as_deref(),
         provider_delivery_id: notes.provider_delivery_id.as_deref(),

@@ -106,9 +106,19 @@ impl Sessions {
         };
         let Some(key) = keys.look_up(nonce::masked(cookie, session.masked_key_hash)).await? else { return Ok(None) };
         if is_person && now.since(session.last_seen_at) >= TOUCH_EVERY.min(self.idle / 4) {
-            self.store.touch_session(&hash, now, self.end_of(session.created_at, now)).await?;
+            self.note_use(hash, now, self.end_of(session.created_at, now));
         }
         Ok(Some(Resumed { key, user: session.user, hash }))
+    }
+
+    /// Writes down, beside the request, that a session is used: what can be read is shown even if nothing can be written.
+    fn note_use(&self, hash: SessionHash, seen_at: EpochMs, expires_at: EpochMs) {
+        let store = Arc::clone(&self.store);
+        actix_web::rt::spawn(async move {
+            if let Err(error) = store.touch_session(&hash, seen_at, expires_at).await {
+                tracing::warn!(%error, "the use of a session could not be noted");
+            }
+        });
     }
 
     /// Whether a session resumed earlier is still good.

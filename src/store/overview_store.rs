@@ -98,6 +98,13 @@ pub trait OverviewStore: Send + Sync + 'static {
     /// A page of an org's destinations, oldest first.
     async fn list_destinations_page(&self, org: &OrgId, page: PageRequest<'_>) -> StoreResult<Page<Destination>>;
 
+    /// A page of the destinations of an org, or of all, that nothing is sent to any more, oldest first.
+    async fn list_disabled_destinations(
+        &self,
+        org: Option<&OrgId>,
+        page: PageRequest<'_>,
+    ) -> StoreResult<Page<Destination>>;
+
     /// Deliveries with their events, newest first.
     async fn search_deliveries(
         &self,

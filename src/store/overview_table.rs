@@ -10,6 +10,8 @@ macro_rules! impl_overview_store {
             reads {
                 list_destinations_page(org: &OrgId, page: PageRequest<'_>) -> Page<Destination>
                     = destinations::list_page;
+                list_disabled_destinations(org: Option<&OrgId>, page: PageRequest<'_>) -> Page<Destination>
+                    = destinations::list_disabled;
                 search_deliveries(filter: &DeliveryFilter, page: PageRequest<'_>) -> Found<(Delivery, Event)>
                     = delivery_search::find;
                 count_deliveries(filter: &DeliveryFilter, limit: u32) -> BoundedCount = delivery_search::count_found;

@@ -11,6 +11,7 @@ mod mending;
 mod pages;
 mod signing_in;
 mod stage;
+mod staying_fresh;
 mod subscriptions;
 #[path = "../it/support/mod.rs"]
 #[expect(dead_code, unused_imports, unused_macros, reason = "shared with tests/it, which uses the rest")]

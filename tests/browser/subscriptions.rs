@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use signalbox::sim::sink::SignatureVerdict;
 
 use crate::{
@@ -140,5 +141,44 @@ async fn an_integration_gets_a_destination_of_its_own_that_is_tested_rotated_and
     browser.until_text("this integration has none of its own").await;
     let gone = stage.operator().call("GET", &format!("/integrations/{integration}/destination"), None).await;
     assert_eq!(gone.expect("an answer").status, 404);
+    stage.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn destinations_that_appear_are_changed_at_once_and_one_that_is_there_is_saved_without_a_secret() {
+    let Some(stage) = Stage::set().await else { return };
+    let browser = &stage.browser;
+    stage.sign_in().await;
+    stage.visit("/destinations").await;
+    browser.until_text("Nothing goes anywhere yet").await;
+    stage.send_to("/org").await;
+    browser.click("text:button=Change the destination of The whole org").await;
+    browser.fill("dialog[open] [name=url]", &stage.sink.url("/changed")).await;
+    browser.click("text:button=Save").await;
+    browser.until_text("Saved. Deliveries that wait go there, too.").await;
+    browser.until_text(&stage.sink.url("/changed")).await;
+
+    let set = async |path: &str, headers: &str| {
+        browser.click("text:button=For a workspace").await;
+        browser.fill("#of-workspace-id", WORKSPACE).await;
+        browser.fill("#of-workspace-url", &stage.sink.url(path)).await;
+        browser.fill("#of-workspace-headers", headers).await;
+        browser.click("#of-workspace button.primary").await;
+    };
+    set("/first", "").await;
+    browser.see("#secret[open]").await;
+    browser.click("text:button=I have kept it").await;
+    browser.until_text(&stage.sink.url("/first")).await;
+    set("/second", "X-Team: tides\nX-Token abc").await;
+    browser.until_text("There is no colon in “X-Token abc”.").await;
+    let path = format!("/workspaces/{WORKSPACE}/destination");
+    assert_eq!(stage.ask("GET", &path, None).await["url"], stage.sink.url("/first"));
+    browser.fill("#of-workspace-headers", "X-Team: tides\n\n").await;
+    browser.click("#of-workspace button.primary").await;
+    browser.until_text("Saved. Deliveries that wait go there, too.").await;
+    browser.until_text(&stage.sink.url("/second")).await;
+    assert_eq!(browser.run("return document.querySelector('#secret[open]');", json!([])).await, Value::Null);
+    let wrong = checks::everything(browser, "destinations with their dialogs").await;
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     stage.finish().await;
 }

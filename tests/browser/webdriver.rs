@@ -327,6 +327,12 @@ impl Browser {
         self.command("POST", "/window", Some(json!({"handle": window}))).await;
     }
 
+    /// Opens a tab, and goes to it.
+    pub async fn open_tab(&self) {
+        let tab = self.command("POST", "/window/new", Some(json!({"type": "tab"}))).await;
+        self.switch_to(tab["handle"].as_str().expect("a handle")).await;
+    }
+
     /// Waits for a window beside the ones that were there, and goes to it.
     pub async fn switch_to_popup(&self, before: &[String]) -> String {
         let deadline = Instant::now() + SOON;

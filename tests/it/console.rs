@@ -1,7 +1,7 @@
 //! The console through the front door: signing in and out, what a session may do and when it ends, and what every page
 //! promises (`promises.md` S11, S12). What pages show is tested beside the pages' own journeys.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use signalbox::sim::client::Answer;
@@ -92,6 +92,15 @@ pub fn text(answer: &Answer) -> String {
 fn only_key(app: &App) -> String {
     let listed = String::from_utf8(app.cli(&["keys", "list"]).stdout).expect("text");
     listed.split_whitespace().find(|word| word.starts_with("key_")).expect("a key").to_owned()
+}
+
+/// Waits until the log has a text.
+async fn until_logged(app: &App, text: &str) {
+    let deadline = Instant::now() + SOON;
+    while !app.log_text().contains(text) {
+        assert!(Instant::now() < deadline, "{text} is not in the log:\n{}", app.log_text());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 fn destination() -> Value {
@@ -236,9 +245,15 @@ on_both! {
         let status = async |cookies: &str, path: &str| {
             app.send("GET", path, &[("cookie", cookies), ("accept", "text/html")], "").await.status
         };
+        let last_seen = async || app.count("SELECT MAX(last_seen_at) FROM gw_sessions").await;
         for (offset, of_busy) in [("+50m", 200), ("+100m", 200), ("+150m", 200), ("+175m", 200), ("+181m", 303)] {
+            let before = last_seen().await;
             clock.jump_to(offset);
             assert_eq!(status(&busy, "/console").await, of_busy, "{offset}");
+            // Its use is written down beside the request.
+            while of_busy == 200 && last_seen().await == before {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
             // A page that refreshes itself while nobody looks keeps no session alive.
             let part = status(&watched, "/console?fragment=1").await;
             assert_eq!(part, if offset == "+50m" { 200 } else { 401 }, "{offset}");
@@ -252,6 +267,42 @@ on_both! {
             }
         };
         tokio::time::timeout(SOON, deleted).await.expect("the janitor deletes what is over");
+        app.finish().await;
+    }
+
+    async fn a_session_is_good_while_nothing_can_be_written(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let visitor = Visitor::signed_in(&app, App::service_key()).await;
+        app.execute("UPDATE gw_sessions SET last_seen_at = 1").await;
+        // A view like this one can be read on both databases, and written on neither.
+        app.execute("ALTER TABLE gw_sessions RENAME TO kept_sessions").await;
+        app.execute("CREATE VIEW gw_sessions AS SELECT DISTINCT * FROM kept_sessions").await;
+        for _ in 0..3 {
+            assert_eq!(visitor.get("/console").await.status, 200);
+        }
+        until_logged(&app, "the use of a session could not be noted").await;
+        app.execute("DROP VIEW gw_sessions").await;
+        app.execute("ALTER TABLE kept_sessions RENAME TO gw_sessions").await;
+        let noted = async {
+            while app.count("SELECT MAX(last_seen_at) FROM gw_sessions").await == 1 {
+                assert_eq!(visitor.get("/console").await.status, 200);
+            }
+        };
+        tokio::time::timeout(SOON, noted).await.expect("noted again");
+        app.finish().await;
+    }
+
+    async fn the_log_has_the_code_of_a_problem_that_is_shown_as_a_page(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let visitor = Visitor::signed_in(&app, App::service_key()).await;
+        for (path, status, code) in
+            [("/console/nowhere", 404, "not_found"), ("/console/workspaces/ws?org=", 400, "missing_org_id")]
+        {
+            let headers = [("cookie", visitor.cookies.as_str()), ("accept", "text/html")];
+            let page = app.send("GET", path, &headers, "").await;
+            assert_eq!((page.status, page.headers.get("content-type")), (status, Some("text/html; charset=utf-8")));
+            until_logged(&app, &format!("\"error.code\":\"{code}\"")).await;
+        }
         app.finish().await;
     }
 

@@ -73,6 +73,22 @@ on_both! {
         stage.finish().await;
     }
 
+    async fn a_token_is_renewed_before_its_end_only_where_it_still_can_be(backend) {
+        let stage = Stage::set(backend, Options::default()).await;
+        let linear = stage.connect("org", "linear", 1).await;
+        let visitor = Visitor::signed_in(&stage.app, App::service_key()).await;
+        let path = format!("/console/connections/{linear}");
+        let page = visitor.read(&path).await;
+        assert!(page.contains("<dd>ends <time") && page.contains("and is renewed before"), "{page}");
+        stage.app.execute("UPDATE gw_installations SET status = 'needs_reauth'").await;
+        let page = visitor.read(&path).await;
+        assert!(page.contains("<dd>ends <time") && !page.contains("and is renewed before"), "{page}");
+        stage.app.execute("UPDATE gw_tokens SET expires_at = 1000").await;
+        let page = visitor.read(&path).await;
+        assert!(page.contains("<dd>ended <time") && !page.contains("and is renewed before"), "{page}");
+        stage.finish().await;
+    }
+
     async fn a_page_that_refreshes_itself_gets_its_parts_and_no_frame(backend) {
         let app = App::start(backend, Options::default()).await;
         let visitor = Visitor::signed_in(&app, App::service_key()).await;

@@ -82,7 +82,7 @@ on_both! {
 
         app.post_event(&github, "github:push", 1).await;
         let page = until_it_has(&visitor, &path, "Events wait that nobody was to get when they came").await;
-        assert!(!page.contains(&release), "{page}");
+        assert!(!page.contains(&release) && page.contains("&amp;outcome=unrouted\">Look at them"), "{page}");
 
         app.subscribe("org", "ws", &github, Some(&["github:push"])).await;
         let facts = github.facts(2, SystemClock.now());
@@ -103,6 +103,25 @@ on_both! {
         let page = visitor.read(&path).await;
         assert!(!page.contains(&release) && !page.contains("Events wait that nobody was to get"), "{page}");
         sink.wait_for(2, SOON).await.expect("delivered");
+        app.finish().await;
+    }
+
+    async fn of_what_came_before_the_account_was_connected_the_page_says_that_it_waits_and_leads_to_no_empty_list(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let account = app.connect("other", sim::find("github").expect("simulated"), 1).await;
+        let facts = account.facts(1, SystemClock.now());
+        app.operator("other").ask("DELETE", &format!("/connections/{}", account.connection), None).await.expect("ended");
+        let push = account.provider.event("github:push", &facts, account.provider.secret.as_bytes()).expect("known");
+        let early = app.outsider().post_webhook("github", &push).await.expect("an answer").json();
+        let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;
+        let visitor = Visitor::signed_in(&app, &app.make_key(&["--org", "org"])).await;
+        let path = format!("/console/connections/{}", github.connection);
+        let page = until_it_has(&visitor, &path, "Events wait that nobody was to get when they came").await;
+        assert!(!page.contains("outcome=unrouted"), "{page}");
+        let list = format!("/console/events?connection={}&outcome=unrouted", github.connection);
+        assert!(!visitor.read(&list).await.contains(id_of(&early)));
+        app.post_event(&github, "github:push", 2).await;
+        until_it_has(&visitor, &path, "outcome=unrouted").await;
         app.finish().await;
     }
 
@@ -138,6 +157,13 @@ on_both! {
             let found = visitor.get(&format!("/console/events?search={search}")).await;
             assert_eq!((found.status, found.headers.get("location")), (303, Some(address.as_str())));
         }
+        // Whatever is looked for, it is looked for among events.
+        for (search, segment) in [("%0Ab", "%0Ab"), ("/../../../events", "%2F..%2F..%2F..%2Fevents"), ("%23%3F", "%23%3F")] {
+            let found = visitor.get(&format!("/console/events?search={event}{search}")).await;
+            let address = format!("/console/events/{event}{segment}");
+            assert_eq!((found.status, found.headers.get("location")), (303, Some(address.as_str())));
+            assert_eq!(visitor.get(&address).await.status, 404);
+        }
         assert_eq!(visitor.get("/console/events?search=dlv_nobody").await.status, 404);
         assert_eq!(visitor.get("/console/events?outcome=odd").await.status, 400);
 
@@ -145,6 +171,8 @@ on_both! {
         for text in ["The newest webhook secret made its signature", "Workspace ws", delivery.as_str(), "&#34;ref&#34;:"] {
             assert!(shown.contains(text), "{text} is not in {shown}");
         }
+        let fragment = visitor.read(&format!("/console/events/{event}?fragment=1")).await;
+        assert!(fragment.contains("The newest webhook secret") && !fragment.contains("&#34;ref&#34;:"), "{fragment}");
         let raw = visitor.read(&format!("/console/events/{event}?view=raw")).await;
         assert!(raw.contains("aria-current=\"true\">Raw"), "{raw}");
         let stranger = app.make_key(&["--org", "other"]);

@@ -37,6 +37,45 @@ on_both! {
         app.finish().await;
     }
 
+    async fn what_needs_somebody_is_found_however_much_needs_nobody(backend) {
+        let app = App::start(backend, Options::default()).await;
+        let visitor = Visitor::signed_in(&app, App::service_key()).await;
+        let connections = |prefix: &str, status: &str, count: u32| {
+            format!("INSERT INTO gw_installations (id, provider, external_id, org_id, connected_by, status, created_at, updated_at)
+                WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
+                SELECT '{prefix}' || i, 'github', '{prefix}' || i, 'org', 'ada', '{status}', 1, 1 FROM n")
+        };
+        let destinations = |prefix: &str, disabled: &str, count: u32| {
+            format!("INSERT INTO gw_destinations (id, org_id, scope, scope_id, url, secret_sealed, created_at, updated_at, disabled_reason)
+                WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
+                SELECT '{prefix}' || i, 'org', 'workspace', '{prefix}' || i, 'http://127.0.0.1:9/' || '{prefix}' || i, 'x', 1, 1, {disabled} FROM n")
+        };
+        app.execute(&connections("in_1old", "needs_reauth", 1)).await;
+        app.execute(&connections("in_2new", "revoked", 120)).await;
+        app.execute(&destinations("dst_1old", "NULL", 120)).await;
+        app.execute(&destinations("dst_2new", "'gone'", 1)).await;
+        for path in ["/console?org=org", "/console?org="] {
+            let page = visitor.read(path).await;
+            assert!(page.contains("need somebody") && page.contains("/console/connections/in_1old1\""), "{path}: {page}");
+            assert!(page.contains("127.0.0.1:9/dst_2new1<") && page.contains("It answered 410 Gone"), "{path}: {page}");
+            assert!(!page.contains("More that are") && !page.contains("And more"), "{path}: {page}");
+        }
+        let workspace = visitor.read("/console/workspaces/main?org=org").await;
+        assert!(workspace.contains("<option value=\"in_1old1\""), "the one that routes can be chosen: {workspace}");
+        let another = visitor.read("/console?org=another").await;
+        assert!(!another.contains("need somebody") && !another.contains("dst_2new1"), "{another}");
+
+        app.execute(&connections("in_3more", "suspended", 30)).await;
+        app.execute(&connections("in_4more", "active", 101)).await;
+        app.execute(&destinations("dst_3more", "'gone'", 30)).await;
+        let page = visitor.read("/console?org=org").await;
+        assert!(page.contains("/console/connections?status=suspended\">More that are"), "{page}");
+        assert!(!page.contains("status=needs_reauth") && page.contains("And more: these are the oldest 20."), "{page}");
+        assert!(visitor.read("/console/workspaces/main?org=org").await.contains("These are the newest."));
+        app.execute("DELETE FROM gw_destinations; DELETE FROM gw_installations").await;
+        app.finish().await;
+    }
+
     async fn keys_and_settings_are_for_service_keys_and_show_no_secret(backend) {
         let app = App::start(backend, Options::default()).await;
         let visitor = Visitor::signed_in(&app, App::service_key()).await;

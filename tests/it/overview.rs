@@ -214,7 +214,7 @@ on_both! {
     }
 
     async fn settings_say_who_set_them_and_show_no_secret_and_the_doctor_examines_what_runs(backend) {
-        let options = Options::default().with("SIGNALBOX_TELEMETRY__OTLP_ENDPOINT", "http://user:hidden-password@127.0.0.1:9");
+        let options = Options::default().with("SIGNALBOX_TELEMETRY__OTLP_ENDPOINT", "http://user:hidden-password@127.0.0.1:9?token=hidden-token");
         let app = App::start(backend, options).await;
         let shown = app.operator("org").ask_for_all("GET", "/admin/settings").await.expect("settings");
         let setting = |name: &str| items(&shown).iter().find(|setting| setting["name"] == name).expect(name).clone();
@@ -226,8 +226,8 @@ on_both! {
         let key = setting("auth.service_key");
         assert_eq!((&key["secret"], &key["isSet"], &key["value"]), (&json!(true), &json!(true), &Value::Null));
         assert_eq!(setting("delivery.secret")["isSet"], false);
-        assert_eq!(setting("telemetry.otlp_endpoint")["value"], "http://user:***@127.0.0.1:9/");
-        for secret in [App::service_key(), "hidden-password", sim::find("github").expect("simulated").secret] {
+        assert_eq!(setting("telemetry.otlp_endpoint")["value"], "http://user:***@127.0.0.1:9/?***");
+        for secret in [App::service_key(), "hidden-password", "hidden-token", sim::find("github").expect("simulated").secret] {
             assert!(!shown.to_string().contains(secret), "a secret is shown");
         }
 
@@ -240,7 +240,7 @@ on_both! {
         let reached = format!("http://{}", app.address());
         assert_eq!(setting("server.public_url")["value"], reached, "with the port that was chosen");
         assert!(report.to_string().contains(&format!("{reached}/")) && !report.to_string().contains(":0/"), "{report:#}");
-        app.finish_without(&["hidden-password".to_owned()]).await;
+        app.finish_without(&["hidden-password".to_owned(), "hidden-token".to_owned()]).await;
     }
 
     async fn a_quarantined_webhook_is_looked_at_verified_again_and_forgotten_one_by_one(backend) {

@@ -171,6 +171,28 @@ store_suite! {
         assert_eq!((names.as_slice(), second.next_cursor), (["ws_0", "ws_1", "ws_2"].as_slice(), None));
     }
 
+    async fn disabled_destinations_are_paged_among_all_or_those_of_an_org(store: TestStore) {
+        for number in 0..5 {
+            store.clock.advance(Duration::from_millis(2));
+            let mut destination = store.destination_for(DestinationScope::Workspace, &format!("ws_{number}"));
+            destination.disabled_reason = (number != 1).then(|| "gone".to_owned());
+            if number == 3 {
+                destination.org = OrgId::from_raw("org_2");
+            }
+            store.save_destination(&destination, None, &store.entry("destination.created")).await.expect("saved");
+        }
+        let names = async |org: Option<&OrgId>, page: PageRequest<'_>| {
+            let found = store.list_disabled_destinations(org, page).await.expect("read");
+            let names: Vec<_> = found.items.into_iter().map(|found| found.scope_id).collect();
+            (names.join(" "), found.next_cursor)
+        };
+        let (first, cursor) = names(None, page(2)).await;
+        assert_eq!(first, "ws_0 ws_2");
+        let cursor = cursor.expect("there is more");
+        assert_eq!(names(None, after(&cursor, 2)).await, ("ws_3 ws_4".to_owned(), None));
+        assert_eq!(names(Some(&org()), page(9)).await, ("ws_0 ws_2 ws_4".to_owned(), None));
+    }
+
     async fn deliveries_are_found_by_everything_that_can_be_asked_for(store: TestStore) {
         let installation = store.installed("org_1", "1").await;
         let [near, far] = store.subscribed(&installation.id, "r1", &["ws_1", "ws_2"]).await.try_into().expect("two");

@@ -1,6 +1,6 @@
 //! Destinations.
 
-use super::{Arguments, Db, Fields, Query, Session, log, notify, page, query, rows_wanted, text};
+use super::{Arguments, Builder, Db, Fields, Query, Session, log, notify, page, push_given, query, rows_wanted, text};
 use crate::{
     model::{
         clock::EpochMs,
@@ -154,6 +154,23 @@ pub(crate) async fn list_page(
     let after = text(request.cursor.unwrap_or_default());
     let found = query(PAGE).bind(text(org.as_str()).into_owned()).bind(&*after).bind(rows_wanted(request));
     let rows = found.fetch_all(&mut *db.conn).await?;
+    let items = rows.iter().map(|row| Fields::new(row).destination()).collect::<StoreResult<_>>()?;
+    Ok(page(items, request, |destination: &Destination| destination.id.as_str()))
+}
+
+pub(crate) async fn list_disabled(
+    db: &mut Session<'_>,
+    org: Option<&OrgId>,
+    request: PageRequest<'_>,
+) -> StoreResult<Page<Destination>> {
+    let mut sql = Builder::new(concat!(
+        "SELECT ",
+        destination_columns!(),
+        " FROM gw_destinations x WHERE x.disabled_reason IS NOT NULL"
+    ));
+    push_given(&mut sql, [(" AND x.org_id = ", org.map(OrgId::as_str)), (" AND x.id > ", request.cursor)]);
+    sql.push(" ORDER BY x.id LIMIT ").push_bind(rows_wanted(request));
+    let rows = sql.build().fetch_all(&mut *db.conn).await?;
     let items = rows.iter().map(|row| Fields::new(row).destination()).collect::<StoreResult<_>>()?;
     Ok(page(items, request, |destination: &Destination| destination.id.as_str()))
 }

@@ -325,7 +325,7 @@ impl Metrics {
     /// Its media type for everybody else: Prometheus' own format reads the same lines.
     pub const PROMETHEUS: &'static str = "text/plain; version=0.0.4; charset=utf-8";
 
-    /// All of it, in lines that are OpenMetrics and Prometheus' text format.
+    /// All of it, in lines that both formats have.
     pub fn render(&self) -> String {
         let mut text = String::new();
         match encode(&mut text, &self.registry) {

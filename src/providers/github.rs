@@ -290,7 +290,7 @@ fn understand(
         installation,
         alternate_installations: Vec::new(),
         resources,
-        is_control: !control.is_empty() || (is_believed && EVENTS_OF_A_GRANT.contains(&event)),
+        is_of_the_grant: is_believed && EVENTS_OF_A_GRANT.contains(&event),
         control,
         control_at,
         ping: event == "ping",

@@ -265,7 +265,7 @@ fn understand(
         alternate_installations: Vec::new(),
         resources: ResourceSelector::of_ids(team_ids(kind, hook)),
         control_at: if control.is_empty() { None } else { hook.created_at.rfc3339() },
-        is_control: ["OAuthApp", "OAuthAuthorization", "PermissionChange"].contains(&kind),
+        is_of_the_grant: ["OAuthApp", "OAuthAuthorization", "PermissionChange"].contains(&kind),
         control,
         ping: false,
         payload: body,

@@ -236,8 +236,8 @@ pub struct Inbound {
     pub alternate_installations: Vec<ExternalId>,
     /// The resources it concerns.
     pub resources: ResourceSelector,
-    /// Whether it tells of the grant or of what belongs to it. Not each of these changes anything.
-    pub is_control: bool,
+    /// Whether it can tell of nothing but the grant. Not each of these changes anything.
+    pub is_of_the_grant: bool,
     /// State changes to make before routing; empty for ordinary events.
     pub control: Vec<ControlChange>,
     /// The provider's own time of the event, to order control events by; `None` when it does not say.
@@ -260,9 +260,14 @@ pub enum ResourceSelector {
 }
 
 impl Inbound {
+    /// Whether it tells of the grant or of what belongs to it.
+    pub fn is_control(&self) -> bool {
+        self.is_of_the_grant || !self.control.is_empty()
+    }
+
     /// Makes it tell nothing of the grant: an event of the past must not change the present.
     pub(crate) fn forget_control(&mut self) {
-        self.is_control = false;
+        self.is_of_the_grant = false;
         self.control.clear();
     }
 }

@@ -174,8 +174,8 @@ fn understand(
     let named_in_data = || data.member("installation").member("uuid").id();
     let installation = installation.member("uuid").id().or_else(named_in_data);
     let resources = select_projects(resource, data);
-    let is_control = resource == "installation" && is_of_the_grant(data);
-    let control = if is_control { control_changes(action, data) } else { Vec::new() };
+    let is_of_the_grant = resource == "installation" && has_only_the_installation(data);
+    let control = if is_of_the_grant { control_changes(action, data) } else { Vec::new() };
     Ok(Inbound {
         delivery_id,
         identity: None,
@@ -185,7 +185,7 @@ fn understand(
         installation: installation.map(ExternalId::new),
         alternate_installations: Vec::new(),
         resources,
-        is_control,
+        is_of_the_grant,
         control,
         // Nothing in these bodies says when the installation changed.
         control_at: None,
@@ -236,7 +236,7 @@ fn select_projects(resource: &str, data: Json<'_>) -> ResourceSelector {
 
 /// The resource's name comes in a header that the signature does not cover: without this check the body of a deleted
 /// comment, sent again under the name `installation`, would end the grant.
-fn is_of_the_grant(data: Json<'_>) -> bool {
+fn has_only_the_installation(data: Json<'_>) -> bool {
     data.entries().iter().all(|(name, _)| name == "installation")
 }
 

@@ -225,7 +225,7 @@ fn understand(wire_type: String, delivery_id: ProviderDeliveryId, hook: &Hook<'_
         alternate_installations: accounts.configurations.into_iter().map(ExternalId::new).collect(),
         resources,
         control_at: if control.is_empty() { None } else { hook.created_at.epoch_millis() },
-        is_control: is_of_the_grant || !control.is_empty(),
+        is_of_the_grant,
         control,
         ping: modern == "test-webhook",
         payload: body,

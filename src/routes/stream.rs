@@ -240,21 +240,16 @@ impl Window {
         }
         let fresh: Vec<_> = page.into_iter().filter(|event| self.sent.insert(event.id.clone())).collect();
         let floor = Ids::event_floor(now.minus(SETTLES_AFTER));
-        if self.pages_left {
-            // Of a long history nothing is remembered that is settled already.
-            let passed = floor.min(self.cursor.clone());
-            if passed > self.settled {
-                self.sent = self.sent.split_off(&passed);
-                self.settled = passed;
-            }
-        } else {
-            if floor > self.settled {
-                self.sent = self.sent.split_off(&floor);
-                self.settled = floor;
-            } else if Ids::event_floor(now) < self.settled {
-                // The clock was set back: what comes now would lie before what is settled.
-                self.settled = floor;
-            }
+        // Of a long history nothing is remembered that is settled already.
+        let passed = if self.pages_left { floor.min(self.cursor.clone()) } else { floor };
+        if passed > self.settled {
+            self.sent = self.sent.split_off(&passed);
+            self.settled = passed;
+        } else if !self.pages_left && Ids::event_floor(now) < self.settled {
+            // The clock was set back: what comes now would lie before what is settled.
+            self.settled = passed;
+        }
+        if !self.pages_left {
             self.begin_round();
         }
         fresh

@@ -67,7 +67,7 @@ fn control_events_are_read_as_state_changes() {
             let facts = simulated.facts(1, 7, AT);
             let request = simulated.event(kind, &facts, simulated.secret.as_bytes()).expect("a known kind");
             let inbound = read(&*provider, simulated, &request);
-            assert!(inbound.ping || inbound.is_control, "{kind} is no control event");
+            assert!(inbound.ping || inbound.is_control(), "{kind} is no control event");
             let silent = ["github:app-authorization.revoked"].contains(kind);
             assert!(inbound.ping || silent || !inbound.control.is_empty(), "{kind} changes nothing");
         }

@@ -76,7 +76,7 @@ fn what_tells_of_a_grant_is_control_even_if_it_changes_nothing() {
     for_each_fixture(|provider, fixture| {
         let Ok(inbound) = provider.extract(&fixture.headers, &fixture.body) else { return };
         let tells = !inbound.control.is_empty() || CHANGE_NOTHING.contains(&fixture.name.as_str());
-        assert_eq!(inbound.is_control, tells, "{}", fixture.name);
+        assert_eq!(inbound.is_control(), tells, "{}", fixture.name);
     });
 }
 

@@ -442,7 +442,7 @@ fn as_stored(event: &Event) -> Inbound {
         } else {
             ResourceSelector::Ids(event.resources.iter().map(|id| ProviderResourceId::new(id.as_str())).collect())
         },
-        is_control: false,
+        is_of_the_grant: false,
         control: Vec::new(),
         control_at: None,
         ping: false,

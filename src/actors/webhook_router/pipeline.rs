@@ -240,7 +240,7 @@ impl Pipeline {
             also_keys: &also_keys,
             category: spec.map_or("", |spec| spec.category),
             ping: inbound.ping,
-            control: inbound.is_control,
+            control: inbound.is_control(),
             resources,
             insistence,
         };

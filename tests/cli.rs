@@ -9,6 +9,11 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
+use ring::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair},
+};
 use serde_json::Value;
 use signalbox::{
     cli::keys::create_first_service_key,
@@ -16,9 +21,10 @@ use signalbox::{
     crypto::api_key,
     model::{
         clock::{Clock, SystemClock},
+        ids::OrgId,
         secret::Secret,
     },
-    store::{self, BatchObserver, OpenOptions},
+    store::{self, BatchObserver, OpenOptions, PageRequest, Store},
 };
 
 /// A working directory and the binary in it, with nothing of the outer environment that begins with `SIGNALBOX_`.
@@ -58,6 +64,18 @@ impl Bench {
             out: String::from_utf8(stdout).expect("UTF-8"),
             err: String::from_utf8(stderr).expect("UTF-8"),
         }
+    }
+
+    async fn open_store(&self) -> Arc<dyn Store> {
+        let options = OpenOptions {
+            url: format!("sqlite://{}", self.path("signalbox.db").display()),
+            max_connections: 2,
+            acquire_timeout: Duration::from_secs(5),
+            providers: Vec::new(),
+            node: "test".to_owned(),
+            serving: false,
+        };
+        store::open(options, Arc::new(Unobserved)).await.expect("opens")
     }
 
     fn keys(&self) -> Vec<Value> {
@@ -103,6 +121,20 @@ fn a_key_can_be_bound_to_an_org_and_to_reading_and_be_revoked_once() {
     assert!(!again.succeeded && again.err.contains("no live key"), "{}", again.err);
     assert!(bench.run(&["keys", "list"]).out.contains("revoked"));
     assert!(!bench.run(&["keys", "create", "--name", "n", "--org", "not an org"]).succeeded);
+}
+
+#[tokio::test]
+async fn the_orgs_log_has_that_its_key_was_made_and_revoked_on_the_command_line() {
+    let bench = Bench::new();
+    assert!(bench.run(&["keys", "create", "--name", "n", "--org", "acme"]).succeeded);
+    let id = bench.keys()[0]["id"].as_str().expect("text").to_owned();
+    assert!(bench.run(&["keys", "revoke", &id]).succeeded);
+    let store = bench.open_store().await;
+    let page = PageRequest { cursor: None, limit: 10 };
+    let log = store.list_log(Some(&OrgId::from_raw("acme")), None, page).await.expect("reads");
+    let told: Vec<_> = log.items.iter().map(|entry| (entry.action.as_str(), entry.subject.as_deref())).collect();
+    assert_eq!(told, [("key.revoked", Some(id.as_str())), ("key.created", Some(id.as_str()))]);
+    store.close().await;
 }
 
 #[test]
@@ -224,6 +256,48 @@ fn the_doctor_reports_every_mistake_together_and_fails() {
         assert!(said.out.contains(finding), "{finding} is not in\n{}", said.out);
     }
     assert!(!said.out.contains("swordfish") && !said.err.contains("swordfish"), "{}", said.out);
+}
+
+#[test]
+fn the_doctor_looks_at_everything_else_when_the_databases_url_cannot_be_read() {
+    for settings in [
+        [("SIGNALBOX_DATABASE__URL_FILE", "nowhere.txt"), ("SIGNALBOX_SERVER__PUBLIC_URL", "http://hooks.example.com")],
+        [
+            ("SIGNALBOX_DATABASE__URL", "mysql://localhost/x"),
+            ("SIGNALBOX_SERVER__PUBLIC_URL", "http://hooks.example.com"),
+        ],
+    ] {
+        let bench = Bench::new();
+        let said = bench.run_with(&["doctor"], &settings);
+        assert!(!said.succeeded, "{}", said.out);
+        for finding in
+            ["MISTAKE  configuration: database.url", "vault: the first start will make a key", "is not https"]
+        {
+            assert!(said.out.contains(finding), "{finding} is not in\n{}", said.out);
+        }
+        assert!(!said.out.contains("signalbox.db"), "another database is not the one that was meant:\n{}", said.out);
+    }
+}
+
+#[test]
+fn the_doctor_takes_a_private_key_that_cannot_sign_for_a_mistake() {
+    // Sound PKCS#8, but of an elliptic curve.
+    let curve = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new()).expect("a key");
+    let curve = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(curve));
+    let said = Bench::new().run_with(
+        &["doctor"],
+        &[
+            ("SIGNALBOX_PROVIDERS__GITHUB__APP_SLUG", "harbor"),
+            ("SIGNALBOX_PROVIDERS__GITHUB__APP_ID", "7"),
+            ("SIGNALBOX_PROVIDERS__GITHUB__CLIENT_ID", "Iv1.harbor"),
+            ("SIGNALBOX_PROVIDERS__GITHUB__CLIENT_SECRET", "a-client-secret-of-github"),
+            ("SIGNALBOX_PROVIDERS__GITHUB__WEBHOOK_SECRETS", "a-webhook-secret-of-github"),
+            ("SIGNALBOX_PROVIDERS__GITHUB__PRIVATE_KEY", &curve),
+        ],
+    );
+    assert!(!said.succeeded, "{}", said.out);
+    let finding = "MISTAKE  providers.github: private_key: the key inside cannot sign";
+    assert!(said.out.contains(finding), "{finding} is not in\n{}", said.out);
 }
 
 #[test]
@@ -373,15 +447,7 @@ impl BatchObserver for Unobserved {
 async fn the_first_service_key_is_made_once_and_only_when_there_is_no_other() {
     let bench = Bench::new();
     assert!(bench.run(&["keys", "create", "--name", "an org's", "--org", "acme"]).succeeded);
-    let options = OpenOptions {
-        url: format!("sqlite://{}", bench.path("signalbox.db").display()),
-        max_connections: 2,
-        acquire_timeout: Duration::from_secs(5),
-        providers: Vec::new(),
-        node: "test".to_owned(),
-        serving: false,
-    };
-    let store = store::open(options, Arc::new(Unobserved)).await.expect("opens");
+    let store = bench.open_store().await;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let configured = AuthConfig { service_key: Secret::new("0123456789abcdef0123456789abcdef") };
     let none = create_first_service_key(store.as_ref(), &configured, &clock).await.expect("asks nobody");

@@ -409,6 +409,29 @@ fn a_base_url_loses_its_trailing_slash_and_keeps_its_path() {
     assert_eq!(Given::toml(text).config().providers["acme"].settings["api_url"], "https://acme.example.com/api/v3");
 }
 
+#[test]
+fn the_default_destination_is_called_at_the_path_that_is_written() {
+    for url in ["https://hooks.example.com/in/", "https://hooks.example.com/in", "https://hooks.example.com/in/?a=b"] {
+        let text = format!("[delivery]\nurl = \"{url}\"\nsecret = \"whsec_{}\"\n", "QUJD".repeat(8));
+        assert_eq!(Given::toml(&text).config().delivery.url.map(String::from).as_deref(), Some(url));
+    }
+}
+
+#[test]
+fn what_browsers_are_sent_to_holds_no_credentials_and_no_query() {
+    for (wrong, problem) in [
+        ("https://me@hooks.example.com", "user name or password"),
+        ("https://me:swordfish@hooks.example.com", "user name or password"),
+        ("https://hooks.example.com/?token=swordfish", "query"),
+    ] {
+        for (section, key) in [("server", "public_url"), ("console", "url")] {
+            let mistake = Given::toml(&format!("[{section}]\n{key} = \"{wrong}\"\n")).mistake();
+            assert!(mistake.starts_with(&format!("{section}.{key}")) && mistake.contains(problem), "{mistake}");
+            assert!(!mistake.contains("swordfish"), "{mistake}");
+        }
+    }
+}
+
 // --- the example file ---------------------------------------------------------------------------------------------
 
 const EXAMPLE: &str = include_str!("../signalbox.example.toml");

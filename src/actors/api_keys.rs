@@ -62,13 +62,21 @@ impl ApiKeys<'_> {
         Ok((row, key))
     }
 
-    /// Ends a key; false if there is none of that id that lives. `org` is the key's, for the audit log.
+    /// The key of that id, if it was not revoked.
+    ///
+    /// # Errors
+    /// If the store cannot be asked.
+    pub async fn find_live(&self, id: &KeyId) -> Result<Option<ApiKey>, StoreError> {
+        Ok(self.store.list_keys().await?.into_iter().find(|key| key.id == *id && key.revoked_at.is_none()))
+    }
+
+    /// Ends a key; false if somebody else has just done so.
     ///
     /// # Errors
     /// If the store cannot be told.
-    pub async fn revoke(&self, id: &KeyId, org: Option<OrgId>, actor: &Actor) -> Result<bool, StoreError> {
-        let entry = self.entry(id, org, "key.revoked", actor);
-        self.store.revoke_key(id, self.clock.now(), &entry).await
+    pub async fn revoke(&self, key: &ApiKey, actor: &Actor) -> Result<bool, StoreError> {
+        let entry = self.entry(&key.id, key.org.clone(), "key.revoked", actor);
+        self.store.revoke_key(&key.id, self.clock.now(), &entry).await
     }
 
     fn entry(&self, key: &KeyId, org: Option<OrgId>, action: &str, actor: &Actor) -> LogEntry {

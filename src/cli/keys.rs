@@ -84,7 +84,11 @@ pub(super) async fn run(config: &Config, command: KeysCommand) -> anyhow::Result
         }
         KeysCommand::Revoke { id } => {
             let id = KeyId::from_raw(id);
-            anyhow::ensure!(api_keys.revoke(&id, None, &actor("cli")).await?, "there is no live key {id}");
+            let revoked = match api_keys.find_live(&id).await? {
+                Some(key) => api_keys.revoke(&key, &actor("cli")).await?,
+                None => false,
+            };
+            anyhow::ensure!(revoked, "there is no live key {id}");
             println!("{id} is revoked");
         }
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{
     ProviderConfig,
-    section::{Reader, Section, http_url},
+    section::{Reader, Section, base_url},
 };
 use crate::model::provider::{ProviderSpec, SettingSpec};
 
@@ -53,7 +53,7 @@ impl ProviderConfig {
         let Some(text) = section.text(setting.name, setting.default) else { return };
         let text = if setting.name.ends_with("_url") {
             // A base to which paths are appended.
-            match http_url(&text) {
+            match base_url(&text) {
                 Ok(url) => url.as_str().trim_end_matches('/').to_owned(),
                 Err(problem) => return section.mistake(setting.name, problem),
             }

@@ -30,13 +30,12 @@ impl Section<'_> {
         self.find_secret(key)
     }
 
-    /// A secret that has a default, such as a database URL; `None` only beside a mistake.
+    /// A secret that has a default, such as a database URL. The default also stands in for a mistaken one.
     pub fn secret_or(&mut self, key: &str, default: &str) -> Option<Secret> {
         self.know(key, Some(Value::String(default.to_owned())), true);
         match self.find_secret(key) {
             Ok(Some(secret)) => Some(secret),
-            Ok(None) => Secret::new(default),
-            Err(Reported) => None,
+            Ok(None) | Err(Reported) => Secret::new(default),
         }
     }
 

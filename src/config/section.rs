@@ -265,9 +265,19 @@ impl Section<'_> {
         self.read(key, shown, text_of).or_else(|| default.map(str::to_owned))
     }
 
-    /// An http or https URL, without default.
+    /// An http or https URL that is called as it is written, without default.
     pub fn url(&mut self, key: &str) -> Option<Url> {
         self.read(key, None, |given| http_url(&text_of(given)?))
+    }
+
+    /// An http or https URL to which paths are appended, without default.
+    pub fn base_url(&mut self, key: &str) -> Option<Url> {
+        self.read(key, None, |given| base_url(&text_of(given)?))
+    }
+
+    /// Like [`Section::base_url`], of something that browsers are sent to.
+    pub fn page_url(&mut self, key: &str) -> Option<Url> {
+        self.read(key, None, |given| page_url(&text_of(given)?))
     }
 
     /// Whether nobody gave the setting, so that a default of it may follow another setting.
@@ -288,17 +298,35 @@ fn without_secrets(value: Value) -> Value {
     if is_blotted_out { Value::String(url.to_string()) } else { value }
 }
 
-/// Reads an http or https URL that can be called or appended to. Its value is not repeated: it may hold a password.
-pub(super) fn http_url(text: &str) -> Result<Url, String> {
-    let mut url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
+/// Reads an http or https URL. Its value is not repeated: it may hold a password.
+fn http_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err("must be an http:// or https:// URL".to_owned());
     }
     if url.fragment().is_some() {
         return Err("must not have a fragment (#…)".to_owned());
     }
+    Ok(url)
+}
+
+/// Reads an http or https URL to which paths are appended: it ends without a slash.
+pub(super) fn base_url(text: &str) -> Result<Url, String> {
+    let mut url = http_url(text)?;
     let path = url.path().trim_end_matches('/').to_owned();
     url.set_path(&path);
+    Ok(url)
+}
+
+/// Reads a base URL that is logged, shown and sent to browsers: it may hold nothing that is secret.
+pub(super) fn page_url(text: &str) -> Result<Url, String> {
+    let url = base_url(text)?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not have a user name or password: everybody sees it".to_owned());
+    }
+    if url.query().is_some() {
+        return Err("must not have a query (?…): paths are appended to it".to_owned());
+    }
     Ok(url)
 }
 

@@ -11,7 +11,7 @@ use super::{
     AuthConfig, BackfillConfig, ConfigFilesConfig, ConsoleConfig, DatabaseConfig, DeliveryConfig, HealingConfig,
     IngestConfig, LateBinding, LogFormat, ReplayPolicy, ResourcesConfig, RetentionConfig, ServerConfig,
     TelemetryConfig, VaultConfig, VaultKey,
-    section::{Reader, Section, http_url},
+    section::{Reader, Section, page_url},
 };
 use crate::model::secret::{Secret, signing_bytes};
 
@@ -38,7 +38,7 @@ impl ServerConfig {
                     .map_err(|_| "must be an address and a port, such as 127.0.0.1:4110 or [::]:4110".to_owned())
             });
             let follows_listen = section.is_absent("public_url");
-            let public_url = section.parsed("public_url", "http://127.0.0.1:4110", http_url);
+            let public_url = section.parsed("public_url", "http://127.0.0.1:4110", page_url);
             let public_url = match listen {
                 Some(listen) if follows_listen => url_of_listener(listen).or(public_url),
                 _ => public_url,
@@ -164,7 +164,7 @@ impl AuthConfig {
 impl ConsoleConfig {
     pub(super) fn read(reader: &mut Reader) -> Self {
         reader.section("console", |section| {
-            let url = section.url("url");
+            let url = section.page_url("url");
             Self {
                 allowed_origins: allowed_origins(section, url.as_ref()),
                 url,
@@ -197,10 +197,9 @@ fn allowed_origins(section: &mut Section<'_>, console: Option<&Url>) -> Vec<Stri
 
 /// An origin as browsers name it in `Origin`.
 fn origin(text: &str) -> Option<String> {
-    let url = http_url(text).ok()?;
-    let is_bare = matches!(url.path(), "" | "/") && url.query().is_none();
-    let is_plain = url.username().is_empty() && url.password().is_none() && !text.contains(['*', '@']);
-    (is_bare && is_plain).then(|| url.origin().ascii_serialization())
+    let url = page_url(text).ok()?;
+    let is_bare = matches!(url.path(), "" | "/") && !text.contains(['*', '@']);
+    is_bare.then(|| url.origin().ascii_serialization())
 }
 
 /// A path below the console's URL, and nothing that could lead elsewhere.
@@ -290,7 +289,7 @@ impl TelemetryConfig {
                     Err(error) => Err(format!("is not a filter: {error}")),
                 })
                 .unwrap_or_else(|| "info".to_owned()),
-            otlp_endpoint: section.url("otlp_endpoint"),
+            otlp_endpoint: section.base_url("otlp_endpoint"),
         })
     }
 }
@@ -340,7 +339,7 @@ impl BackfillConfig {
     pub(super) fn read(reader: &mut Reader) -> Option<Self> {
         reader.section("backfill", |section| {
             let url_is_absent = section.is_absent("url");
-            let url = section.url("url");
+            let url = section.base_url("url");
             let api_key = section.secret("api_key");
             match (url, api_key) {
                 (Some(url), Ok(Some(api_key))) => Some(Self { url, api_key }),

@@ -7,7 +7,7 @@ use url::Url;
 use super::Report;
 use crate::{
     config::{Config, Mistake, ProviderConfig, SettingSource},
-    crypto::private_key::unwrap_private_key,
+    crypto::jwt::JwtKey,
     delivery::{address, destination::literal_address},
     model::secret::Secret,
     providers::Registry,
@@ -189,7 +189,7 @@ pub(super) fn check_provider(provider: &ProviderConfig, mistakes: &[Mistake], re
     let section = format!("providers.{}", provider.slug);
     let mut sound = !mistakes.iter().any(|mistake| mistake.concerns(&section));
     if let Some(key) = provider.secrets.get("private_key")
-        && let Err(problem) = unwrap_private_key(key)
+        && let Err(problem) = JwtKey::read(key)
     {
         report.mistake(&section, format!("private_key: {problem}"));
         sound = false;

@@ -58,7 +58,7 @@ pub async fn list(ServiceReader(caller): ServiceReader, query: Query, gateway: w
 }
 
 /// `POST /admin/keys {name, orgId?, scope?}`: makes a key. It is in the answer and never shown again. Without `orgId` it is bound to the org of
-/// `X-Org-Id`; without that, or with `orgId` null, it is a service key.
+/// `X-Org-Id`; without that, or with `orgId` null, it is a service key. Members that it does not know are refused.
 ///
 /// # Errors
 /// `invalid_json`, `missing_required_fields`, `invalid_fields`, `invalid_org_id`, `forbidden`.
@@ -86,6 +86,8 @@ fn read_key(mut members: Members, caller: &Caller) -> Result<NewKey, Problem> {
         Some("read") => Some(false),
         _ => None,
     });
+    // A misspelt bound would make a key that is bound to nothing.
+    members.note_unknown();
     members.finish()?;
     if name.trim().is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
         return Err(Problem::new(&codes::INVALID_FIELDS).member("fields", json!(["name"])));
@@ -119,12 +121,12 @@ pub async fn revoke(
 ) -> Answer {
     let id = KeyId::from_raw(id.as_str());
     let force = query.flag("force")?.unwrap_or(false);
-    let found = gateway.store.list_keys().await?.into_iter().find(|key| key.id == id && key.revoked_at.is_none());
+    let found = keys(&gateway).find_live(&id).await?;
     let found = found.filter(|key| caller.sees(key.org.as_ref())).ok_or_else(|| Problem::new(&codes::NOT_FOUND))?;
     if id == caller.key.id && !force {
         return Err(Problem::new(&codes::OWN_KEY));
     }
-    if !keys(&gateway).revoke(&id, found.org, &caller.actor()).await? {
+    if !keys(&gateway).revoke(&found, &caller.actor()).await? {
         return Err(Problem::new(&codes::NOT_FOUND));
     }
     gateway.keys.forget();

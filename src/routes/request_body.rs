@@ -320,6 +320,11 @@ impl Members {
         self.missing.insert(name.into());
     }
 
+    /// Notes that whatever is left is not known.
+    pub fn note_unknown(&mut self) {
+        self.invalid.extend(self.left.keys().cloned());
+    }
+
     /// The names of what is left.
     pub fn names(&self) -> Vec<String> {
         self.left.keys().cloned().collect()

@@ -301,6 +301,7 @@ impl Checker {
         assert_eq!(service["orgId"], Value::Null);
         self.refused("POST", "/admin/keys", &[], Some(json!({})), "missing_required_fields").await;
         self.refused("POST", "/admin/keys", &[], Some(json!({"name": "x", "scope": "all"})), "invalid_fields").await;
+        self.refused("POST", "/admin/keys", &[], Some(json!({"name": "x", "org": "a"})), "invalid_fields").await;
         self.refused("POST", "/admin/keys", &[], Some(json!({"name": "x", "orgId": "a b"})), "invalid_org_id").await;
         self.refused("POST", "/admin/keys", &[], Some(json!({"name": "x", "orgId": "other"})), "forbidden").await;
         self.done("GET", "/admin/keys", &[], None).await;

@@ -49,10 +49,11 @@ async fn connect_by_clicking(url: &str) {
     assert_eq!(end.parameter("error"), None);
 }
 
-/// Starts a demo that serves until it is told to stop; with what it prints.
-fn serve_demo(directory: &Path) -> (Child, BufReader<ChildStdout>) {
+/// Starts a demo; with what it prints.
+fn start_demo(directory: &Path, arguments: &[&str]) -> (Child, BufReader<ChildStdout>) {
     let mut demo = Command::new(env!("CARGO_BIN_EXE_signalbox"))
         .arg("demo")
+        .args(arguments)
         .current_dir(directory)
         .env_clear()
         .env("TMPDIR", directory)
@@ -68,7 +69,7 @@ fn serve_demo(directory: &Path) -> (Child, BufReader<ChildStdout>) {
 fn the_demo_keeps_serving_until_it_is_told_to_stop_and_takes_everything_with_it() {
     for stop in [Signal::SIGINT, Signal::SIGTERM] {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let (mut demo, mut out) = serve_demo(directory.path());
+        let (mut demo, mut out) = start_demo(directory.path(), &[]);
         let mut lines = out.by_ref().lines().map(|line| line.expect("text"));
         let api = lines.find(|line| line.trim_start().starts_with("API")).expect("it says where to look");
         let address = api.split("http://").nth(1).expect("a URL").trim();
@@ -80,6 +81,22 @@ fn the_demo_keeps_serving_until_it_is_told_to_stop_and_takes_everything_with_it(
         let mut rest = String::new();
         out.read_to_string(&mut rest).expect("text");
         assert!(demo.wait().expect("it ends").success(), "{stop}: {rest}");
+        assert_eq!(directory.path().read_dir().expect("readable").count(), 0, "{stop}: nothing is left");
+    }
+}
+
+#[test]
+fn a_demo_that_is_stopped_before_it_has_shown_everything_says_so_and_takes_everything_with_it() {
+    for stop in [Signal::SIGINT, Signal::SIGTERM] {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (mut demo, mut out) = start_demo(directory.path(), &["--once"]);
+        let mut first = String::new();
+        out.read_line(&mut first).expect("text");
+        assert_ne!(directory.path().read_dir().expect("readable").count(), 0, "it has files by now");
+        kill(Pid::from_raw(i32::try_from(demo.id()).expect("a pid")), stop).expect("it takes signals");
+        let mut rest = String::new();
+        out.read_to_string(&mut rest).expect("text");
+        assert_eq!(demo.wait().expect("it ends").code(), Some(1), "{stop}: {rest}");
         assert_eq!(directory.path().read_dir().expect("readable").count(), 0, "{stop}: nothing is left");
     }
 }
@@ -97,7 +114,7 @@ async fn replay_and_test(address: &str, service_key: &str, event: &str) {
 #[test]
 fn the_demo_goes_on_when_somebody_replays_an_event_in_its_console() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let (mut demo, out) = serve_demo(directory.path());
+    let (mut demo, out) = start_demo(directory.path(), &[]);
     let mut lines = out.lines().map(|line| line.expect("text"));
     let mut find = |wanted: &str| lines.find(|line| line.contains(wanted)).unwrap_or_else(|| panic!("no {wanted}"));
     let event = find("pull-request.opened");

@@ -48,6 +48,7 @@ pub struct DemoArgs {
 /// # Errors
 /// If the gateway does not start, refuses a call, or a delivery is missing or wrong.
 pub async fn run(args: &DemoArgs) -> anyhow::Result<()> {
+    let stopped = listen_for_stop()?;
     let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
     let service_key = api_key::generate();
     let service_key = service_key.expose_str().context("the service key is not text")?;
@@ -68,27 +69,33 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<()> {
         }
         anyhow::Ok(())
     };
-    let shown = if args.once {
-        tokio::time::timeout(DEADLINE, shown).await.unwrap_or_else(|_| {
-            Err(anyhow::anyhow!("not every expected delivery arrived within {} s", DEADLINE.as_secs()))
-        })
-    } else {
-        tokio::select! {
-            shown = shown => shown,
-            asked = asked_to_stop() => asked,
+    let deadline = async {
+        if !args.once {
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(DEADLINE).await;
+    };
+    let shown = tokio::select! {
+        shown = shown => shown,
+        () = deadline => Err(anyhow::anyhow!("not every expected delivery arrived within {} s", DEADLINE.as_secs())),
+        () = stopped => {
+            if args.once { Err(anyhow::anyhow!("stopped before every expected delivery had arrived")) } else { Ok(()) }
         }
     };
     gateway.stop().await;
     shown
 }
 
-/// Waits for Ctrl-C or SIGTERM: however it is ended, the demo takes its files with it.
-async fn asked_to_stop() -> anyhow::Result<()> {
+/// Listens from now on for Ctrl-C and SIGTERM: however it is ended, the demo takes its files with it.
+fn listen_for_stop() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for Ctrl-C"),
-        _ = terminate.recv() => Ok(()),
-    }
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }
 
 /// The demo's configuration, given as an operator would give it: through the environment.

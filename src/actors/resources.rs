@@ -62,6 +62,8 @@ struct Listing {
     items: Vec<VisibleResource>,
     /// Whether the last page was reached, and what is on the pages is as many as each of them counted.
     is_complete: bool,
+    /// Whether there are pages that are not read, because there are too many.
+    is_cut_off: bool,
     /// When the first page was asked for.
     began: EpochMs,
 }
@@ -82,7 +84,8 @@ impl Listing {
         let listed = second.ids();
         let mut items = second.items;
         items.extend(self.items.into_iter().filter(|item| !listed.contains(&item.id)));
-        Self { items, is_complete: self.is_complete && second.is_complete, began: self.began }
+        let is_complete = self.is_complete && second.is_complete;
+        Self { items, is_complete, is_cut_off: self.is_cut_off || second.is_cut_off, began: self.began }
     }
 }
 
@@ -101,23 +104,20 @@ impl Directory {
         .await
     }
 
-    /// Of the wanted resources those that the provider lists. Reads no further than it has to.
+    /// What the provider lists as far as it takes to find the wanted resources, or all of it.
     async fn find_at_provider(
         &self,
         id: &InstallationId,
-        wanted: HashSet<ProviderResourceId>,
-    ) -> Result<HashMap<ProviderResourceId, VisibleResource>, AskError<ProviderCallError>> {
+        wanted: &HashSet<ProviderResourceId>,
+    ) -> Result<Listing, AskError<ProviderCallError>> {
         let mut missing = wanted.clone();
-        let listing = self
-            .list_until(id, |page| {
-                for item in page {
-                    missing.remove(&item.id);
-                }
-                missing.is_empty()
-            })
-            .await?;
-        let found = listing.items.into_iter().filter(|item| wanted.contains(&item.id));
-        Ok(found.map(|item| (item.id.clone(), item)).collect())
+        self.list_until(id, |page| {
+            for item in page {
+                missing.remove(&item.id);
+            }
+            missing.is_empty()
+        })
+        .await
     }
 
     /// Reads page after page until there is no next one, or `suffices` says so of a page.
@@ -126,7 +126,7 @@ impl Directory {
         id: &InstallationId,
         mut suffices: impl FnMut(&[VisibleResource]) -> bool,
     ) -> Result<Listing, AskError<ProviderCallError>> {
-        let mut listing = Listing { items: Vec::new(), is_complete: false, began: self.now() };
+        let mut listing = Listing { items: Vec::new(), is_complete: false, is_cut_off: false, began: self.now() };
         let mut seen = HashSet::new();
         let mut cursor: Option<String> = None;
         let mut totals = Vec::new();
@@ -149,6 +149,7 @@ impl Directory {
             return Ok(listing);
         }
         tracing::warn!(installation.id = %id, pages = MAX_PAGES, "the provider lists more than is read");
+        listing.is_cut_off = true;
         Ok(listing)
     }
 
@@ -156,7 +157,7 @@ impl Directory {
     /// among the ones that are not linked yet: nobody vouches for them.
     ///
     /// # Errors
-    /// If the provider cannot be asked.
+    /// If the provider cannot be asked, or lists more than is read and not all of them before that.
     pub async fn vouch_for_links(
         &self,
         record: &InstallationRecord,
@@ -166,13 +167,19 @@ impl Directory {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let found = self.find_at_provider(&record.installation.id, wanted.clone()).await?;
-        fill_in(links, &found);
-        Ok(links
+        let listing = self.find_at_provider(&record.installation.id, &wanted).await?;
+        fill_in(links, &wanted, &listing);
+        let listed = listing.ids();
+        let not_listed: Vec<_> = links
             .iter()
             .map(|link| link.provider_resource_id.clone())
-            .filter(|id| wanted.contains(id) && !found.contains_key(id))
-            .collect())
+            .filter(|id| wanted.contains(id) && !listed.contains(id))
+            .collect();
+        if listing.is_cut_off && !not_listed.is_empty() {
+            let why = format!("{} is not among the first {} that it lists", not_listed[0], listing.items.len());
+            return Err(AskError::Reply(ProviderCallError::ProviderUnavailable(why)));
+        }
+        Ok(not_listed)
     }
 
     /// Fills in what the provider knows of resources that a trusted caller links, if it tells in time. Whatever keeps it
@@ -182,9 +189,9 @@ impl Directory {
         if wanted.is_empty() {
             return;
         }
-        let asked = self.find_at_provider(&record.installation.id, wanted);
+        let asked = self.find_at_provider(&record.installation.id, &wanted);
         match tokio::time::timeout(FACTS_TIME, asked).await {
-            Ok(Ok(found)) => fill_in(links, &found),
+            Ok(Ok(listing)) => fill_in(links, &wanted, &listing),
             Ok(Err(error)) => {
                 tracing::debug!(installation.id = %record.installation.id, %error, "linked without the provider's facts");
             }
@@ -297,8 +304,10 @@ fn not_linked(record: &InstallationRecord, links: &[LinkResource]) -> HashSet<Pr
     ids.filter(|id| state::find_linked(record, id).is_none()).cloned().collect()
 }
 
-/// What the caller gave stays; the rest is the provider's word.
-fn fill_in(links: &mut [LinkResource], found: &HashMap<ProviderResourceId, VisibleResource>) {
+/// Of the wanted ones, what the caller gave stays; the rest is the provider's word.
+fn fill_in(links: &mut [LinkResource], wanted: &HashSet<ProviderResourceId>, listing: &Listing) {
+    let found = listing.items.iter().filter(|item| wanted.contains(&item.id));
+    let found: HashMap<_, _> = found.map(|item| (&item.id, item)).collect();
     for link in links {
         let Some(item) = found.get(&link.provider_resource_id) else { continue };
         link.name.get_or_insert_with(|| shown_name(item));
@@ -414,7 +423,8 @@ mod tests {
     }
 
     fn listing(ids: &[&str], is_complete: bool) -> Listing {
-        Listing { items: ids.iter().map(|id| item(id)).collect(), is_complete, began: EpochMs(1) }
+        let items = ids.iter().map(|id| item(id)).collect();
+        Listing { items, is_complete, is_cut_off: false, began: EpochMs(1) }
     }
 
     #[test]
@@ -443,7 +453,7 @@ mod tests {
             attrs: attrs.as_object().cloned().unwrap_or_default(),
         };
         let mut links = [link(None, json!({})), link(Some("mine"), json!({"isPrivate": true}))];
-        fill_in(&mut links, &HashMap::from([(ProviderResourceId::new("1"), item("1"))]));
+        fill_in(&mut links, &HashSet::from([ProviderResourceId::new("1")]), &listing(&["1", "2"], true));
         assert_eq!(links[0].name.as_deref(), Some("harborworks/tide-clock"));
         let facts = json!({"fullName": "harborworks/tide-clock", "isPrivate": false, "defaultBranch": "trunk"});
         assert_eq!(Value::Object(links[0].attrs.clone()), facts);

@@ -120,8 +120,8 @@ pub trait ConnectionStore: Send + Sync + 'static {
     /// Gives a claim back after the provider said no, so that nobody waits for it.
     async fn release_token_refresh(&self, installation: &InstallationId, owner: &str) -> StoreResult<()>;
 
-    /// A provider's active installations whose token has a refresh token and expires before `before`, soonest first; those
-    /// with a live claim are left out.
+    /// A provider's active installations whose token has a refresh token and expires before `before`: soonest first, but
+    /// those that have ended last; those with a live claim are left out.
     async fn list_expiring_tokens(
         &self,
         provider: ProviderSlug,

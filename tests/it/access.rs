@@ -190,6 +190,20 @@ on_both! {
         stage.finish().await;
     }
 
+    async fn a_resource_beyond_what_is_read_of_a_list_is_not_said_to_be_missing(backend) {
+        let stage = Stage::set(backend, Options::default()).await;
+        let ids = invent_repositories(&stage, 1, 10_050);
+        let github = stage.connect("org", "github", 1).await;
+        let key = stage.app.make_key(&["--org", "org"]);
+        let path = format!("/connections/{github}/resources");
+        let link = |id: u64| Some(json!({"providerResourceId": id}));
+        let unread = stage.with_key(&key, "POST", &path, link(ids[10_049])).await;
+        assert_eq!(code(&unread), (502, "provider_unavailable".into()), "{}", unread.json());
+        // The service needs nobody's word.
+        assert_eq!(stage.ask("org", "POST", &path, link(ids[10_049])).await["status"], "linked");
+        stage.finish().await;
+    }
+
     async fn a_token_refused_twice_makes_the_connection_ask_for_another_grant(backend) {
         let stage = Stage::set(backend, Options::default()).await;
         let linear = stage.connect("org", "linear", 1).await;

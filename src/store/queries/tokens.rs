@@ -15,12 +15,13 @@ pub(super) const FIND: &str = "SELECT installation_id, access_token_sealed, refr
      expires_at, refresh_expires_at, generation, refreshing_owner, refreshing_until, created_at, updated_at \
      FROM gw_tokens WHERE installation_id = $1";
 
+/// What has ended comes last: tokens that cannot be renewed, however many, do not keep those waiting that can.
 pub(super) const LIST_EXPIRING: &str = concat!(
     "SELECT t.installation_id FROM gw_tokens t JOIN gw_installations i ON i.id = t.installation_id \
      WHERE t.expires_at < $1 AND t.expires_at IS NOT NULL AND t.refresh_token_sealed IS NOT NULL \
      AND (t.refreshing_until IS NULL OR t.refreshing_until <= ",
     earlier_now!("$2"),
-    ") AND i.status = 'active' AND i.provider = $3 ORDER BY t.expires_at LIMIT $4"
+    ") AND i.status = 'active' AND i.provider = $3 ORDER BY t.expires_at <= $2, t.expires_at LIMIT $4"
 );
 
 /// A lapsed claim is nobody's. It holds as long as was asked for by the clock that all nodes have in common: by its own, one

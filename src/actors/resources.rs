@@ -78,6 +78,21 @@ impl Listing {
         if self.is_complete { before.difference(&self.ids()).cloned().collect() } else { HashSet::new() }
     }
 
+    /// The wanted ones that the provider does not list.
+    ///
+    /// # Errors
+    /// If there are any, and there is more than was read.
+    fn lacks(&self, wanted: &HashSet<ProviderResourceId>) -> Result<HashSet<ProviderResourceId>, ProviderCallError> {
+        let lacking: HashSet<_> = wanted.difference(&self.ids()).cloned().collect();
+        match lacking.iter().min() {
+            Some(first) if self.is_cut_off => {
+                let why = format!("{first} is not among the first {} that it lists", self.items.len());
+                Err(ProviderCallError::ProviderUnavailable(why))
+            }
+            _ => Ok(lacking),
+        }
+    }
+
     /// What is in either of two listings. Their pages are of different moments: what was listed the second time is what
     /// counts, and what only the first one had is still taken for there.
     fn joined_by(self, second: Self) -> Self {
@@ -169,17 +184,8 @@ impl Directory {
         }
         let listing = self.find_at_provider(&record.installation.id, &wanted).await?;
         fill_in(links, &wanted, &listing);
-        let listed = listing.ids();
-        let not_listed: Vec<_> = links
-            .iter()
-            .map(|link| link.provider_resource_id.clone())
-            .filter(|id| wanted.contains(id) && !listed.contains(id))
-            .collect();
-        if listing.is_cut_off && !not_listed.is_empty() {
-            let why = format!("{} is not among the first {} that it lists", not_listed[0], listing.items.len());
-            return Err(AskError::Reply(ProviderCallError::ProviderUnavailable(why)));
-        }
-        Ok(not_listed)
+        let lacking = listing.lacks(&wanted).map_err(AskError::Reply)?;
+        Ok(links.iter().map(|link| link.provider_resource_id.clone()).filter(|id| lacking.contains(id)).collect())
     }
 
     /// Fills in what the provider knows of resources that a trusted caller links, if it tells in time. Whatever keeps it
@@ -442,6 +448,18 @@ mod tests {
         for (first, second) in [(true, false), (false, true)] {
             assert_eq!(missing(&listing(&["1"], first).joined_by(listing(&["1"], second))), [""; 0]);
         }
+    }
+
+    #[test]
+    fn a_list_that_was_not_read_to_its_end_does_not_say_that_something_is_missing() {
+        let wanted: HashSet<_> = ["1", "3", "2"].map(ProviderResourceId::new).into();
+        let whole = listing(&["1", "4"], true);
+        assert_eq!(whole.lacks(&wanted).expect("known"), ["2", "3"].map(ProviderResourceId::new).into());
+        let cut_off = Listing { is_cut_off: true, ..listing(&["1", "4"], false) };
+        let told = cut_off.lacks(&wanted).expect_err("perhaps further on").to_string();
+        assert!(told.contains("2 is not among the first 2"), "{told}");
+        let cut_off = Listing { is_cut_off: true, ..listing(&["3", "1", "2"], false) };
+        assert_eq!(cut_off.lacks(&wanted).expect("found in time"), HashSet::new());
     }
 
     #[test]

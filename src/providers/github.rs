@@ -410,8 +410,14 @@ fn repository_ids(repositories: Json<'_>) -> Vec<ProviderResourceId> {
 
 /// What the full `installation` object says; `installation_target` has the account beside a mere id.
 fn installation_confirmed(payload: &Payload<'_>) -> ControlChange {
-    let [account, selection, permissions, events, app_slug] =
-        payload.installation.members(["account", "repository_selection", "permissions", "events", "app_slug"]);
+    let [account, selection, permissions, events, app_id, app_slug] = payload.installation.members([
+        "account",
+        "repository_selection",
+        "permissions",
+        "events",
+        "app_id",
+        "app_slug",
+    ]);
     let [login, slug, id, kind] = account.members(["login", "slug", "id", "type"]);
     let [target_login, target_slug] = payload.account.members(["login", "slug"]);
     let permissions: Map<String, Value> = permissions
@@ -424,6 +430,7 @@ fn installation_confirmed(payload: &Payload<'_>) -> ControlChange {
         metadata: facts([
             ("accountId", facts::text(id.id())),
             ("accountType", facts::text(kind.text())),
+            (account::APP_ID, facts::text(app_id.id())),
             ("appSlug", facts::text(app_slug.text())),
             ("repositorySelection", facts::text(payload.repository_selection.text().or_else(|| selection.text()))),
             ("permissions", (!permissions.is_empty()).then_some(Value::Object(permissions))),

@@ -190,17 +190,27 @@ on_both! {
         stage.finish().await;
     }
 
-    async fn a_resource_beyond_what_is_read_of_a_list_is_not_said_to_be_missing(backend) {
+    async fn credentials_of_another_github_app_end_no_connection(backend) {
         let stage = Stage::set(backend, Options::default()).await;
-        let ids = invent_repositories(&stage, 1, 10_050);
         let github = stage.connect("org", "github", 1).await;
-        let key = stage.app.make_key(&["--org", "org"]);
-        let path = format!("/connections/{github}/resources");
-        let link = |id: u64| Some(json!({"providerResourceId": id}));
-        let unread = stage.with_key(&key, "POST", &path, link(ids[10_049])).await;
-        assert_eq!(code(&unread), (502, "provider_unavailable".into()), "{}", unread.json());
-        // The service needs nobody's word.
-        assert_eq!(stage.ask("org", "POST", &path, link(ids[10_049])).await["status"], "linked");
+        let (shown, validate) = (format!("/connections/{github}"), format!("/connections/{github}/validate"));
+        stage.ask("org", "POST", &validate, None).await;
+        // Another App knows none of the installations.
+        let unknown = || FaultRule::always("* /app/installations/**", Fault::status(404));
+        let members = json!({"id": 7}).as_object().cloned().expect("members");
+        stage.world.github.fail(unknown());
+        stage.world.github.fail(FaultRule::always("GET /app", Fault::With { members }));
+        let refused = stage.refused("org", "POST", &validate, None).await;
+        assert_eq!(refused, (502, "provider_unavailable".into()));
+        assert_eq!(stage.ask("org", "GET", &shown, None).await["status"], "active");
+        stage.world.github.heal();
+        stage.ask("org", "POST", &validate, None).await;
+
+        // The App itself is believed.
+        stage.world.github.fail(unknown());
+        let refused = stage.refused("org", "POST", &validate, None).await;
+        assert_eq!(refused, (400, "installation_not_active".into()));
+        assert_eq!(stage.ask("org", "GET", &shown, None).await["status"], "revoked");
         stage.finish().await;
     }
 

@@ -13,10 +13,19 @@ use crate::{
     },
     providers::{
         ConnectorError,
-        connector::Account,
+        connector::{Account, Grant},
         facts::{self, facts},
     },
 };
+
+/// The metadata's name for the id of the App that is installed.
+pub(super) const APP_ID: &str = "appId";
+
+/// An App about itself.
+#[derive(Debug, Deserialize)]
+struct App {
+    id: Id,
+}
 
 /// An installation as the App sees it.
 #[derive(Debug, Deserialize)]
@@ -25,6 +34,7 @@ pub(super) struct AppInstallation {
     pub id: Id,
     account: Option<Owner>,
     repository_selection: Option<String>,
+    app_id: Option<Id>,
     app_slug: Option<String>,
     target_type: Option<String>,
     html_url: Option<String>,
@@ -66,6 +76,7 @@ impl AppInstallation {
         let metadata = facts([
             ("accountId", facts::text(id.clone())),
             ("accountType", facts::text(kind.cloned())),
+            (APP_ID, facts::text(self.app_id.as_ref().map(|app| app.0.clone()))),
             ("appSlug", facts::text(self.app_slug.clone())),
             ("repositorySelection", facts::text(self.repository_selection.clone())),
             ("permissions", (!permissions.is_empty()).then(|| Value::Object(permissions.clone()))),
@@ -114,9 +125,41 @@ impl Api {
         }
     }
 
+    /// Reads the installation of a grant as the App.
+    ///
+    /// # Errors
+    /// [`ConnectorError::Gone`] if GitHub says that the App is not installed there any more.
+    pub async fn read_granted(&self, grant: &Grant) -> Result<AppInstallation, ConnectorError> {
+        match self.read_installation(&grant.external_id, grant.now).await {
+            Err(ConnectorError::Gone) => Err(self.explain_absence(grant).await),
+            read => read,
+        }
+    }
+
+    /// Why GitHub knows no such installation: it is gone, or the settings are those of another App, which has never had it.
+    /// `GET /app` tells which App speaks (docs.github.com/en/rest/apps/apps#get-the-authenticated-app).
+    pub async fn explain_absence(&self, grant: &Grant) -> ConnectorError {
+        let Some(granted) = grant.metadata.get(APP_ID).and_then(Value::as_str) else { return ConnectorError::Gone };
+        let read = async {
+            let reply = self.get(self.base.at("/app"), Speaker::App(grant.now)).await?;
+            match reply.status {
+                200 => reply.json::<App>("the App"),
+                status => Err(ConnectorError::unavailable(format!("answered {status}"))),
+            }
+        };
+        match read.await {
+            Ok(app) if app.id.0 == granted => ConnectorError::Gone,
+            Ok(app) => ConnectorError::unavailable(format!(
+                "the settings are those of App {}, and the connection is with App {granted}",
+                app.id.0
+            )),
+            Err(error) => error,
+        }
+    }
+
     /// Why GitHub refused something of an installation: it is gone, it is paused, or neither explains it.
-    pub async fn explain_refusal(&self, id: &ExternalId, now: EpochMs, neither: ConnectorError) -> ConnectorError {
-        match self.read_installation(id, now).await {
+    pub async fn explain_refusal(&self, grant: &Grant, neither: ConnectorError) -> ConnectorError {
+        match self.read_granted(grant).await {
             Ok(installation) if installation.is_suspended() => ConnectorError::Suspended,
             Ok(_) => neither,
             Err(error) => error,

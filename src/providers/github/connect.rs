@@ -104,7 +104,7 @@ impl Connector for GitHubConnector {
         let reply = self.api.change("POST", url, Speaker::App(grant.now)).await.map_err(nothing_changed)?;
         if !reply.is_success() {
             let neither = ConnectorError::unavailable(format!("answered {}", reply.status));
-            return Err(self.api.explain_refusal(&grant.external_id, grant.now, neither).await);
+            return Err(self.api.explain_refusal(grant, neither).await);
         }
         let minted: Minted = reply.json("a minted token")?;
         let expires_at = minted.expires_at.as_deref().and_then(EpochMs::parse_rfc3339);
@@ -120,7 +120,7 @@ impl Connector for GitHubConnector {
 
     /// Asked as the App: it is what knows the account, and whether it is paused.
     async fn read_account(&self, grant: &Grant, _access: &Secret) -> Result<Account, ConnectorError> {
-        let installation = self.api.read_installation(&grant.external_id, grant.now).await?;
+        let installation = self.api.read_granted(grant).await?;
         Ok(installation.to_account(GitHub::SLUG, grant.now))
     }
 
@@ -133,7 +133,10 @@ impl Connector for GitHubConnector {
         let reply = self.api.change("DELETE", url, Speaker::App(grant.now)).await?;
         match reply.status {
             200..300 => Ok(Ended::Revoked),
-            404 | 410 => Ok(Ended::AlreadyGone),
+            404 | 410 => match self.api.explain_absence(grant).await {
+                ConnectorError::Gone => Ok(Ended::AlreadyGone),
+                error => Err(error),
+            },
             status => Err(ConnectorError::unavailable(format!("answered {status}"))),
         }
     }

@@ -118,7 +118,7 @@ impl Api {
         url.set_query(Some(&format!("per_page={PAGE_SIZE}&page={page}")));
         let reply = self.get(url, Speaker::Holder(access, grant.now)).await?;
         if !reply.is_success() {
-            return Err(self.explain_refusal(&grant.external_id, grant.now, ConnectorError::NotAccessible).await);
+            return Err(self.explain_refusal(grant, ConnectorError::NotAccessible).await);
         }
         let list: RepositoryList = reply.json("the installation's repositories")?;
         let seen = (page - 1).saturating_mul(PAGE_SIZE).saturating_add(list.repositories.len());

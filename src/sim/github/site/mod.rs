@@ -190,15 +190,7 @@ impl Site for GitHub {
     }
 
     fn facts(&self, account: u32, facts: Facts) -> Facts {
-        let installation = self.installation_of(account);
-        let owner = self.owners.get(&account);
-        let repository = owner.and_then(|owner| owner.repositories.first());
-        Facts {
-            external_id: installation.map_or(facts.external_id, |installation| installation.id.to_string()),
-            account: owner.map_or(facts.account, |owner| owner.login.clone()),
-            resource_name: repository.map_or(facts.resource_name, |repository| repository.name.clone()),
-            ..facts
-        }
+        self.facts_about(account, 0, facts)
     }
 
     fn sent(&mut self, sent: &Sent, request: &SignedRequest, scene: &mut Scene<'_>) {
@@ -210,6 +202,26 @@ impl GitHub {
     /// The live installation of an account.
     pub(super) fn installation_of(&self, account: u32) -> Option<&Installation> {
         self.installations.values().find(|installation| installation.account == account)
+    }
+
+    /// The same facts about a repository of an account as it is now; about the one they name where there is none.
+    pub(super) fn facts_about(&self, account: u32, index: usize, facts: Facts) -> Facts {
+        let installation = self.installation_of(account);
+        let owner = self.owners.get(&account);
+        let login = owner.map_or(facts.account, |owner| owner.login.clone());
+        // All of one repository: the first of today need not be the first that was invented.
+        let (resource_id, name) = owner.and_then(|owner| owner.repositories.get(index)).map_or_else(
+            || (facts.resource_id.clone(), facts.resource_name.clone()),
+            |repository| (repository.id.to_string(), repository.name.clone()),
+        );
+        Facts {
+            external_id: installation.map_or(facts.external_id, |installation| installation.id.to_string()),
+            resource_slug: format!("{login}/{name}"),
+            account: login,
+            resource_id,
+            resource_name: name,
+            ..facts
+        }
     }
 
     /// The id of an account's live installation.
@@ -261,7 +273,7 @@ impl GitHub {
         })
     }
 
-    /// The repositories of an account, to look at and to change; index 0 is the one that facts name.
+    /// The repositories of an account, to look at and to change; facts name the one at index 0.
     pub fn repositories(&mut self, account: u32) -> &mut Vec<Repository> {
         &mut self.owner(account).repositories
     }

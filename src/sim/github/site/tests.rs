@@ -351,3 +351,44 @@ async fn a_refused_webhook_is_a_failure_in_the_log_and_the_rate_limit_ends_the_l
     let limited = stage.as_app("GET", "/app/hook/deliveries", "").await;
     assert_eq!((limited.status, limited.headers.get("x-ratelimit-remaining")), (403, Some("0")));
 }
+
+#[tokio::test]
+async fn an_event_speaks_of_one_repository_whatever_became_of_the_first() {
+    let stage = Stage::set().await;
+    let github = &stage.world.github;
+    for account in [1, 2] {
+        stage.install(Visit::of_account(account)).await;
+    }
+    for (act, details) in [
+        ("rename_repository", json!({"name": "tide-watch"})),
+        ("rename_account", json!({"login": "quayworks"})),
+        ("transfer_repository", json!({"to": 2})),
+        ("delete_repository", json!({})),
+    ] {
+        github.act(act, 1, &details).await.expect(act);
+        let (first, login) = github.with(|github| (github.repositories(1)[0].clone(), github.owner(1).login.clone()));
+        let facts = github.facts(1, 7);
+        assert_eq!(
+            (&facts.resource_id, &facts.resource_name, &facts.resource_slug, &facts.account),
+            (&first.id.to_string(), &first.name, &first.full_name(), &login),
+            "{act}"
+        );
+        github.send("github:push", &facts).await.expect("sent");
+        let told = stage.sink.received().pop().expect("received");
+        let told: Value = serde_json::from_slice(&told.body).expect("JSON");
+        assert_eq!(
+            (&told["repository"]["id"], &told["repository"]["full_name"]),
+            (&json!(first.id), &json!(first.full_name())),
+            "{act}"
+        );
+        let compare = told["compare"].as_str().expect("a page");
+        assert!(compare.starts_with(&format!("https://github.com/{}/compare/", first.full_name())), "{act}: {compare}");
+    }
+    github.with(|github| github.repositories(1).clear());
+    let facts = github.facts(1, 7);
+    assert_eq!(
+        facts.resource_slug,
+        format!("quayworks/{}", facts.resource_name),
+        "none is left: the one invented first"
+    );
+}

@@ -65,9 +65,7 @@ pub(super) async fn answer<S: Site>(shared: &Arc<Shared<S>>, call: &Call, path: 
             said
         }
         ("POST", "send") => {
-            let account = account(&body);
-            let facts = S::PROVIDER.facts(account, body["seed"].as_u64().unwrap_or(0), shared.clock.now());
-            let facts = shared.lock().site.facts(account, facts);
+            let facts = shared.facts(account(&body), body["seed"].as_u64().unwrap_or(0));
             let kind = body["kind"].as_str().unwrap_or_default().to_owned();
             let posting = Posting { kind, facts, edit: Value::Null, first: true, verbatim: None };
             let sent = server::post(shared, posting).await;

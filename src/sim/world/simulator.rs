@@ -68,6 +68,11 @@ impl<S: Site> Inner<S> {
         }
     }
 
+    /// What the provider's clock shows when ours shows `now`.
+    pub fn by_its_clock(&self, now: EpochMs) -> EpochMs {
+        EpochMs(now.0 + self.ambient.skew_ms)
+    }
+
     /// Lets the site do something; answers what it said and what it wants sent.
     pub fn on_stage<T>(
         &mut self,
@@ -77,7 +82,7 @@ impl<S: Site> Inner<S> {
     ) -> (T, Vec<Posting>, Option<&'static str>) {
         let mut outbox = Vec::new();
         let mut scene = Scene {
-            now: EpochMs(now.0 + self.ambient.skew_ms),
+            now: self.by_its_clock(now),
             dice: &mut self.dice,
             ambient: &self.ambient,
             origin,
@@ -113,6 +118,12 @@ impl<S: Site> Shared<S> {
         play: impl FnOnce(&mut S, &mut Scene<'_>) -> T,
     ) -> (T, Vec<Posting>, Option<&'static str>) {
         self.lock().on_stage(self.clock.now(), &self.origin, play)
+    }
+
+    /// The facts of a new event of an account as it is connected now, by the provider's clock.
+    pub fn facts(&self, account: u32, seed: u64) -> Facts {
+        let inner = self.lock();
+        inner.site.facts(account, S::PROVIDER.facts(account, seed, inner.by_its_clock(self.clock.now())))
     }
 
     /// Forgets everything but where the gateway is.
@@ -261,10 +272,9 @@ impl<S: Site> Simulator<S> {
         said
     }
 
-    /// The facts of a new event of an account as it is connected now.
+    /// The facts of a new event of an account as it is connected now, by the provider's clock.
     pub fn facts(&self, account: u32, seed: u64) -> Facts {
-        let facts = S::PROVIDER.facts(account, seed, self.shared.clock.now());
-        self.shared.lock().site.facts(account, facts)
+        self.shared.facts(account, seed)
     }
 
     /// Sends a webhook to the gateway; how its first try ended. Tries again later as the provider would.

@@ -1,13 +1,13 @@
 //! The framework, and what every site's tests stand on.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{Fault, FaultRule, Options, Simulator, Simulators, site::Site};
 use crate::{
-    model::clock::{Clock, SystemClock},
+    model::clock::{Clock, EpochMs, ManualClock, SystemClock},
     sim::{
         browser::{Browser, Page},
         client::{Answer, Client, ClientError},
@@ -158,6 +158,33 @@ async fn another_process_sets_knobs_and_faults_and_acts() {
     let sent = admin(github, "POST", "send", &json!({"kind": "github:push", "account": 3, "seed": 4})).await.json();
     assert_eq!(sent["status"], 200);
     assert_eq!(stage.sink.received()[0].path, "/webhooks/github");
+}
+
+#[tokio::test]
+async fn what_is_sent_on_demand_is_stamped_by_the_providers_own_clock() {
+    const SKEW_MS: i64 = 90_000;
+    let clock = ManualClock::starting_at(EpochMs(1_771_980_000_000));
+    let options = Options { clock: Arc::new(clock.clone()), ..Options::default() };
+    let world = Simulators::start(&options).await.expect("ports");
+    let sink = Sink::start().await.expect("a port");
+    world.gateway_is_at(&sink.url(""));
+    world.linear.set(|ambient| ambient.skew_ms = SKEW_MS);
+    world.sentry.set(|ambient| ambient.skew_ms = SKEW_MS);
+    let skewed_ms = clock.now().0 + SKEW_MS;
+
+    let issue = "linear:issue.created";
+    let sent = admin(&world.linear, "POST", "send", &json!({"kind": issue, "seed": 4})).await.json();
+    assert_eq!(sent["at"], EpochMs(skewed_ms).to_rfc3339());
+    world.linear.send(issue, &world.linear.facts(1, 5)).await.expect("sent");
+    for received in sink.received() {
+        let body: Value = serde_json::from_slice(&received.body).expect("JSON");
+        assert_eq!(body["webhookTimestamp"], json!(skewed_ms));
+        assert_eq!(received.headers.get("linear-timestamp"), Some(skewed_ms.to_string().as_str()));
+    }
+    admin(&world.sentry, "POST", "send", &json!({"kind": "sentry:error", "seed": 4})).await;
+    let received = sink.received().pop().expect("received");
+    assert_eq!(received.headers.get("sentry-hook-timestamp"), Some((skewed_ms / 1000).to_string().as_str()));
+    assert_eq!(sink.total(), 3);
 }
 
 #[tokio::test]

@@ -99,7 +99,12 @@ impl Site for Linear {
     type Knobs = Knobs;
     const PROVIDER: &'static SimulatedProvider = &PROVIDER;
     const API_BASE: &'static str = "/api";
-    const MANNERS: Manners = Manners { timeout_ms: 5000, retries_ms: &[60_000, 3_600_000, 21_600_000], only_200: true };
+    const MANNERS: Manners = Manners {
+        timeout_ms: 5000,
+        retries_ms: &[60_000, 3_600_000, 21_600_000],
+        only_200: true,
+        refusal_is_final: false,
+    };
 
     fn new() -> Self {
         Self {

@@ -106,7 +106,8 @@ impl Site for Sentry {
     type Knobs = Knobs;
     const PROVIDER: &'static SimulatedProvider = &PROVIDER;
     const API_BASE: &'static str = "";
-    const MANNERS: Manners = Manners { timeout_ms: 1000, retries_ms: &[300_000, 300_000, 300_000], only_200: false };
+    const MANNERS: Manners =
+        Manners { timeout_ms: 1000, retries_ms: &[300_000, 300_000, 300_000], only_200: false, refusal_is_final: true };
 
     fn new() -> Self {
         Self {

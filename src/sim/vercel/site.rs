@@ -110,8 +110,12 @@ impl Site for Vercel {
     type Knobs = Knobs;
     const PROVIDER: &'static SimulatedProvider = &PROVIDER;
     const API_BASE: &'static str = "/rest";
-    const MANNERS: Manners =
-        Manners { timeout_ms: 30_000, retries_ms: &[60_000, 300_000, 3_600_000, 43_200_000], only_200: false };
+    const MANNERS: Manners = Manners {
+        timeout_ms: 30_000,
+        retries_ms: &[60_000, 300_000, 3_600_000, 43_200_000],
+        only_200: false,
+        refusal_is_final: false,
+    };
 
     fn new() -> Self {
         Self {

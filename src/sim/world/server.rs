@@ -196,22 +196,24 @@ pub(super) async fn post<S: Site>(shared: &Arc<Shared<S>>, posting: Posting) -> 
     };
     let sent = try_once(shared, &posting, &request).await;
     let retries = shared.lock().ambient.retries_ms.clone();
-    if retries.is_empty() || sent.succeeded(S::MANNERS) || posting.verbatim.is_some() {
+    if retries.is_empty() || !S::MANNERS.tries_again(&sent) || posting.verbatim.is_some() {
         count(shared, sent.succeeded(S::MANNERS));
     } else {
         let shared = Arc::downgrade(shared);
         tokio::spawn(async move {
+            let mut succeeded = false;
             for wait in retries {
                 tokio::time::sleep(Duration::from_millis(wait)).await;
                 let Some(shared) = shared.upgrade() else { return };
                 let Some(request) = sign(&shared, &posting, true) else { return };
-                if try_once(&shared, &posting, &request).await.succeeded(S::MANNERS) {
-                    count(&shared, true);
-                    return;
+                let again = try_once(&shared, &posting, &request).await;
+                succeeded = again.succeeded(S::MANNERS);
+                if !S::MANNERS.tries_again(&again) {
+                    break;
                 }
             }
             if let Some(shared) = shared.upgrade() {
-                count(&shared, false);
+                count(&shared, succeeded);
             }
         });
     }

@@ -11,7 +11,7 @@ use crate::{
     sim::{
         browser::{Browser, Page},
         client::{Answer, Client, ClientError},
-        sink::Sink,
+        sink::{Behaviour, Sink},
     },
 };
 
@@ -185,6 +185,29 @@ async fn what_is_sent_on_demand_is_stamped_by_the_providers_own_clock() {
     let received = sink.received().pop().expect("received");
     assert_eq!(received.headers.get("sentry-hook-timestamp"), Some((skewed_ms / 1000).to_string().as_str()));
     assert_eq!(sink.total(), 3);
+}
+
+#[tokio::test]
+async fn a_refusal_is_final_to_sentry_and_an_outage_is_tried_again_as_a_new_request() {
+    let stage = Stage::set().await;
+    let sentry = &stage.world.sentry;
+    sentry.set(|ambient| ambient.retries_ms = vec![5, 5, 5]);
+    stage.sink.behave("/webhooks/sentry", Behaviour::status_only(400));
+    sentry.send("sentry:error", &sentry.facts(1, 1)).await.expect("sent");
+    assert_eq!(sentry.shared.lock().failed, 1, "it failed for good at once");
+
+    let turns = [503, 410, 200].into_iter().map(Behaviour::status_only).collect();
+    stage.sink.behave("/webhooks/sentry", Behaviour::InTurn(turns));
+    sentry.send("sentry:error", &sentry.facts(1, 2)).await.expect("sent");
+    // Counted when no more tries are to come.
+    while sentry.shared.lock().failed < 2 {
+        tokio::task::yield_now().await;
+    }
+    let statuses: Vec<_> = sentry.sent().iter().map(|sent| sent.status).collect();
+    assert_eq!(statuses, [Some(400), Some(503), Some(410)]);
+    let received = stage.sink.received();
+    let id = |at: usize| received[at].headers.get("request-id").map(str::to_owned);
+    assert!(id(1) != id(2) && received[1].body == received[2].body);
 }
 
 #[tokio::test]

@@ -158,7 +158,7 @@ impl Site for GitHub {
     type Knobs = Knobs;
     const PROVIDER: &'static SimulatedProvider = &PROVIDER;
     const API_BASE: &'static str = "/api/v3";
-    const MANNERS: Manners = Manners { timeout_ms: 10_000, retries_ms: &[], only_200: false };
+    const MANNERS: Manners = Manners { timeout_ms: 10_000, retries_ms: &[], only_200: false, refusal_is_final: false };
 
     fn new() -> Self {
         Self {

@@ -20,6 +20,7 @@ use crate::{
     sim::{
         Facts, SimulatedProvider,
         world::{
+            Limit,
             call::{Answer, Call, Credentials, Surface, with_query},
             site::{Manners, Scene, Site},
             visit::{Choice, Visit},
@@ -50,6 +51,10 @@ pub struct Knobs {
     pub code_lifetime_s: u64,
     /// The token answer names another configuration than the callback: a spoof.
     pub token_names_configuration: Option<String>,
+    /// How many API calls are left; without a limit if absent, as it is when the limit is lifted.
+    pub rate_remaining: Option<u32>,
+    /// When the limit is lifted, seconds from the first call under it.
+    pub rate_reset_s: u64,
 }
 
 impl Default for Knobs {
@@ -62,6 +67,8 @@ impl Default for Knobs {
             next: None,
             code_lifetime_s: 1800,
             token_names_configuration: None,
+            rate_remaining: None,
+            rate_reset_s: 60,
         }
     }
 }
@@ -104,6 +111,7 @@ pub struct Vercel {
     /// Token to configuration.
     tokens: HashMap<String, String>,
     configurations_so_far: BTreeMap<u32, u32>,
+    limit: Limit,
 }
 
 impl Site for Vercel {
@@ -125,6 +133,7 @@ impl Site for Vercel {
             codes: HashMap::new(),
             tokens: HashMap::new(),
             configurations_so_far: BTreeMap::new(),
+            limit: Limit::default(),
         }
     }
 

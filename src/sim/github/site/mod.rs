@@ -34,6 +34,7 @@ use crate::{
     sim::{
         Facts, SignedRequest, SimulatedProvider, to_the_second,
         world::{
+            Limit,
             call::{Answer, Call, Surface},
             site::{Manners, Scene, Sent, Site},
         },
@@ -69,9 +70,9 @@ pub struct Knobs {
     pub expiring_user_tokens: bool,
     /// Installation tokens of the long form with two dots.
     pub stateless_tokens: bool,
-    /// How many API calls are left; without a limit if absent.
+    /// How many API calls are left; without a limit if absent, as it is when the limit is lifted.
     pub rate_remaining: Option<u32>,
-    /// When the limit is lifted, seconds from the call.
+    /// When the limit is lifted, seconds from the first call under it.
     pub rate_reset_s: u64,
     /// How long the delivery log lags behind, milliseconds.
     pub log_lag_ms: u64,
@@ -149,6 +150,7 @@ pub struct GitHub {
     requests: Vec<InstallRequest>,
     tokens: HashMap<String, InstallationToken>,
     people: Authorizations,
+    limit: Limit,
     log: Vec<Logged>,
     hook: Value,
     next_id: u64,
@@ -168,6 +170,7 @@ impl Site for GitHub {
             requests: Vec::new(),
             tokens: HashMap::new(),
             people: Authorizations::default(),
+            limit: Limit::default(),
             log: Vec::new(),
             hook: json!({"content_type": "json", "insecure_ssl": "0", "secret": "********"}),
             next_id: 4_000_000_001,

@@ -1,18 +1,21 @@
 //! Each strictness refuses, each behaviour behaves.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use super::{CLIENT_ID, CLIENT_SECRET, Entry, app_jwt::tests::good};
-use crate::sim::{
-    browser::Browser,
-    client::Answer,
-    sink::Behaviour,
-    world::{
-        Choice, Loss, Visit,
-        tests::{Stage, bearer, call, now},
+use crate::{
+    model::clock::{Clock, EpochMs, ManualClock},
+    sim::{
+        browser::Browser,
+        client::Answer,
+        sink::Behaviour,
+        world::{
+            Choice, Loss, Options, Simulators, Visit,
+            tests::{Stage, bearer, call, now},
+        },
     },
 };
 
@@ -350,6 +353,23 @@ async fn a_refused_webhook_is_a_failure_in_the_log_and_the_rate_limit_ends_the_l
     assert_eq!((last.status, last.headers.get("x-ratelimit-remaining")), (200, Some("0")));
     let limited = stage.as_app("GET", "/app/hook/deliveries", "").await;
     assert_eq!((limited.status, limited.headers.get("x-ratelimit-remaining")), (403, Some("0")));
+}
+
+#[tokio::test]
+async fn the_rate_limit_is_lifted_at_the_time_its_headers_tell() {
+    let clock = ManualClock::starting_at(EpochMs(1_771_980_000_000));
+    let options = Options { clock: Arc::new(clock.clone()), ..Options::default() };
+    let github = Simulators::start(&options).await.expect("ports").github;
+    let meta = async || call("GET", &github.api_url(), "/meta", &[AGENT], "").await;
+    github.tune(|knobs| (knobs.rate_remaining, knobs.rate_reset_s) = (Some(1), 90));
+    for status in [200, 403, 403] {
+        let answer = meta().await;
+        assert_eq!((answer.status, answer.headers.get("x-ratelimit-reset")), (status, Some("1771980090")));
+        clock.advance(Duration::from_secs(40));
+    }
+    assert_eq!(clock.now().0, 1_771_980_120_000);
+    let lifted = meta().await;
+    assert_eq!((lifted.status, lifted.headers.get("x-ratelimit-remaining")), (200, Some("4999")));
 }
 
 #[tokio::test]

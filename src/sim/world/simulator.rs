@@ -68,6 +68,12 @@ impl<S: Site> Inner<S> {
         }
     }
 
+    /// Changes what can be set about any provider. One that had stopped sending webhooks begins again.
+    pub fn set(&mut self, change: impl FnOnce(&mut Ambient)) {
+        change(&mut self.ambient);
+        self.failed = 0;
+    }
+
     /// What the provider's clock shows when ours shows `now`.
     pub fn by_its_clock(&self, now: EpochMs) -> EpochMs {
         EpochMs(now.0 + self.ambient.skew_ms)
@@ -215,9 +221,7 @@ impl<S: Site> Simulator<S> {
 
     /// Changes what can be set about any provider. One that had stopped sending webhooks begins again.
     pub fn set(&self, change: impl FnOnce(&mut Ambient)) {
-        let mut inner = self.shared.lock();
-        change(&mut inner.ambient);
-        inner.failed = 0;
+        self.shared.lock().set(change);
     }
 
     /// What people who say nothing themselves do on its pages from now on.

@@ -161,6 +161,22 @@ async fn another_process_sets_knobs_and_faults_and_acts() {
 }
 
 #[tokio::test]
+async fn another_process_makes_a_provider_send_again_that_had_given_up() {
+    let stage = Stage::set().await;
+    let linear = &stage.world.linear;
+    let send =
+        async |seed| admin(linear, "POST", "send", &json!({"kind": "linear:issue.created", "seed": seed})).await.status;
+    admin(linear, "PATCH", "knobs", &json!({"any": {"disableAfter": 2}})).await;
+    stage.sink.behave("/webhooks/linear", Behaviour::status_only(500));
+    assert_eq!([send(1).await, send(2).await, send(3).await], [200, 200, 400], "it gives up after two");
+    admin(linear, "PATCH", "knobs", &json!({"own": {"teams": 4}})).await;
+    assert_eq!(send(4).await, 400, "what else is set is no reason to begin again");
+    admin(linear, "PATCH", "knobs", &json!({"any": {"disableAfter": 2}})).await;
+    assert_eq!([send(5).await, send(6).await, send(7).await], [200, 200, 400], "it counts from the beginning");
+    assert_eq!(stage.sink.total(), 4);
+}
+
+#[tokio::test]
 async fn what_is_sent_on_demand_is_stamped_by_the_providers_own_clock() {
     const SKEW_MS: i64 = 90_000;
     let clock = ManualClock::starting_at(EpochMs(1_771_980_000_000));

@@ -14,11 +14,11 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{PROVIDER, SECRET};
+use super::{PROVIDER, SECRET, TRACE_HEADER, trace};
 use crate::{
     model::clock::EpochMs,
     sim::{
-        Facts, SimulatedProvider,
+        Dice, Draft, Facts, SimulatedProvider,
         world::{
             Limit,
             call::{Answer, Call, Credentials, Surface, with_query},
@@ -167,6 +167,14 @@ impl Site for Vercel {
             resource_slug: project.map_or(facts.resource_slug, |project| project.name.clone()),
             resource_name: project.map_or(facts.resource_name, |project| project.name.clone()),
             ..facts
+        }
+    }
+
+    fn restamp(draft: &mut Draft, now: EpochMs, dice: &mut Dice) {
+        for (name, value) in &mut draft.headers {
+            if *name == TRACE_HEADER {
+                *value = trace(now, dice);
+            }
         }
     }
 }

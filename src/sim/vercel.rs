@@ -54,6 +54,9 @@ pub static PROVIDER: SimulatedProvider = SimulatedProvider {
     facts,
 };
 
+/// The edge's trace id: new on every attempt, never the webhook's id.
+const TRACE_HEADER: &str = "x-vercel-id";
+
 /// Signs webhooks.
 const SECRET: &str = "sim-vercel-client-secret-0001";
 
@@ -110,10 +113,13 @@ fn write(kind: &str, facts: &Facts) -> Option<Draft> {
         _ => (configuration(action, facts, &mut payload), "/payload/configuration/note"),
     };
     let body = json!({"id": facts.delivery_id, "type": wire_type, "createdAt": facts.at.0, "region": null, "payload": payload});
-    // The edge's trace id: new on every attempt, never the webhook's id.
-    let trace = format!("fra1::{}-{}-{}", dice.token(5), facts.at.0, dice.hex(12));
-    let headers = vec![("user-agent", "Vercel-Webhooks/1.0".to_owned()), ("x-vercel-id", trace)];
+    let headers = vec![("user-agent", "Vercel-Webhooks/1.0".to_owned()), (TRACE_HEADER, trace(facts.at, &mut dice))];
     Some(Draft { headers, payload: body, padding })
+}
+
+/// A value of [`TRACE_HEADER`].
+fn trace(at: EpochMs, dice: &mut Dice) -> String {
+    format!("fra1::{}-{}-{}", dice.token(5), at.0, dice.hex(12))
 }
 
 fn deployment(action: &str, facts: &Facts, dice: &mut Dice, payload: &mut Value) {

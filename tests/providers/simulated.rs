@@ -121,6 +121,13 @@ impl<S: Site> Stage<S> {
         }
     }
 
+    /// Nothing is listed now, because of a limit that is lifted so many seconds after its first call.
+    async fn is_limited_for_about(&self, granted: &Granted, seconds: u64) {
+        let limited = self.connector.list_resources(&granted.grant, &granted.held.access, None).await;
+        let Err(ConnectorError::Unavailable { retry_after: Some(wait), .. }) = limited else { panic!("{limited:?}") };
+        assert!((seconds / 2..=seconds + 1).contains(&wait.as_secs()), "{wait:?}");
+    }
+
     /// What holds for each of them: a code works once, at its own callback; a token lives until its grant ends.
     async fn hold_to_the_common_rules(exchange: &str, list: &str) {
         let stage = Self::set().await;
@@ -231,6 +238,16 @@ async fn vercel_lists_all_projects_with_either_kind_of_page_token() {
 }
 
 #[tokio::test]
+async fn vercel_says_when_its_limit_is_lifted_and_lifts_it_then() {
+    let (stage, granted) = Stage::<Vercel>::granted().await;
+    stage.provider.tune(|knobs| (knobs.rate_remaining, knobs.rate_reset_s) = (Some(1), 90));
+    assert_eq!(stage.list(&granted).await.len(), 3, "the last call that is left");
+    stage.is_limited_for_about(&granted, 90).await;
+    stage.provider.set(|ambient| ambient.skew_ms = 90_000);
+    assert_eq!(stage.list(&granted).await.len(), 3);
+}
+
+#[tokio::test]
 async fn vercel_confirms_a_token_until_its_configuration_is_disabled_or_removed() {
     let (stage, granted) = Stage::<Vercel>::granted().await;
     let same = stage.renew(&granted).await.expect("confirmed");
@@ -308,9 +325,18 @@ async fn linear_lists_all_teams_and_says_when_its_limit_is_used_up() {
     stage.provider.tune(|knobs| knobs.teams = 510);
     let granted = Granted::of(stage.connect(&Visit::default()).await.expect("connected"));
     assert_eq!(stage.list(&granted).await.len(), 510);
-    stage.provider.tune(|knobs| knobs.requests_remaining = Some(0));
-    let limited = stage.connector.list_resources(&granted.grant, &granted.held.access, None).await;
-    assert!(matches!(limited, Err(ConnectorError::Unavailable { retry_after: Some(_), .. })), "{limited:?}");
+    for over_limit_is_429 in [false, true] {
+        stage.provider.tune(|knobs| {
+            (knobs.requests_remaining, knobs.rate_reset_s) = (Some(0), 90);
+            knobs.over_limit_is_429 = over_limit_is_429;
+        });
+        stage.is_limited_for_about(&granted, 90).await;
+        stage.provider.tune(|knobs| (knobs.requests_remaining, knobs.complexity_remaining) = (None, Some(0)));
+        stage.is_limited_for_about(&granted, 90).await;
+        stage.provider.set(|ambient| ambient.skew_ms = 90_000);
+        assert_eq!(stage.list(&granted).await.len(), 510, "at the reset time it is lifted");
+        stage.provider.set(|ambient| ambient.skew_ms = 0);
+    }
 }
 
 #[tokio::test]
@@ -372,6 +398,15 @@ async fn sentry_lists_all_projects_of_an_organisation_that_was_renamed() {
     let slug: Value = json!({"slug": "harborworks-renamed"});
     stage.provider.act("rename_organization", 1, &slug).await.expect("renamed");
     assert_eq!(stage.list(&granted).await.len(), 230);
+}
+
+#[tokio::test]
+async fn sentry_says_when_its_limit_is_lifted_and_lifts_it_then() {
+    let (stage, granted) = Stage::<Sentry>::granted().await;
+    stage.provider.tune(|knobs| (knobs.rate_remaining, knobs.rate_reset_s) = (Some(0), 90));
+    stage.is_limited_for_about(&granted, 90).await;
+    stage.provider.set(|ambient| ambient.skew_ms = 90_000);
+    assert_eq!(stage.list(&granted).await.len(), 3);
 }
 
 #[tokio::test]

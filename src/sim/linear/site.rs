@@ -21,6 +21,7 @@ use crate::{
     sim::{
         Dice, Draft, Facts, SimulatedProvider,
         world::{
+            Limit,
             call::{Answer, Call, Surface},
             site::{Manners, Scene, Site},
         },
@@ -51,8 +52,14 @@ pub struct Knobs {
     pub tell_of_own_revocation: bool,
     /// Errors of GraphQL come with 400; otherwise with 200. Both occur.
     pub graphql_errors_are_400: bool,
-    /// How many GraphQL calls are left; without a limit if absent.
+    /// How many GraphQL calls are left; without a limit if absent, as it is when the limit is lifted.
     pub requests_remaining: Option<u32>,
+    /// How many points of complexity are left, of which a call costs 100; the same.
+    pub complexity_remaining: Option<u32>,
+    /// When either limit is lifted, seconds from the first call under it.
+    pub rate_reset_s: u64,
+    /// Calls over a limit are answered 429; otherwise 400. Both may occur.
+    pub over_limit_is_429: bool,
 }
 
 impl Default for Knobs {
@@ -67,6 +74,9 @@ impl Default for Knobs {
             tell_of_own_revocation: false,
             graphql_errors_are_400: true,
             requests_remaining: None,
+            complexity_remaining: None,
+            rate_reset_s: 3600,
+            over_limit_is_429: false,
         }
     }
 }
@@ -93,13 +103,20 @@ pub struct Linear {
     codes: HashMap<String, Code>,
     grants: Vec<Grant>,
     webhooks: Vec<Value>,
+    requests_limit: Limit,
+    complexity_limit: Limit,
 }
 
 impl Site for Linear {
     type Knobs = Knobs;
     const PROVIDER: &'static SimulatedProvider = &PROVIDER;
     const API_BASE: &'static str = "/api";
-    const MANNERS: Manners = Manners { timeout_ms: 5000, retries_ms: &[60_000, 3_600_000, 21_600_000], only_200: true };
+    const MANNERS: Manners = Manners {
+        timeout_ms: 5000,
+        retries_ms: &[60_000, 3_600_000, 21_600_000],
+        only_200: true,
+        refusal_is_final: false,
+    };
 
     fn new() -> Self {
         Self {
@@ -108,6 +125,8 @@ impl Site for Linear {
             codes: HashMap::new(),
             grants: Vec::new(),
             webhooks: Vec::new(),
+            requests_limit: Limit::default(),
+            complexity_limit: Limit::default(),
         }
     }
 

@@ -20,6 +20,7 @@ use crate::{
     sim::{
         Dice, Draft, Facts, SimulatedProvider,
         world::{
+            Limit,
             call::{Answer, Call, Surface, with_query},
             site::{Manners, Scene, Site},
             visit::Choice,
@@ -46,6 +47,10 @@ pub struct Knobs {
     pub pending_gets_webhooks: bool,
     /// Whether the token's scopes allow uninstalling.
     pub may_uninstall: bool,
+    /// How many API calls are left; without a limit if absent, as it is when the limit is lifted.
+    pub rate_remaining: Option<u32>,
+    /// When the limit is lifted, seconds from the first call under it.
+    pub rate_reset_s: u64,
 }
 
 impl Default for Knobs {
@@ -57,6 +62,8 @@ impl Default for Knobs {
             verify_install: true,
             pending_gets_webhooks: false,
             may_uninstall: true,
+            rate_remaining: None,
+            rate_reset_s: 1,
         }
     }
 }
@@ -100,13 +107,15 @@ pub struct Sentry {
     organizations: BTreeMap<u32, Organization>,
     installations: BTreeMap<String, Installation>,
     tokens: HashMap<String, Token>,
+    limit: Limit,
 }
 
 impl Site for Sentry {
     type Knobs = Knobs;
     const PROVIDER: &'static SimulatedProvider = &PROVIDER;
     const API_BASE: &'static str = "";
-    const MANNERS: Manners = Manners { timeout_ms: 1000, retries_ms: &[300_000, 300_000, 300_000], only_200: false };
+    const MANNERS: Manners =
+        Manners { timeout_ms: 1000, retries_ms: &[300_000, 300_000, 300_000], only_200: false, refusal_is_final: true };
 
     fn new() -> Self {
         Self {
@@ -114,6 +123,7 @@ impl Site for Sentry {
             organizations: BTreeMap::new(),
             installations: BTreeMap::new(),
             tokens: HashMap::new(),
+            limit: Limit::default(),
         }
     }
 

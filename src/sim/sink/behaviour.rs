@@ -65,6 +65,16 @@ impl Behaviour {
         Self::with_header(302, "location", to)
     }
 
+    /// Whether it has to know how many tries a delivery had: only then are they remembered.
+    pub(super) fn counts_tries(&self) -> bool {
+        match self {
+            Self::FailFirst { .. } => true,
+            Self::InTurn(turns) => turns.iter().any(Self::counts_tries),
+            Self::After(_, then) => then.counts_tries(),
+            _ => false,
+        }
+    }
+
     /// What to do with the request that is number `tries` of its delivery and number `requests` of its path, both
     /// from 0: this, with the counting ones decided.
     pub(super) fn resolve(&self, tries: u32, requests: u32) -> Self {

@@ -124,6 +124,7 @@ pub struct NotInTime {
 struct PathRules {
     behaviour: Option<Behaviour>,
     secrets: Vec<String>,
+    /// Tries so far, by `webhook-id`, if the behaviour counts them.
     seen: HashMap<String, u32>,
     requests: u32,
     /// Requests that are open, by `webhook-id`.
@@ -338,9 +339,13 @@ impl Shared {
         let doing = match &rules.behaviour {
             None => Behaviour::ok(),
             Some(behaviour) => {
-                let tries = rules.seen.entry(webhook_id.clone()).or_insert(0);
-                let doing = behaviour.resolve(*tries, rules.requests);
-                *tries += 1;
+                let mut tries = 0;
+                if behaviour.counts_tries() {
+                    let seen = rules.seen.entry(webhook_id.clone()).or_insert(0);
+                    tries = *seen;
+                    *seen += 1;
+                }
+                let doing = behaviour.resolve(tries, rules.requests);
                 rules.requests += 1;
                 doing
             }

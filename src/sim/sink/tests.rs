@@ -160,3 +160,24 @@ async fn a_try_beside_an_open_one_is_seen_and_one_after_it_is_not() {
     let beside: Vec<_> = sink.received().iter().map(|received| (received.beside, received.open_here)).collect();
     assert_eq!(beside, [(0, 1), (0, 2), (1, 2), (0, 1)]);
 }
+
+#[tokio::test]
+async fn deliveries_are_remembered_only_where_their_tries_are_counted() {
+    let fails_first = Behaviour::FailFirst { times: 1, with: Box::new(Behaviour::status_only(503)) };
+    for keep in [Keep::Nothing, Keep::Everything] {
+        let sink = Sink::start_keeping(keep).await.expect("a port");
+        for (behaviour, remembered) in [
+            (Behaviour::status_only(202), 0),
+            (Behaviour::InTurn(vec![Behaviour::status_only(500), Behaviour::ok()]), 0),
+            (fails_first.clone(), 2),
+            (Behaviour::InTurn(vec![Behaviour::ok(), fails_first.clone()]), 2),
+            (Behaviour::After(Duration::ZERO, Box::new(fails_first.clone())), 2),
+        ] {
+            sink.behave("/in", behaviour.clone());
+            for webhook_id in ["dlv_1", "dlv_2", "dlv_2"] {
+                post(&sink, "/in", webhook_id).await.expect("an answer");
+            }
+            assert_eq!(sink.shared.ledger().rules["/in"].seen.len(), remembered, "{keep:?} {behaviour:?}");
+        }
+    }
+}

@@ -14,12 +14,13 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{PROVIDER, SECRET};
+use super::{PROVIDER, SECRET, TRACE_HEADER, trace};
 use crate::{
     model::clock::EpochMs,
     sim::{
-        Facts, SimulatedProvider,
+        Dice, Draft, Facts, SimulatedProvider,
         world::{
+            Limit,
             call::{Answer, Call, Credentials, Surface, with_query},
             site::{Manners, Scene, Site},
             visit::{Choice, Visit},
@@ -50,6 +51,10 @@ pub struct Knobs {
     pub code_lifetime_s: u64,
     /// The token answer names another configuration than the callback: a spoof.
     pub token_names_configuration: Option<String>,
+    /// How many API calls are left; without a limit if absent, as it is when the limit is lifted.
+    pub rate_remaining: Option<u32>,
+    /// When the limit is lifted, seconds from the first call under it.
+    pub rate_reset_s: u64,
 }
 
 impl Default for Knobs {
@@ -62,6 +67,8 @@ impl Default for Knobs {
             next: None,
             code_lifetime_s: 1800,
             token_names_configuration: None,
+            rate_remaining: None,
+            rate_reset_s: 60,
         }
     }
 }
@@ -104,14 +111,19 @@ pub struct Vercel {
     /// Token to configuration.
     tokens: HashMap<String, String>,
     configurations_so_far: BTreeMap<u32, u32>,
+    limit: Limit,
 }
 
 impl Site for Vercel {
     type Knobs = Knobs;
     const PROVIDER: &'static SimulatedProvider = &PROVIDER;
     const API_BASE: &'static str = "/rest";
-    const MANNERS: Manners =
-        Manners { timeout_ms: 30_000, retries_ms: &[60_000, 300_000, 3_600_000, 43_200_000], only_200: false };
+    const MANNERS: Manners = Manners {
+        timeout_ms: 30_000,
+        retries_ms: &[60_000, 300_000, 3_600_000, 43_200_000],
+        only_200: false,
+        refusal_is_final: false,
+    };
 
     fn new() -> Self {
         Self {
@@ -121,6 +133,7 @@ impl Site for Vercel {
             codes: HashMap::new(),
             tokens: HashMap::new(),
             configurations_so_far: BTreeMap::new(),
+            limit: Limit::default(),
         }
     }
 
@@ -154,6 +167,14 @@ impl Site for Vercel {
             resource_slug: project.map_or(facts.resource_slug, |project| project.name.clone()),
             resource_name: project.map_or(facts.resource_name, |project| project.name.clone()),
             ..facts
+        }
+    }
+
+    fn restamp(draft: &mut Draft, now: EpochMs, dice: &mut Dice) {
+        for (name, value) in &mut draft.headers {
+            if *name == TRACE_HEADER {
+                *value = trace(now, dice);
+            }
         }
     }
 }

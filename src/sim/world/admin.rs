@@ -5,7 +5,7 @@
 //! | `GET /_sim/journal`, `DELETE` | every call so far; forgets them |
 //! | `GET /_sim/sent` | every webhook sent or lost |
 //! | `GET /_sim/faults`, `POST` (a rule), `DELETE` | faults |
-//! | `GET /_sim/knobs`, `PATCH` `{"any": {…}, "own": {…}}` | what can be set |
+//! | `GET /_sim/knobs`, `PATCH` `{"any": {…}, "own": {…}}` | what can be set; with `any`, a provider that had stopped sending webhooks begins again |
 //! | `POST /_sim/gateway` `{"url"}` | where the gateway is |
 //! | `POST /_sim/act` `{"act", "account", …}` | what people do at the provider |
 //! | `POST /_sim/send` `{"kind", "account", "seed"}` | sends a webhook |
@@ -65,9 +65,7 @@ pub(super) async fn answer<S: Site>(shared: &Arc<Shared<S>>, call: &Call, path: 
             said
         }
         ("POST", "send") => {
-            let account = account(&body);
-            let facts = S::PROVIDER.facts(account, body["seed"].as_u64().unwrap_or(0), shared.clock.now());
-            let facts = shared.lock().site.facts(account, facts);
+            let facts = shared.facts(account(&body), body["seed"].as_u64().unwrap_or(0));
             let kind = body["kind"].as_str().unwrap_or_default().to_owned();
             let posting = Posting { kind, facts, edit: Value::Null, first: true, verbatim: None };
             let sent = server::post(shared, posting).await;
@@ -106,7 +104,9 @@ fn patch<S: Site>(shared: &Shared<S>, body: &Value) -> Result<(), String> {
     let ambient = serde_json::from_value(current["any"].take()).map_err(|error| error.to_string())?;
     let own = serde_json::from_value(current["own"].take()).map_err(|error| error.to_string())?;
     let mut inner = shared.lock();
-    inner.ambient = ambient;
     *inner.site.knobs() = own;
+    if body.get("any").is_some() {
+        inner.set(|current| *current = ambient);
+    }
     Ok(())
 }

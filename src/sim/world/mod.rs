@@ -29,6 +29,7 @@ mod admin;
 pub mod call;
 pub mod faults;
 pub mod journal;
+mod limit;
 mod server;
 mod simulator;
 pub mod site;
@@ -39,6 +40,7 @@ use std::{io, sync::Arc};
 pub use self::{
     faults::{Fault, FaultRule},
     journal::JournalEntry,
+    limit::Limit,
     simulator::{NotInTime, Simulator},
     site::{Ambient, Loss, Sent},
     visit::{Choice, Visit},

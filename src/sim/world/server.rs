@@ -21,7 +21,7 @@ use super::{
     site::{Loss, Posting, Sent, Site, merge, surface_of},
 };
 use crate::{
-    model::{clock::EpochMs, webhook::Headers},
+    model::webhook::Headers,
     sim::{SignedRequest, client::Client, listening, signer::Encoding},
 };
 
@@ -128,7 +128,7 @@ fn enter<S: Site>(shared: &Shared<S>, call: &Call) -> (usize, Option<Fault>) {
     let mut inner = shared.lock();
     let number = inner.journal.len();
     let fault = inner.faults.strike(&call.method, &call.path);
-    let at = EpochMs(shared.clock.now().0 + inner.ambient.skew_ms);
+    let at = inner.by_its_clock(shared.clock.now());
     inner.journal.push(JournalEntry {
         number,
         at,
@@ -196,22 +196,24 @@ pub(super) async fn post<S: Site>(shared: &Arc<Shared<S>>, posting: Posting) -> 
     };
     let sent = try_once(shared, &posting, &request).await;
     let retries = shared.lock().ambient.retries_ms.clone();
-    if retries.is_empty() || sent.succeeded(S::MANNERS) || posting.verbatim.is_some() {
+    if retries.is_empty() || !S::MANNERS.tries_again(&sent) || posting.verbatim.is_some() {
         count(shared, sent.succeeded(S::MANNERS));
     } else {
         let shared = Arc::downgrade(shared);
         tokio::spawn(async move {
+            let mut succeeded = false;
             for wait in retries {
                 tokio::time::sleep(Duration::from_millis(wait)).await;
                 let Some(shared) = shared.upgrade() else { return };
                 let Some(request) = sign(&shared, &posting, true) else { return };
-                if try_once(&shared, &posting, &request).await.succeeded(S::MANNERS) {
-                    count(&shared, true);
-                    return;
+                let again = try_once(&shared, &posting, &request).await;
+                succeeded = again.succeeded(S::MANNERS);
+                if !S::MANNERS.tries_again(&again) {
+                    break;
                 }
             }
             if let Some(shared) = shared.upgrade() {
-                count(&shared, false);
+                count(&shared, succeeded);
             }
         });
     }
@@ -235,7 +237,7 @@ fn sign<S: Site>(shared: &Shared<S>, posting: &Posting, again: bool) -> Option<S
     crate::sim::filler::lengthen(&mut draft.payload, draft.padding, posting.facts.body_bytes, posting.facts.seed);
     if again {
         let mut inner = shared.lock();
-        let now = EpochMs(shared.clock.now().0 + inner.ambient.skew_ms);
+        let now = inner.by_its_clock(shared.clock.now());
         S::restamp(&mut draft, now, &mut inner.dice);
     }
     let body = draft.payload.to_string().into_bytes();
@@ -256,9 +258,9 @@ async fn try_once<S: Site>(shared: &Arc<Shared<S>>, posting: &Posting, request: 
         }
         _ => None,
     };
-    let at = EpochMs(shared.clock.now().0 + shared.lock().ambient.skew_ms);
     let (sent, more, _) = {
         let mut inner = shared.lock();
+        let at = inner.by_its_clock(shared.clock.now());
         let sent = Sent {
             number: inner.sent.len(),
             kind: posting.kind.clone(),

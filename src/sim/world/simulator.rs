@@ -68,6 +68,17 @@ impl<S: Site> Inner<S> {
         }
     }
 
+    /// Changes what can be set about any provider. One that had stopped sending webhooks begins again.
+    pub fn set(&mut self, change: impl FnOnce(&mut Ambient)) {
+        change(&mut self.ambient);
+        self.failed = 0;
+    }
+
+    /// What the provider's clock shows when ours shows `now`.
+    pub fn by_its_clock(&self, now: EpochMs) -> EpochMs {
+        EpochMs(now.0 + self.ambient.skew_ms)
+    }
+
     /// Lets the site do something; answers what it said and what it wants sent.
     pub fn on_stage<T>(
         &mut self,
@@ -77,7 +88,7 @@ impl<S: Site> Inner<S> {
     ) -> (T, Vec<Posting>, Option<&'static str>) {
         let mut outbox = Vec::new();
         let mut scene = Scene {
-            now: EpochMs(now.0 + self.ambient.skew_ms),
+            now: self.by_its_clock(now),
             dice: &mut self.dice,
             ambient: &self.ambient,
             origin,
@@ -113,6 +124,12 @@ impl<S: Site> Shared<S> {
         play: impl FnOnce(&mut S, &mut Scene<'_>) -> T,
     ) -> (T, Vec<Posting>, Option<&'static str>) {
         self.lock().on_stage(self.clock.now(), &self.origin, play)
+    }
+
+    /// The facts of a new event of an account as it is connected now, by the provider's clock.
+    pub fn facts(&self, account: u32, seed: u64) -> Facts {
+        let inner = self.lock();
+        inner.site.facts(account, S::PROVIDER.facts(account, seed, inner.by_its_clock(self.clock.now())))
     }
 
     /// Forgets everything but where the gateway is.
@@ -204,9 +221,7 @@ impl<S: Site> Simulator<S> {
 
     /// Changes what can be set about any provider. One that had stopped sending webhooks begins again.
     pub fn set(&self, change: impl FnOnce(&mut Ambient)) {
-        let mut inner = self.shared.lock();
-        change(&mut inner.ambient);
-        inner.failed = 0;
+        self.shared.lock().set(change);
     }
 
     /// What people who say nothing themselves do on its pages from now on.
@@ -261,10 +276,9 @@ impl<S: Site> Simulator<S> {
         said
     }
 
-    /// The facts of a new event of an account as it is connected now.
+    /// The facts of a new event of an account as it is connected now, by the provider's clock.
     pub fn facts(&self, account: u32, seed: u64) -> Facts {
-        let facts = S::PROVIDER.facts(account, seed, self.shared.clock.now());
-        self.shared.lock().site.facts(account, facts)
+        self.shared.facts(account, seed)
     }
 
     /// Sends a webhook to the gateway; how its first try ended. Tries again later as the provider would.

@@ -24,6 +24,8 @@ pub struct Manners {
     pub retries_ms: &'static [u64],
     /// Whether it takes nothing but 200 for success.
     pub only_200: bool,
+    /// Whether it tries again only after a 5xx or no answer at all; otherwise after everything that is no success.
+    pub refusal_is_final: bool,
 }
 
 /// A simulated provider's pages and API.
@@ -136,6 +138,13 @@ impl Sent {
     /// Whether the provider takes it for received.
     pub fn succeeded(&self, manners: Manners) -> bool {
         self.status.is_some_and(|status| if manners.only_200 { status == 200 } else { (200..300).contains(&status) })
+    }
+}
+
+impl Manners {
+    /// Whether it tries a webhook again that ended so, if it has tries left.
+    pub(super) fn tries_again(self, sent: &Sent) -> bool {
+        !sent.succeeded(self) && (!self.refusal_is_final || sent.status.is_none_or(|status| status >= 500))
     }
 }
 

@@ -1,17 +1,17 @@
 //! The framework, and what every site's tests stand on.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{Fault, FaultRule, Options, Simulator, Simulators, site::Site};
 use crate::{
-    model::clock::{Clock, SystemClock},
+    model::clock::{Clock, EpochMs, ManualClock, SystemClock},
     sim::{
         browser::{Browser, Page},
         client::{Answer, Client, ClientError},
-        sink::Sink,
+        sink::{Behaviour, Sink},
     },
 };
 
@@ -158,6 +158,72 @@ async fn another_process_sets_knobs_and_faults_and_acts() {
     let sent = admin(github, "POST", "send", &json!({"kind": "github:push", "account": 3, "seed": 4})).await.json();
     assert_eq!(sent["status"], 200);
     assert_eq!(stage.sink.received()[0].path, "/webhooks/github");
+}
+
+#[tokio::test]
+async fn another_process_makes_a_provider_send_again_that_had_given_up() {
+    let stage = Stage::set().await;
+    let linear = &stage.world.linear;
+    let send =
+        async |seed| admin(linear, "POST", "send", &json!({"kind": "linear:issue.created", "seed": seed})).await.status;
+    admin(linear, "PATCH", "knobs", &json!({"any": {"disableAfter": 2}})).await;
+    stage.sink.behave("/webhooks/linear", Behaviour::status_only(500));
+    assert_eq!([send(1).await, send(2).await, send(3).await], [200, 200, 400], "it gives up after two");
+    admin(linear, "PATCH", "knobs", &json!({"own": {"teams": 4}})).await;
+    assert_eq!(send(4).await, 400, "what else is set is no reason to begin again");
+    admin(linear, "PATCH", "knobs", &json!({"any": {"disableAfter": 2}})).await;
+    assert_eq!([send(5).await, send(6).await, send(7).await], [200, 200, 400], "it counts from the beginning");
+    assert_eq!(stage.sink.total(), 4);
+}
+
+#[tokio::test]
+async fn what_is_sent_on_demand_is_stamped_by_the_providers_own_clock() {
+    const SKEW_MS: i64 = 90_000;
+    let clock = ManualClock::starting_at(EpochMs(1_771_980_000_000));
+    let options = Options { clock: Arc::new(clock.clone()), ..Options::default() };
+    let world = Simulators::start(&options).await.expect("ports");
+    let sink = Sink::start().await.expect("a port");
+    world.gateway_is_at(&sink.url(""));
+    world.linear.set(|ambient| ambient.skew_ms = SKEW_MS);
+    world.sentry.set(|ambient| ambient.skew_ms = SKEW_MS);
+    let skewed_ms = clock.now().0 + SKEW_MS;
+
+    let issue = "linear:issue.created";
+    let sent = admin(&world.linear, "POST", "send", &json!({"kind": issue, "seed": 4})).await.json();
+    assert_eq!(sent["at"], EpochMs(skewed_ms).to_rfc3339());
+    world.linear.send(issue, &world.linear.facts(1, 5)).await.expect("sent");
+    for received in sink.received() {
+        let body: Value = serde_json::from_slice(&received.body).expect("JSON");
+        assert_eq!(body["webhookTimestamp"], json!(skewed_ms));
+        assert_eq!(received.headers.get("linear-timestamp"), Some(skewed_ms.to_string().as_str()));
+    }
+    admin(&world.sentry, "POST", "send", &json!({"kind": "sentry:error", "seed": 4})).await;
+    let received = sink.received().pop().expect("received");
+    assert_eq!(received.headers.get("sentry-hook-timestamp"), Some((skewed_ms / 1000).to_string().as_str()));
+    assert_eq!(sink.total(), 3);
+}
+
+#[tokio::test]
+async fn a_refusal_is_final_to_sentry_and_an_outage_is_tried_again_as_a_new_request() {
+    let stage = Stage::set().await;
+    let sentry = &stage.world.sentry;
+    sentry.set(|ambient| ambient.retries_ms = vec![5, 5, 5]);
+    stage.sink.behave("/webhooks/sentry", Behaviour::status_only(400));
+    sentry.send("sentry:error", &sentry.facts(1, 1)).await.expect("sent");
+    assert_eq!(sentry.shared.lock().failed, 1, "it failed for good at once");
+
+    let turns = [503, 410, 200].into_iter().map(Behaviour::status_only).collect();
+    stage.sink.behave("/webhooks/sentry", Behaviour::InTurn(turns));
+    sentry.send("sentry:error", &sentry.facts(1, 2)).await.expect("sent");
+    // Counted when no more tries are to come.
+    while sentry.shared.lock().failed < 2 {
+        tokio::task::yield_now().await;
+    }
+    let statuses: Vec<_> = sentry.sent().iter().map(|sent| sent.status).collect();
+    assert_eq!(statuses, [Some(400), Some(503), Some(410)]);
+    let received = stage.sink.received();
+    let id = |at: usize| received[at].headers.get("request-id").map(str::to_owned);
+    assert!(id(1) != id(2) && received[1].body == received[2].body);
 }
 
 #[tokio::test]

@@ -12,23 +12,8 @@ impl GitHub {
     /// Facts of an event about a repository of an account, now.
     pub(super) fn facts_of(&mut self, account: u32, index: usize, scene: &mut Scene<'_>) -> Facts {
         let seed = scene.dice.bits();
-        let facts = super::PROVIDER.facts(account, seed, scene.now);
-        let id = self.installation_of(account).map(|installation| installation.id.to_string());
-        let owner = self.owner(account);
-        let login = owner.login.clone();
-        let repository = owner.repositories.get(index);
-        let (resource_id, name) = repository.map_or_else(
-            || (facts.resource_id.clone(), facts.resource_name.clone()),
-            |repository| (repository.id.to_string(), repository.name.clone()),
-        );
-        Facts {
-            external_id: id.unwrap_or(facts.external_id),
-            resource_slug: format!("{login}/{name}"),
-            account: login,
-            resource_id,
-            resource_name: name,
-            ..facts
-        }
+        self.owner(account);
+        self.facts_about(account, index, super::PROVIDER.facts(account, seed, scene.now))
     }
 
     /// Ends an installation and tells of it.

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{APP_SLUG, CLIENT_ID, GitHub, InstallationToken, app_jwt, person_json};
+use super::{APP_SLUG, CLIENT_ID, GitHub, InstallationToken, Knobs, app_jwt, person_json};
 use crate::sim::{
     to_the_second,
     world::{
@@ -33,27 +33,19 @@ impl GitHub {
                     .into();
             return answer;
         }
-        let reset = (scene.now.0 / 1000).saturating_add(i64::try_from(self.knobs.rate_reset_s).unwrap_or(60));
-        let remaining = match &mut self.knobs.rate_remaining {
-            Some(0) => {
-                return problem(403, "API rate limit exceeded for installation.")
-                    .with("x-ratelimit-limit", "5000")
-                    .with("x-ratelimit-remaining", "0")
-                    .with("x-ratelimit-used", "5000")
-                    .with("x-ratelimit-reset", reset.to_string())
-                    .with("x-ratelimit-resource", "core");
-            }
-            Some(remaining) => {
-                *remaining -= 1;
-                *remaining
-            }
-            None => 4999,
+        let Knobs { rate_remaining, rate_reset_s, .. } = &mut self.knobs;
+        let verdict = self.limit.judge(rate_remaining, 1, *rate_reset_s, scene.now);
+        let remaining = verdict.remaining.unwrap_or(4999);
+        let answer = if verdict.granted {
+            self.route(call, scene)
+        } else {
+            problem(403, "API rate limit exceeded for installation.")
         };
-        self.route(call, scene)
+        answer
             .with("x-ratelimit-limit", "5000")
             .with("x-ratelimit-remaining", remaining.to_string())
             .with("x-ratelimit-used", 5000_u32.saturating_sub(remaining).to_string())
-            .with("x-ratelimit-reset", reset.to_string())
+            .with("x-ratelimit-reset", verdict.reset_s())
             .with("x-ratelimit-resource", "core")
             .with("x-github-request-id", scene.dice.hex(16))
     }

@@ -34,6 +34,7 @@ use crate::{
     sim::{
         Facts, SignedRequest, SimulatedProvider, to_the_second,
         world::{
+            Limit,
             call::{Answer, Call, Surface},
             site::{Manners, Scene, Sent, Site},
         },
@@ -69,9 +70,9 @@ pub struct Knobs {
     pub expiring_user_tokens: bool,
     /// Installation tokens of the long form with two dots.
     pub stateless_tokens: bool,
-    /// How many API calls are left; without a limit if absent.
+    /// How many API calls are left; without a limit if absent, as it is when the limit is lifted.
     pub rate_remaining: Option<u32>,
-    /// When the limit is lifted, seconds from the call.
+    /// When the limit is lifted, seconds from the first call under it.
     pub rate_reset_s: u64,
     /// How long the delivery log lags behind, milliseconds.
     pub log_lag_ms: u64,
@@ -149,6 +150,7 @@ pub struct GitHub {
     requests: Vec<InstallRequest>,
     tokens: HashMap<String, InstallationToken>,
     people: Authorizations,
+    limit: Limit,
     log: Vec<Logged>,
     hook: Value,
     next_id: u64,
@@ -158,7 +160,7 @@ impl Site for GitHub {
     type Knobs = Knobs;
     const PROVIDER: &'static SimulatedProvider = &PROVIDER;
     const API_BASE: &'static str = "/api/v3";
-    const MANNERS: Manners = Manners { timeout_ms: 10_000, retries_ms: &[], only_200: false };
+    const MANNERS: Manners = Manners { timeout_ms: 10_000, retries_ms: &[], only_200: false, refusal_is_final: false };
 
     fn new() -> Self {
         Self {
@@ -168,6 +170,7 @@ impl Site for GitHub {
             requests: Vec::new(),
             tokens: HashMap::new(),
             people: Authorizations::default(),
+            limit: Limit::default(),
             log: Vec::new(),
             hook: json!({"content_type": "json", "insecure_ssl": "0", "secret": "********"}),
             next_id: 4_000_000_001,
@@ -190,15 +193,7 @@ impl Site for GitHub {
     }
 
     fn facts(&self, account: u32, facts: Facts) -> Facts {
-        let installation = self.installation_of(account);
-        let owner = self.owners.get(&account);
-        let repository = owner.and_then(|owner| owner.repositories.first());
-        Facts {
-            external_id: installation.map_or(facts.external_id, |installation| installation.id.to_string()),
-            account: owner.map_or(facts.account, |owner| owner.login.clone()),
-            resource_name: repository.map_or(facts.resource_name, |repository| repository.name.clone()),
-            ..facts
-        }
+        self.facts_about(account, 0, facts)
     }
 
     fn sent(&mut self, sent: &Sent, request: &SignedRequest, scene: &mut Scene<'_>) {
@@ -210,6 +205,26 @@ impl GitHub {
     /// The live installation of an account.
     pub(super) fn installation_of(&self, account: u32) -> Option<&Installation> {
         self.installations.values().find(|installation| installation.account == account)
+    }
+
+    /// The same facts about a repository of an account as it is now; about the one they name where there is none.
+    pub(super) fn facts_about(&self, account: u32, index: usize, facts: Facts) -> Facts {
+        let installation = self.installation_of(account);
+        let owner = self.owners.get(&account);
+        let login = owner.map_or(facts.account, |owner| owner.login.clone());
+        // All of one repository: the first of today need not be the first that was invented.
+        let (resource_id, name) = owner.and_then(|owner| owner.repositories.get(index)).map_or_else(
+            || (facts.resource_id.clone(), facts.resource_name.clone()),
+            |repository| (repository.id.to_string(), repository.name.clone()),
+        );
+        Facts {
+            external_id: installation.map_or(facts.external_id, |installation| installation.id.to_string()),
+            resource_slug: format!("{login}/{name}"),
+            account: login,
+            resource_id,
+            resource_name: name,
+            ..facts
+        }
     }
 
     /// The id of an account's live installation.
@@ -261,7 +276,7 @@ impl GitHub {
         })
     }
 
-    /// The repositories of an account, to look at and to change; index 0 is the one that facts name.
+    /// The repositories of an account, to look at and to change; facts name the one at index 0.
     pub fn repositories(&mut self, account: u32) -> &mut Vec<Repository> {
         &mut self.owner(account).repositories
     }

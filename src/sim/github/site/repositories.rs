@@ -57,7 +57,7 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// The repository number `index` of an account; 0 is the one that facts name.
+    /// The repository number `index` of a new account; 0 is the one that its provider's facts name.
     pub(super) fn invent(account: u32, index: u32) -> Self {
         let facts = PROVIDERS[0].facts(account, 0, crate::model::clock::EpochMs(0));
         let first = index == 0;

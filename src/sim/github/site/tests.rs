@@ -1,18 +1,21 @@
 //! Each strictness refuses, each behaviour behaves.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use super::{CLIENT_ID, CLIENT_SECRET, Entry, app_jwt::tests::good};
-use crate::sim::{
-    browser::Browser,
-    client::Answer,
-    sink::Behaviour,
-    world::{
-        Choice, Loss, Visit,
-        tests::{Stage, bearer, call, now},
+use crate::{
+    model::clock::{Clock, EpochMs, ManualClock},
+    sim::{
+        browser::Browser,
+        client::Answer,
+        sink::Behaviour,
+        world::{
+            Choice, Loss, Options, Simulators, Visit,
+            tests::{Stage, bearer, call, now},
+        },
     },
 };
 
@@ -350,4 +353,62 @@ async fn a_refused_webhook_is_a_failure_in_the_log_and_the_rate_limit_ends_the_l
     assert_eq!((last.status, last.headers.get("x-ratelimit-remaining")), (200, Some("0")));
     let limited = stage.as_app("GET", "/app/hook/deliveries", "").await;
     assert_eq!((limited.status, limited.headers.get("x-ratelimit-remaining")), (403, Some("0")));
+}
+
+#[tokio::test]
+async fn the_rate_limit_is_lifted_at_the_time_its_headers_tell() {
+    let clock = ManualClock::starting_at(EpochMs(1_771_980_000_000));
+    let options = Options { clock: Arc::new(clock.clone()), ..Options::default() };
+    let github = Simulators::start(&options).await.expect("ports").github;
+    let meta = async || call("GET", &github.api_url(), "/meta", &[AGENT], "").await;
+    github.tune(|knobs| (knobs.rate_remaining, knobs.rate_reset_s) = (Some(1), 90));
+    for status in [200, 403, 403] {
+        let answer = meta().await;
+        assert_eq!((answer.status, answer.headers.get("x-ratelimit-reset")), (status, Some("1771980090")));
+        clock.advance(Duration::from_secs(40));
+    }
+    assert_eq!(clock.now().0, 1_771_980_120_000);
+    let lifted = meta().await;
+    assert_eq!((lifted.status, lifted.headers.get("x-ratelimit-remaining")), (200, Some("4999")));
+}
+
+#[tokio::test]
+async fn an_event_speaks_of_one_repository_whatever_became_of_the_first() {
+    let stage = Stage::set().await;
+    let github = &stage.world.github;
+    for account in [1, 2] {
+        stage.install(Visit::of_account(account)).await;
+    }
+    for (act, details) in [
+        ("rename_repository", json!({"name": "tide-watch"})),
+        ("rename_account", json!({"login": "quayworks"})),
+        ("transfer_repository", json!({"to": 2})),
+        ("delete_repository", json!({})),
+    ] {
+        github.act(act, 1, &details).await.expect(act);
+        let (first, login) = github.with(|github| (github.repositories(1)[0].clone(), github.owner(1).login.clone()));
+        let facts = github.facts(1, 7);
+        assert_eq!(
+            (&facts.resource_id, &facts.resource_name, &facts.resource_slug, &facts.account),
+            (&first.id.to_string(), &first.name, &first.full_name(), &login),
+            "{act}"
+        );
+        github.send("github:push", &facts).await.expect("sent");
+        let told = stage.sink.received().pop().expect("received");
+        let told: Value = serde_json::from_slice(&told.body).expect("JSON");
+        assert_eq!(
+            (&told["repository"]["id"], &told["repository"]["full_name"]),
+            (&json!(first.id), &json!(first.full_name())),
+            "{act}"
+        );
+        let compare = told["compare"].as_str().expect("a page");
+        assert!(compare.starts_with(&format!("https://github.com/{}/compare/", first.full_name())), "{act}: {compare}");
+    }
+    github.with(|github| github.repositories(1).clear());
+    let facts = github.facts(1, 7);
+    assert_eq!(
+        facts.resource_slug,
+        format!("quayworks/{}", facts.resource_name),
+        "none is left: the one invented first"
+    );
 }

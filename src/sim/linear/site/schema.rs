@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Linear, Team, oauth::Grant, organization_id, user_id};
+use super::{Knobs, Linear, Team, oauth::Grant, organization_id, user_id};
 use crate::sim::{
     linear::graphql::{self, Field},
     world::{
@@ -10,6 +10,9 @@ use crate::sim::{
         site::Scene,
     },
 };
+
+/// What every call costs, in points of complexity.
+const COMPLEXITY: u32 = 100;
 
 /// An error with its code in `extensions`.
 fn errors(status: u16, code: &str, message: &str) -> Answer {
@@ -22,7 +25,6 @@ impl Linear {
     /// `POST /graphql`
     pub(super) fn graphql(&mut self, call: &Call, scene: &mut Scene<'_>) -> Answer {
         const UNAUTHENTICATED: &str = "Authentication required, not authenticated";
-        let failed = if self.knobs.graphql_errors_are_400 { 400 } else { 200 };
         let Credentials::Bearer(token) = call.credentials() else {
             return errors(401, "AUTHENTICATION_ERROR", UNAUTHENTICATED);
         };
@@ -30,20 +32,29 @@ impl Linear {
             return errors(401, "AUTHENTICATION_ERROR", UNAUTHENTICATED);
         };
         scene.accepted_as = Some("grant");
-        let reset = scene.now.0 + 3_600_000;
-        let remaining = match &mut self.knobs.requests_remaining {
-            Some(0) => {
-                return errors(400, "RATELIMITED", "Rate limit exceeded")
-                    .with("x-ratelimit-requests-limit", "5000")
-                    .with("x-ratelimit-requests-remaining", "0")
-                    .with("x-ratelimit-requests-reset", reset.to_string());
-            }
-            Some(remaining) => {
-                *remaining -= 1;
-                *remaining
-            }
-            None => 4999,
+        let Knobs { requests_remaining, complexity_remaining, rate_reset_s, over_limit_is_429, .. } = &mut self.knobs;
+        let requests = self.requests_limit.judge(requests_remaining, 1, *rate_reset_s, scene.now);
+        let complexity = self.complexity_limit.judge(complexity_remaining, COMPLEXITY, *rate_reset_s, scene.now);
+        let answer = if requests.granted && complexity.granted {
+            self.operate(call, &grant, scene)
+        } else {
+            errors(if *over_limit_is_429 { 429 } else { 400 }, "RATELIMITED", "Rate limit exceeded")
         };
+        answer
+            .with("x-ratelimit-requests-limit", "5000")
+            .with("x-ratelimit-requests-remaining", requests.remaining.unwrap_or(4999).to_string())
+            .with("x-ratelimit-requests-reset", requests.reset.0.to_string())
+            .with("x-ratelimit-complexity-limit", "3000000")
+            .with(
+                "x-ratelimit-complexity-remaining",
+                complexity.remaining.unwrap_or(3_000_000 - COMPLEXITY).to_string(),
+            )
+            .with("x-ratelimit-complexity-reset", complexity.reset.0.to_string())
+    }
+
+    /// Does what the operation asks, within the limits.
+    fn operate(&mut self, call: &Call, grant: &Grant, scene: &mut Scene<'_>) -> Answer {
+        let failed = if self.knobs.graphql_errors_are_400 { 400 } else { 200 };
         let Some(body) = call.json() else {
             return errors(400, "INVALID_INPUT", "The body must be JSON with a query");
         };
@@ -55,8 +66,7 @@ impl Linear {
         };
         let mut data = Map::new();
         for field in &operation.fields {
-            let found =
-                if operation.is_mutation { self.change(field, &grant, scene) } else { self.find(field, &grant) };
+            let found = if operation.is_mutation { self.change(field, grant, scene) } else { self.find(field, grant) };
             let selected = match found {
                 Ok(value) => graphql::select(&value, &field.selection, &field.name),
                 Err((code, message)) => return errors(failed, code, &message),
@@ -67,11 +77,6 @@ impl Linear {
             }
         }
         Answer::json(200, &json!({"data": data}))
-            .with("x-ratelimit-requests-limit", "5000")
-            .with("x-ratelimit-requests-remaining", remaining.to_string())
-            .with("x-ratelimit-requests-reset", reset.to_string())
-            .with("x-ratelimit-complexity-limit", "3000000")
-            .with("x-ratelimit-complexity-remaining", "2999900")
     }
 
     fn find(&mut self, field: &Field, grant: &Grant) -> Result<Value, (&'static str, String)> {

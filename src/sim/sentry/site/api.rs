@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{CLIENT_ID, SECRET, SLUG, Sentry, Token};
+use super::{CLIENT_ID, Knobs, SECRET, SLUG, Sentry, Token};
 use crate::sim::world::{
     call::{Answer, Call, Credentials, with_query},
     site::Scene,
@@ -18,11 +18,17 @@ fn detail(status: u16, text: &str) -> Answer {
 impl Sentry {
     /// Answers an API call.
     pub(super) fn api(&mut self, call: &Call, scene: &mut Scene<'_>) -> Answer {
-        let reset = scene.now.0 / 1000 + 1;
-        self.route(call, scene)
+        let Knobs { rate_remaining, rate_reset_s, .. } = &mut self.knobs;
+        let verdict = self.limit.judge(rate_remaining, 1, *rate_reset_s, scene.now);
+        let answer = if verdict.granted {
+            self.route(call, scene)
+        } else {
+            detail(429, "You are attempting to use this endpoint too frequently. Limit is 40 requests in 1 seconds")
+        };
+        answer
             .with("x-sentry-rate-limit-limit", "40")
-            .with("x-sentry-rate-limit-remaining", "39")
-            .with("x-sentry-rate-limit-reset", reset.to_string())
+            .with("x-sentry-rate-limit-remaining", verdict.remaining.unwrap_or(39).to_string())
+            .with("x-sentry-rate-limit-reset", verdict.reset_s())
             .with("x-sentry-rate-limit-concurrentlimit", "25")
             .with("x-sentry-rate-limit-concurrentremaining", "24")
     }

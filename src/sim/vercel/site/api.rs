@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Configuration, PERSONAL, Project, Vercel, external_id, user_id};
+use super::{Configuration, Knobs, PERSONAL, Project, Vercel, external_id, user_id};
 use crate::sim::world::{
     call::{Answer, Call, Credentials},
     site::Scene,
@@ -23,15 +23,17 @@ fn forbidden() -> Answer {
 impl Vercel {
     /// Answers an API call.
     pub(super) fn api(&mut self, call: &Call, scene: &mut Scene<'_>) -> Answer {
-        let reset = scene.now.0 / 1000 + 60;
+        let Knobs { rate_remaining, rate_reset_s, .. } = &mut self.knobs;
+        let verdict = self.limit.judge(rate_remaining, 1, *rate_reset_s, scene.now);
         let answer = match self.authenticate(call, scene) {
+            _ if !verdict.granted => problem(429, "rate_limited", "Too many requests"),
             Ok(configuration) => self.route(call, &configuration, scene),
             Err(refusal) => refusal,
         };
         answer
             .with("x-ratelimit-limit", "500")
-            .with("x-ratelimit-remaining", "499")
-            .with("x-ratelimit-reset", reset.to_string())
+            .with("x-ratelimit-remaining", verdict.remaining.unwrap_or(499).to_string())
+            .with("x-ratelimit-reset", verdict.reset_s())
             .with("x-vercel-id", format!("fra1::{}", scene.dice.token(16)))
     }
 

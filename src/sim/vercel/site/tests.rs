@@ -8,6 +8,7 @@ use super::{CLIENT_ID, SECRET};
 use crate::sim::{
     browser::{Browser, Page},
     client::Answer,
+    sink::Behaviour,
     world::{
         Choice, Visit,
         tests::{Stage, bearer, call},
@@ -146,4 +147,19 @@ async fn removing_the_configuration_ends_its_token_and_is_told() {
     assert_eq!(vercel.sent()[0].kind, "vercel:integration-configuration.removed");
     assert_eq!(stage.vercel("GET", &token, path).await.status, 403);
     assert_eq!(stage.add(Visit::default()).await.parameter("configurationId").as_deref(), Some("icfg_4Wc0YtB7nL1r1"));
+}
+
+#[tokio::test]
+async fn every_try_of_a_webhook_has_its_own_trace_and_the_same_body() {
+    let stage = Stage::set().await;
+    let vercel = &stage.world.vercel;
+    vercel.set(|ambient| ambient.retries_ms = vec![5, 5, 5]);
+    let turns = [410, 503, 200].into_iter().map(Behaviour::status_only).collect();
+    stage.sink.behave("/webhooks/vercel", Behaviour::InTurn(turns));
+    vercel.send("vercel:deployment.created", &vercel.facts(1, 1)).await.expect("sent");
+    let received = stage.sink.wait_for(3, Duration::from_secs(10)).await.expect("three tries");
+    let traces: std::collections::BTreeSet<_> =
+        received.iter().map(|received| received.headers.get("x-vercel-id").map(str::to_owned)).collect();
+    assert_eq!(traces.len(), 3, "{traces:?}");
+    assert!(received.iter().all(|again| again.body == received[0].body));
 }

@@ -22,9 +22,10 @@ use crate::support::{App, Backend, Connected, Deliveries, Load, Options, on_both
 
 const KILLS: u32 = 20;
 const CONNECTIONS: usize = 16;
-/// The second one's destination is slow: attempts are in flight at every moment.
+/// The second one's destination is slow, so that attempts are in flight at every moment; quick enough to keep up with what a
+/// machine with nothing else to do acknowledges.
 const WORKSPACES: [&str; 2] = ["first", "second"];
-const SLOW: (&str, Duration) = ("/slow", Duration::from_millis(200));
+const SLOW: (&str, Duration) = ("/slow", Duration::from_millis(50));
 /// Kills at a moment when something is known to be in flight, and how many of the others come with each.
 const AIMED_KILLS: u32 = 3;
 const KILLS_PER_AIMED: u32 = 10;

@@ -98,17 +98,17 @@ impl Shutdown {
     /// # Errors
     /// If the process cannot listen for signals.
     pub async fn watch_signals(&self) -> std::io::Result<()> {
-        let mut signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut signals = StopSignals::listen()?;
         let mut token = self.token();
         tokio::select! {
-            name = next_signal(&mut signals) => {
+            name = signals.next() => {
                 tracing::info!(signal = name, "stopping: finishing what is in flight");
                 self.drain(StopCause::Asked);
             }
             () = token.draining() => {}
         }
         tokio::select! {
-            name = next_signal(&mut signals) => tracing::warn!(signal = name, "second signal: stopping at once"),
+            name = signals.next() => tracing::warn!(signal = name, "second signal: stopping at once"),
             () = tokio::time::sleep(self.deadline) => {
                 tracing::warn!(deadline_ms = self.deadline.as_secs_f64() * 1000.0, "stopping took too long: leaving");
             }
@@ -147,10 +147,28 @@ impl ShutdownToken {
     }
 }
 
-async fn next_signal((terminate, interrupt): &mut (Signal, Signal)) -> &'static str {
-    tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+/// The signals that ask a process to stop, SIGTERM and SIGINT (Ctrl-C), heard from [`StopSignals::listen`] on.
+#[derive(Debug)]
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// Listens from now on, instead of ending at once.
+    ///
+    /// # Errors
+    /// If the process cannot listen for signals.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next of them; its name.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
     }
 }
 

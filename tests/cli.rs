@@ -260,15 +260,10 @@ fn the_doctor_reports_every_mistake_together_and_fails() {
 
 #[test]
 fn the_doctor_looks_at_everything_else_when_the_databases_url_cannot_be_read() {
-    for settings in [
-        [("SIGNALBOX_DATABASE__URL_FILE", "nowhere.txt"), ("SIGNALBOX_SERVER__PUBLIC_URL", "http://hooks.example.com")],
-        [
-            ("SIGNALBOX_DATABASE__URL", "mysql://localhost/x"),
-            ("SIGNALBOX_SERVER__PUBLIC_URL", "http://hooks.example.com"),
-        ],
-    ] {
+    let public_url = ("SIGNALBOX_SERVER__PUBLIC_URL", "http://hooks.example.com");
+    for url in [("SIGNALBOX_DATABASE__URL_FILE", "nowhere.txt"), ("SIGNALBOX_DATABASE__URL", "mysql://localhost/x")] {
         let bench = Bench::new();
-        let said = bench.run_with(&["doctor"], &settings);
+        let said = bench.run_with(&["doctor"], &[url, public_url]);
         assert!(!said.succeeded, "{}", said.out);
         for finding in
             ["MISTAKE  configuration: database.url", "vault: the first start will make a key", "is not https"]

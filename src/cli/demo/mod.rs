@@ -16,7 +16,6 @@ use std::{path::Path, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 
 use self::{stage::Stage, telling::Teller};
 use crate::{
@@ -24,6 +23,7 @@ use crate::{
     config::Config,
     crypto::api_key,
     providers::Registry,
+    shutdown::StopSignals,
     sim::{
         sink::Sink,
         world::{Options, Simulators},
@@ -48,7 +48,8 @@ pub struct DemoArgs {
 /// # Errors
 /// If the gateway does not start, refuses a call, or a delivery is missing or wrong.
 pub async fn run(args: &DemoArgs) -> anyhow::Result<()> {
-    let stopped = listen_for_stop()?;
+    // However it is ended, it takes its files with it.
+    let mut signals = StopSignals::listen().context("cannot wait for signals")?;
     let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
     let service_key = api_key::generate();
     let service_key = service_key.expose_str().context("the service key is not text")?;
@@ -78,24 +79,12 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let shown = tokio::select! {
         shown = shown => shown,
         () = deadline => Err(anyhow::anyhow!("not every expected delivery arrived within {} s", DEADLINE.as_secs())),
-        () = stopped => {
+        _ = signals.next() => {
             if args.once { Err(anyhow::anyhow!("stopped before every expected delivery had arrived")) } else { Ok(()) }
         }
     };
     gateway.stop().await;
     shown
-}
-
-/// Listens from now on for Ctrl-C and SIGTERM: however it is ended, the demo takes its files with it.
-fn listen_for_stop() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
 }
 
 /// The demo's configuration, given as an operator would give it: through the environment.

@@ -20,7 +20,6 @@ use std::{path::Path, process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use bytes::Bytes;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 use url::Url;
 
 use self::{
@@ -41,6 +40,7 @@ use crate::{
         envelope::Envelope,
         pauses::Pauses,
     },
+    shutdown::StopSignals,
 };
 
 /// How long the local URL may take to answer.
@@ -89,15 +89,11 @@ impl std::fmt::Debug for ListenArgs {
 
 /// Listens until it is interrupted, which is success.
 pub(super) async fn run(config: Option<&Path>, arguments: &ListenArgs) -> anyhow::Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut signals = StopSignals::listen().context("cannot wait for signals")?;
     let listener = Listener::new(config, arguments)?;
     tokio::select! {
         ended = listener.listen(arguments.since) => ended,
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.context("cannot wait for Ctrl-C")?;
-            Ok(ExitCode::SUCCESS)
-        }
-        _ = terminate.recv() => Ok(ExitCode::SUCCESS),
+        _ = signals.next() => Ok(ExitCode::SUCCESS),
     }
 }
 

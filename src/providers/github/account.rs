@@ -136,18 +136,19 @@ impl Api {
         }
     }
 
+    /// Which App speaks: `GET /app` (docs.github.com/en/rest/apps/apps#get-the-authenticated-app).
+    async fn read_app(&self, now: EpochMs) -> Result<App, ConnectorError> {
+        let reply = self.get(self.base.at("/app"), Speaker::App(now)).await?;
+        match reply.status {
+            200 => reply.json("the App"),
+            status => Err(ConnectorError::unavailable(format!("answered {status}"))),
+        }
+    }
+
     /// Why GitHub knows no such installation: it is gone, or the settings are those of another App, which has never had it.
-    /// `GET /app` tells which App speaks (docs.github.com/en/rest/apps/apps#get-the-authenticated-app).
     pub async fn explain_absence(&self, grant: &Grant) -> ConnectorError {
         let Some(granted) = grant.metadata.get(APP_ID).and_then(Value::as_str) else { return ConnectorError::Gone };
-        let read = async {
-            let reply = self.get(self.base.at("/app"), Speaker::App(grant.now)).await?;
-            match reply.status {
-                200 => reply.json::<App>("the App"),
-                status => Err(ConnectorError::unavailable(format!("answered {status}"))),
-            }
-        };
-        match read.await {
+        match self.read_app(grant.now).await {
             Ok(app) if app.id.0 == granted => ConnectorError::Gone,
             Ok(app) => ConnectorError::unavailable(format!(
                 "the settings are those of App {}, and the connection is with App {granted}",

@@ -254,6 +254,10 @@ macro_rules! impl_store {
                 self.receive_change().await
             }
 
+            fn is_present(&self) -> watch::Receiver<bool> {
+                self.presence()
+            }
+
             async fn close(&self) {
                 self.writer.close().await;
                 self.close_connections().await;
@@ -315,7 +319,8 @@ macro_rules! impl_store {
 
             async fn release_leases_of_the_gone(&self, owner: &str, now: EpochMs) -> StoreResult<u64> {
                 let mut released = 0;
-                for gone in on_reader!(self, |db| list_gone(db, owner).await)? {
+                let absent = on_reader!(self, |db| list_absent(db, owner).await)?;
+                for gone in self.confirm_gone(&absent) {
                     released += self.release_all(&gone, true, now).await?;
                 }
                 Ok(released)

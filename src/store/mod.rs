@@ -42,6 +42,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::watch;
 
 pub use self::{
     connection_store::{ConnectionStore, Rhythm, SealedCursor, SealedValue},
@@ -504,6 +505,10 @@ pub trait Store: ConnectionStore + OverviewStore {
     /// The next change made elsewhere; waits for ever on SQLite, which only this process writes (API keys excepted).
     async fn next_change(&self) -> Change;
 
+    /// Whether other nodes must believe that this one is at work. False before any of them may take its leases over:
+    /// whatever it does under one has to end then. Always true on SQLite.
+    fn is_present(&self) -> watch::Receiver<bool>;
+
     /// Waits for the writer and closes every connection.
     async fn close(&self);
 
@@ -640,7 +645,8 @@ pub trait Store: ConnectionStore + OverviewStore {
     async fn release_leases(&self, owner: &str, only: Option<&[DeliveryId]>, now: EpochMs) -> StoreResult<u64>;
 
     /// Gives up leases of nodes that are gone, so that their deliveries fall due at `now` rather than when the lease
-    /// ends. On SQLite that is everybody but `owner`; on PostgreSQL nodes that no longer hold a presence lock.
+    /// ends. On SQLite that is everybody but `owner`; on PostgreSQL nodes of which this one has seen no presence
+    /// lock for ten seconds.
     async fn release_leases_of_the_gone(&self, owner: &str, now: EpochMs) -> StoreResult<u64>;
 
     /// The time by the clock that all nodes have in common, by which leases of other nodes are judged. `None` on SQLite,

@@ -9,7 +9,7 @@ use signalbox::sim::{
     sink::{Behaviour, Sink},
 };
 
-use crate::support::{App, Backend, Connected, Options};
+use crate::support::{App, Backend, Connected, Options, Wire};
 
 const SOON: Duration = Duration::from_secs(30);
 /// Less than what a node would find out by itself, without a word from the other: it notices after a quarter of a minute
@@ -26,10 +26,23 @@ async fn two_nodes(sink: &Sink) -> Option<(App, App, Connected, String)> {
 async fn two_nodes_with(sink: &Sink, options: Options) -> Option<(App, App, Connected, String)> {
     let first = App::start(Backend::postgres().await?, options).await;
     let second = first.start_beside().await;
+    let (github, integration) = subscribe(&first, sink).await;
+    Some((first, second, github, integration))
+}
+
+/// The same, and the wire by which the second node reaches the database.
+async fn two_nodes_on_a_wire(sink: &Sink) -> Option<(App, App, Wire, Connected, String)> {
+    let first = App::start(Backend::postgres().await?, Options::default()).await;
+    let (second, wire) = first.start_beside_on_a_wire().await;
+    let (github, integration) = subscribe(&first, sink).await;
+    Some((first, second, wire, github, integration))
+}
+
+async fn subscribe(first: &App, sink: &Sink) -> (Connected, String) {
     first.set_destination("org", None, &sink.url("/in")).await;
     let github = first.connect("org", sim::find("github").expect("simulated"), 1).await;
     let integration = first.subscribe("org", "ws", &github, Some(&["github:push"])).await;
-    Some((first, second, github, integration))
+    (github, integration)
 }
 
 async fn outcome_of(node: &App, to: &Connected, seed: u64) -> String {
@@ -111,6 +124,57 @@ async fn a_killed_node_s_deliveries_are_taken_over() {
     };
     assert_eq!(ids(&all[EVENTS..]), ids(&hung), "the same deliveries, under the same ids");
     assert!(all.iter().all(|received| received.beside == 0), "never two attempts of one at a time");
+    second.leave().await;
+    first.finish().await;
+}
+
+/// Neither side knows that the other is there, and both go on: the one that was cut off has stopped before the other begins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_cut_off_from_the_database_ends_its_attempts_before_they_are_made_again() {
+    const EVENTS: usize = 12;
+    let sink = Sink::start().await.expect("a port");
+    sink.behave("/in", Behaviour::Hang);
+    let Some((first, second, wire, github, _)) = two_nodes_on_a_wire(&sink).await else { return };
+    for seed in 0..EVENTS {
+        assert_eq!(outcome_of(&second, &github, u64::try_from(seed).expect("small")).await, "routed");
+    }
+    sink.wait_for(EVENTS, SOON).await.expect("all are in flight");
+    sink.behave("/in", Behaviour::ok());
+    wire.part();
+    let all = sink.wait_for(2 * EVENTS, TAKEN_OVER).await.expect("the other node sends them");
+    assert!(all.iter().all(|received| received.beside == 0), "never two attempts of one at a time");
+    wire.resume();
+    let back = async {
+        while second.post_event(&github, "github:push", 1000).await.1.status != 200 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(SOON, back).await.expect("it is a node like any other again");
+    sink.wait_for(2 * EVENTS + 1, SOON).await.expect("delivered");
+    second.leave().await;
+    first.check_invariants().await;
+    assert_eq!(sink.total(), 2 * EVENTS + 1, "nothing was sent a third time");
+    first.finish().await;
+}
+
+/// Nobody tells it of the change, and it cannot even listen: what it remembers is not believed for long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_cannot_listen_routes_as_the_database_says() {
+    let sink = Sink::start().await.expect("a port");
+    let Some((first, second, wire, github, integration)) = two_nodes_on_a_wire(&sink).await else { return };
+    let mut seed = 0;
+    let mut post = async || {
+        seed += 1;
+        let answer = second.post_event(&github, "github:push", seed).await.1;
+        answer.json()["outcome"].as_str().unwrap_or_default().to_owned()
+    };
+    assert_eq!(post().await, "routed", "the other node knows the link");
+    wire.lose_listeners();
+    let path = format!("/integrations/{integration}");
+    first.operator("org").ask("PATCH", &path, Some(&json!({"autoSync": false}))).await.expect("patched");
+    let noticed = async { while post().await != "filtered" {} };
+    tokio::time::timeout(TOLD, noticed).await.expect("it reads again what it remembered");
+    wire.resume();
     second.leave().await;
     first.finish().await;
 }

@@ -5,6 +5,8 @@
 
 #[path = "../support/postgres.rs"]
 mod postgres_server;
+#[path = "../support/wire.rs"]
+mod wire;
 
 mod fixtures;
 

@@ -1,6 +1,6 @@
 //! Several nodes on one PostgreSQL.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use signalbox::{
     model::{
@@ -10,19 +10,28 @@ use signalbox::{
     },
     store::{self, ApiKey, Change, NoObserver, OpenOptions, SharedStore, StoreError},
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
-    net::{TcpListener, TcpStream, UnixStream},
-    sync::watch,
-    time::timeout,
-};
+use tokio::time::timeout;
 
 use crate::{
     START, TestStore, fixtures::org, on_postgres, on_sqlite, options, postgres_connection, release_until_some_are,
+    wire::Wire,
 };
 
 async fn next(node: &SharedStore) -> Change {
     timeout(Duration::from_secs(20), node.next_change()).await.expect("a change arrives")
+}
+
+/// Changes until one of them is told to the node, which may have to listen again first.
+async fn expect_told(store: &TestStore, node: &SharedStore) {
+    let told = async {
+        for number in 9000.. {
+            store.insert_installation_of(&number.to_string()).await;
+            if matches!(next(node).await, Change::Installation(_)) {
+                break;
+            }
+        }
+    };
+    timeout(Duration::from_secs(30), told).await.expect("it listens again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,8 +78,23 @@ async fn an_interrupted_stream_of_changes_says_that_anything_may_have_changed() 
         .await
         .expect("an administrator may");
         assert_eq!(next(&store.store).await, Change::Unknown);
-        let installation = store.insert_installation_of("4711").await;
-        assert_eq!(next(&store.store).await, Change::Installation(installation.id));
+        expect_told(&store, &store.store).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_cannot_listen_again_says_all_the_time_that_anything_may_have_changed() {
+    on_postgres(async |store: TestStore| {
+        let wire = Wire::to(&store.url).await;
+        let node = store::open(options(&wire.url, "node-b"), Arc::new(NoObserver)).await.expect("it opens");
+        wire.lose_listeners();
+        for _ in 0..3 {
+            assert_eq!(next(&node).await, Change::Unknown);
+        }
+        wire.resume();
+        expect_told(&store, &node).await;
+        node.close().await;
     })
     .await;
 }
@@ -83,9 +107,8 @@ async fn a_connection_on_which_no_notification_arrives_says_that_anything_may_ha
         wire.mute();
         store.insert_installation_of("4711").await;
         assert_eq!(next(&node).await, Change::Unknown);
-        wire.unmute();
-        let installation = store.insert_installation_of("4712").await;
-        assert_eq!(next(&node).await, Change::Installation(installation.id));
+        wire.resume();
+        expect_told(&store, &node).await;
         node.close().await;
     })
     .await;
@@ -107,21 +130,27 @@ async fn only_the_leases_of_nodes_that_are_gone_are_taken_over() {
         let other = store.open_beside("node-b").await.expect("it opens");
         let delivery = store.accept_one("d1").await;
         assert_eq!(other.claim_deliveries(&store.claim_of("node-b")).await.expect("claimed").deliveries.len(), 1);
-        let release = async || store.release_leases_of_the_gone("node-a", store.now()).await.expect("answered");
-        // The server judges nobody before it has settled: only then does this say something.
-        let settled = "SELECT pg_postmaster_start_time() < now() - interval '5 seconds'";
-        let mut admin = postgres_connection(&store.url).await;
-        while !sqlx::query_scalar::<_, bool>(settled).fetch_one(&mut admin).await.expect("answered") {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(release().await, 0, "node-b is at work");
+        expect_nothing_released(&store).await;
         other.close().await;
         assert_eq!(release_until_some_are(&store.store, "node-a", store.now()).await, 1, "node-b is gone");
         assert_eq!(store.delivery(&delivery.id).await.lease_until, None);
         assert_eq!(store.claim("node-a").await.len(), 1);
-        assert_eq!(release().await, 0, "one's own leases are not a stranger's");
+        let released = store.release_leases_of_the_gone("node-a", store.now()).await.expect("answered");
+        assert_eq!(released, 0, "one's own leases are not a stranger's");
     })
     .await;
+}
+
+/// Looks for leases of the gone for longer than it takes to conclude that somebody is.
+async fn expect_nothing_released(store: &TestStore) {
+    let looking = async {
+        loop {
+            let released = store.release_leases_of_the_gone("node-a", store.now()).await.expect("answered");
+            assert_eq!(released, 0, "node-b is at work");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(Duration::from_secs(13), looking).await.expect_err("it looks to the end");
 }
 
 /// Cuts the connections that hold advisory locks of this mode (`%`: of any) in the store's database.
@@ -138,11 +167,9 @@ async fn a_node_whose_connection_broke_keeps_its_leases() {
         let delivery = store.accept_one("d1").await;
         assert_eq!(other.claim_deliveries(&store.claim_of("node-b")).await.expect("claimed").deliveries.len(), 1);
         let mut admin = postgres_connection(&store.url).await;
-        for _ in 0..2 {
-            cut_holders(&mut admin, "%").await;
-            let released = store.release_leases_of_the_gone("node-a", store.now()).await.expect("answered");
-            assert_eq!(released, 0, "node-b is at work");
-        }
+        cut_holders(&mut admin, "%").await;
+        expect_nothing_released(&store).await;
+        assert!(*other.is_present().borrow(), "it was never gone for long");
         assert!(store.delivery(&delivery.id).await.lease_until.is_some());
         other.close().await;
     })
@@ -167,12 +194,31 @@ async fn a_node_that_has_lost_its_presence_and_cannot_connect_keeps_its_leases_w
         let mut admin = postgres_connection(&store.url).await;
         allow_connections(&store, false).await;
         cut_holders(&mut admin, "ExclusiveLock").await;
-        let released = store.release_leases_of_the_gone("node-a", store.now()).await.expect("answered");
-        assert_eq!(released, 0, "node-b is at work");
+        expect_nothing_released(&store).await;
+        assert!(*other.is_present().borrow(), "another of its connections says so");
         let delivered = store.attempt(&delivery.id, 1, "node-b", DeliveryStatus::Delivered);
         other.record_attempts(vec![delivered]).await.expect("recorded");
         assert_eq!(store.delivery(&delivery.id).await.status, DeliveryStatus::Delivered, "the lease was its own");
         allow_connections(&store, true).await;
+        other.close().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_cut_off_knows_it_before_the_others_take_its_leases_over() {
+    on_postgres(async |store: TestStore| {
+        let wire = Wire::to(&store.url).await;
+        let other = store::open(options(&wire.url, "node-b"), Arc::new(NoObserver)).await.expect("it opens");
+        store.accept_one("d1").await;
+        assert_eq!(other.claim_deliveries(&store.claim_of("node-b")).await.expect("claimed").deliveries.len(), 1);
+        let mut present = other.is_present();
+        wire.part();
+        assert_eq!(release_until_some_are(&store.store, "node-a", store.now()).await, 1);
+        assert!(!*present.borrow_and_update(), "its leases are somebody else's, and it does not know");
+        wire.resume();
+        let back = timeout(Duration::from_secs(30), present.wait_for(|present| *present)).await;
+        assert!(*back.expect("it comes back").expect("the store is open"));
         other.close().await;
     })
     .await;
@@ -278,103 +324,4 @@ async fn a_server_that_stops_answering_makes_the_store_unavailable_and_no_longer
         node.close().await;
     })
     .await;
-}
-
-/// A wire to the server that can be paused: what is sent through it then goes nowhere, and nothing is closed. Muted, it
-/// keeps notifications back and nothing else, as pools of connections between a program and its server do.
-struct Wire {
-    url: String,
-    open: watch::Sender<bool>,
-    muted: watch::Sender<bool>,
-}
-
-impl Wire {
-    async fn to(server: &str) -> Self {
-        let mut url = url::Url::parse(server).expect("a URL");
-        let options: sqlx::postgres::PgConnectOptions = server.parse().expect("a PostgreSQL URL");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let port = listener.local_addr().expect("bound").port();
-        let (open, opened) = watch::channel(true);
-        let (muted, is_muted) = watch::channel(false);
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let (from_client, to_client) = client.into_split();
-                if let Some(socket) = options.get_socket().cloned().or_else(|| folder_of_sockets(&options)) {
-                    let socket = socket.join(format!(".s.PGSQL.{}", options.get_port()));
-                    let server = UnixStream::connect(socket).await.expect("the server's socket");
-                    let (from_server, to_server) = server.into_split();
-                    tokio::spawn(carry(from_client, to_server, opened.clone()));
-                    tokio::spawn(carry_messages(from_server, to_client, opened.clone(), is_muted.clone()));
-                } else {
-                    let address = (options.get_host(), options.get_port());
-                    let (from_server, to_server) = TcpStream::connect(address).await.expect("the server").into_split();
-                    tokio::spawn(carry(from_client, to_server, opened.clone()));
-                    tokio::spawn(carry_messages(from_server, to_client, opened.clone(), is_muted.clone()));
-                }
-            }
-        });
-        url.set_query(Some("sslmode=disable"));
-        url.set_host(Some("127.0.0.1")).expect("it has a host");
-        url.set_port(Some(port)).expect("it has a port");
-        Self { url: url.into(), open, muted }
-    }
-
-    fn pause(&self) {
-        self.open.send_replace(false);
-    }
-
-    fn resume(&self) {
-        self.open.send_replace(true);
-    }
-
-    fn mute(&self) {
-        self.muted.send_replace(true);
-    }
-
-    fn unmute(&self) {
-        self.muted.send_replace(false);
-    }
-}
-
-fn folder_of_sockets(options: &sqlx::postgres::PgConnectOptions) -> Option<PathBuf> {
-    options.get_host().starts_with('/').then(|| PathBuf::from(options.get_host()))
-}
-
-async fn carry(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    mut open: watch::Receiver<bool>,
-) -> std::io::Result<()> {
-    let mut bytes = vec![0; 64 * 1024];
-    loop {
-        let read = from.read(&mut bytes).await?;
-        if open.wait_for(|open| *open).await.is_err() || read == 0 {
-            return Ok(());
-        }
-        to.write_all(&bytes[..read]).await?;
-    }
-}
-
-/// Carries what a server says, message by message: a letter, a length that counts itself, the rest.
-async fn carry_messages(
-    from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    mut open: watch::Receiver<bool>,
-    muted: watch::Receiver<bool>,
-) -> std::io::Result<()> {
-    const NOTIFICATION: u8 = b'A';
-    let mut from = BufReader::new(from);
-    loop {
-        let (kind, length) = (from.read_u8().await?, from.read_u32().await?);
-        let mut message = vec![kind];
-        message.extend(length.to_be_bytes());
-        message.resize(1 + length as usize, 0);
-        from.read_exact(&mut message[5..]).await?;
-        if open.wait_for(|open| *open).await.is_err() {
-            return Ok(());
-        }
-        if kind != NOTIFICATION || !*muted.borrow() {
-            to.write_all(&message).await?;
-        }
-    }
 }

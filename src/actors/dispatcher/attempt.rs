@@ -1,8 +1,8 @@
 //! One attempt of one delivery, from its lease to its result (`recording` writes that down).
 //!
-//! **Invariants**: nothing is sent unless the lease, by a clock that only moves forward, outlasts a whole attempt and
-//! its record; a delivery is in one task's hands at a time; an attempt that panics frees its slot and leaves its row to
-//! the lease.
+//! **Invariants**: nothing is sent unless the lease, by a clock that only moves forward and by the wall's, outlasts a whole
+//! attempt and its record, nor while other nodes may believe that this one is gone; a delivery is in one task's hands at a
+//! time; an attempt that panics frees its slot and leaves its row to the lease.
 //! **Must not know** who claimed it.
 
 use std::{
@@ -131,7 +131,8 @@ impl OneAttempt {
                 return self.conclude(shared.clock.now(), answer).await;
             }
         };
-        if self.slot.lease_left(shared.lease()) < shared.lease_needed() {
+        let lease_left = shared.lease_left(self.slot.leased_at(), self.claimed.delivery.lease_until);
+        if lease_left < shared.lease_needed() || !*shared.is_present.borrow() {
             return self.give_back().await;
         }
         let started_at = shared.clock.now();
@@ -151,6 +152,8 @@ impl OneAttempt {
             answer = shared.client.post(post) => answer,
             // The time to shut down is over: the lease is given up by `drain`.
             () = shared.is_cut() => return,
+            // Another node may send it from now on.
+            () = shared.is_absent() => return,
         };
         self.conclude(started_at, answer).await;
     }

@@ -355,11 +355,6 @@ impl Slot {
         self.leased_at
     }
 
-    /// How much of a lease of this length is left.
-    pub(super) fn lease_left(&self, lease: Duration) -> Duration {
-        lease.saturating_sub(self.leased_at.elapsed())
-    }
-
     /// Its attempt ended so.
     pub(super) fn judge(&mut self, verdict: Verdict, wall: EpochMs) -> Aftermath {
         self.judged = true;

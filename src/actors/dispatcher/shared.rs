@@ -85,6 +85,8 @@ pub(super) struct Shared {
     pub draining: AtomicBool,
     /// Told true when attempts in flight must be cut.
     pub cut: watch::Sender<bool>,
+    /// False when other nodes may take this one's leases over.
+    pub is_present: watch::Receiver<bool>,
     queue: Mutex<ClaimQueue>,
     tasks: watch::Sender<usize>,
     runtime: Handle,
@@ -111,6 +113,7 @@ impl Shared {
     pub(super) fn new(parts: Parts) -> Arc<Self> {
         let Parts { deps, client, default_target, lanes, runtime, arbiter } = parts;
         Arc::new(Self {
+            is_present: deps.store.is_present(),
             store: deps.store,
             vault: deps.vault,
             metrics: deps.metrics,
@@ -146,6 +149,14 @@ impl Shared {
         self.config.timeout + LEASE_MARGIN
     }
 
+    /// How much of a lease is left that began then, and ends in its row at `until`: by whichever clock less is. One that
+    /// only moves forward does not jump, but stands still while the machine is suspended.
+    pub(super) fn lease_left(&self, leased_at: Instant, until: Option<EpochMs>) -> Duration {
+        let by_monotonic = self.lease().saturating_sub(leased_at.elapsed());
+        let now = self.clock.now().plus(self.clock_lag());
+        until.map_or(by_monotonic, |until| by_monotonic.min(until.since(now)))
+    }
+
     /// How much of a lease an attempt needs: all of its time, and some to record the result before the row is claimed
     /// again.
     pub(super) fn lease_needed(&self) -> Duration {
@@ -154,7 +165,12 @@ impl Shared {
 
     /// Until when a lease that begins now is written, so that it lasts as long by the clock of the store.
     pub(super) fn lease_until(&self, now: EpochMs) -> EpochMs {
-        now.plus(self.lease() + Duration::from_millis(self.clock_lag_ms.load(Ordering::Relaxed)))
+        now.plus(self.lease() + self.clock_lag())
+    }
+
+    /// How far this node's clock is behind the store's.
+    fn clock_lag(&self) -> Duration {
+        Duration::from_millis(self.clock_lag_ms.load(Ordering::Relaxed))
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -186,9 +202,16 @@ impl Shared {
         drop(self.tasks.subscribe().wait_for(|tasks| *tasks == 0).await);
     }
 
-    /// Ends when attempts in flight must be cut.
+    /// Ends when the time to shut down is over.
     pub(super) async fn is_cut(&self) {
         drop(self.cut.subscribe().wait_for(|cut| *cut).await);
+    }
+
+    /// Ends when another node may take this one's leases over; never where there is none.
+    pub(super) async fn is_absent(&self) {
+        if self.is_present.clone().wait_for(|present| !present).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     // --- the actor --------------------------------------------------------------------------------------------------

@@ -801,15 +801,30 @@ async fn a_lease_that_leaves_no_time_to_record_the_result_is_given_back_unused()
     send_what_is_left_of_a_lease(config(None).timeout + Duration::from_secs(4)).await;
 }
 
-/// Sends a delivery with that much of its lease left; it must be given back, and go out under its next lease.
+/// A suspended machine: only the wall clock has gone on.
+#[actix::test]
+async fn a_lease_that_went_on_while_the_machine_stood_still_is_given_back_unused() {
+    let clock = ManualClock::starting_at(SystemClock.now());
+    send_late(clock.clone(), |rig, _slot| clock.advance(rig.dispatcher.shared.lease())).await;
+}
+
+/// Sends a delivery with that much of its lease left.
 async fn send_what_is_left_of_a_lease(left: Duration) {
+    send_late(ManualClock::starting_at(SystemClock.now()), |rig, slot| {
+        let used_up = rig.dispatcher.shared.lease().saturating_sub(left);
+        slot.load(false, Instant::now().checked_sub(used_up).expect("the machine is up for long enough"));
+    })
+    .await;
+}
+
+/// Sends a delivery after that was done to its lease; it must be given back, and go out under its next lease.
+async fn send_late(clock: ManualClock, use_up: impl FnOnce(&Rig, &mut Slot)) {
     let mut sink = Sink::playing([Play::Answer(200)]).await;
-    let rig = Rig::start(config(Some(&sink))).await;
+    let rig = Rig::start_at(config(Some(&sink)), Arc::new(clock)).await;
     let default = DestinationId::configured_default();
     let mut slot = rig.dispatcher.reserve(&default, 100).expect("room");
     let claimed = rig.commit(&default, true).await;
-    let used_up = rig.dispatcher.shared.lease().saturating_sub(left);
-    slot.load(false, Instant::now().checked_sub(used_up).expect("the machine is up for long enough"));
+    use_up(&rig, &mut slot);
     rig.dispatcher.send(vec![FreshDelivery { claimed: claimed.clone(), slot }]);
     eventually(async || {
         let delivery = rig.delivery(&claimed).await;

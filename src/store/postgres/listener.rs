@@ -2,9 +2,9 @@
 //!
 //! **Owns** one connection per store and the task that reads it. **Invariants**: whenever notifications may have been
 //! missed (a broken connection, one on which nothing arrives, a reader that fell behind), [`Change::Unknown`] takes their
-//! place, at most [`SILENCE`] and [`ANSWER_TIME`] later. **Must not know** what a change means.
+//! place, at most [`SILENCE`] and [`ANSWER_TIME`] later, and again and again while nobody can listen. **Must not know** what a change means.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions};
 use tokio::{
@@ -23,6 +23,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// Between attempts to listen again.
 const PAUSE: Duration = Duration::from_millis(300);
+/// While nobody can listen, what is remembered gets no older than this.
+const DEAF_AGE: Duration = Duration::from_secs(2);
 
 /// The reading end.
 #[derive(Debug)]
@@ -82,18 +84,37 @@ async fn listen(options: &PgConnectOptions) -> Result<Listening, sqlx::Error> {
 
 async fn run(options: PgConnectOptions, first: Listening, changes: mpsc::Sender<Change>) {
     let mut outbox = Outbox { changes, missed: false };
-    let mut listener = Some(first);
+    let mut listener = first;
     loop {
-        if let Some(listening) = listener.take() {
-            read(listening, &mut outbox).await;
-            outbox.missed = true;
-        } else if let Ok(listening) = listen(&options).await {
-            // Listening again: what was said meanwhile is unknown.
-            outbox.put(Change::Unknown);
-            listener = Some(listening);
-        } else {
-            sleep(PAUSE).await;
+        read(listener, &mut outbox).await;
+        // Whether it takes long to listen again is not known yet.
+        outbox.put(Change::Unknown);
+        listener = listen_again(&options, &mut outbox).await;
+        // What was said meanwhile is unknown.
+        outbox.put(Change::Unknown);
+    }
+}
+
+/// Tries until it listens. Others may go on changing what is remembered here: it is taken for unknown all the time.
+async fn listen_again(options: &PgConnectOptions, outbox: &mut Outbox) -> Listening {
+    let (mut said_at, mut failed) = (Instant::now(), false);
+    loop {
+        match listen(options).await {
+            Ok(listening) => {
+                tracing::info!("changes made on other nodes are heard of again");
+                return listening;
+            }
+            Err(error) if !failed => {
+                tracing::warn!(%error, "changes made on other nodes are not heard of; nothing is remembered for long");
+                failed = true;
+            }
+            Err(_) => {}
         }
+        if said_at.elapsed() >= DEAF_AGE {
+            outbox.put(Change::Unknown);
+            said_at = Instant::now();
+        }
+        sleep(PAUSE).await;
     }
 }
 

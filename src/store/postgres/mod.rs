@@ -25,11 +25,14 @@ use sqlx::{
     postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
 };
 use tokio::{
-    sync::{Mutex as AsyncMutex, Semaphore, SemaphorePermit},
+    sync::{Mutex as AsyncMutex, Semaphore, SemaphorePermit, watch},
     time::timeout,
 };
 
-use self::{listener::Listener, presence::Presence};
+use self::{
+    listener::Listener,
+    presence::{Absences, Presence},
+};
 use super::{
     Accepted, ApiKey, AttemptRecord, BatchObserver, BoundedCount, Census, Change, ChangeFn, ClaimRequest, Claimed,
     ConnectionStore, DeadLetter, Deleted, DeliveryFilter, DestinationHealth, DueDestination, EventDetail, EventFilter,
@@ -171,6 +174,7 @@ pub(crate) struct PostgresStore {
     listener: AsyncMutex<Listener>,
     /// Held until the store is closed or dropped; `None` for a process that only looks.
     presence: Option<Presence>,
+    absences: Absences,
 }
 
 impl PostgresStore {
@@ -220,7 +224,11 @@ impl PostgresStore {
             LOOKERS,
             options.acquire_timeout,
         );
-        let presence = if options.serving { Some(Presence::take(connect.clone(), &options.node).await?) } else { None };
+        let presence = if options.serving {
+            Some(Presence::take(connect.clone(), &options.node, Arc::clone(&committing)).await?)
+        } else {
+            None
+        };
         let committers = (0..COMMITTERS)
             .map(|_| Arc::new(PostgresCommitter { committing: Arc::clone(&committing) }) as Arc<dyn Committer>)
             .collect();
@@ -230,6 +238,7 @@ impl PostgresStore {
             home: Home::here(patience),
             listener: AsyncMutex::new(Listener::start(connect).await?),
             presence,
+            absences: Absences::default(),
             pool,
             committing,
             looking,
@@ -281,6 +290,14 @@ impl PostgresStore {
 
     async fn receive_change(&self) -> Change {
         self.listener.lock().await.next().await
+    }
+
+    fn presence(&self) -> watch::Receiver<bool> {
+        self.presence.as_ref().map_or_else(|| watch::channel(true).1, Presence::is_there)
+    }
+
+    fn confirm_gone(&self, absent: &[String]) -> Vec<String> {
+        self.absences.confirm(absent, Instant::now())
     }
 
     async fn close_connections(&self) {
@@ -375,27 +392,17 @@ async fn server_time(db: &mut Session<'_>) -> StoreResult<Option<EpochMs>> {
     Ok(Some(EpochMs(sqlx::query_scalar(ASK).fetch_one(&mut *db.conn).await?)))
 }
 
-/// Lease owners whose presence locks are free are gone.
-async fn list_gone(db: &mut Session<'_>, owner: &str) -> StoreResult<Vec<String>> {
-    // A server that just started has lost every lock; nodes need a moment to take theirs again.
-    const SERVER_IS_SETTLED: &str = "SELECT pg_postmaster_start_time() < now() - interval '5 seconds'";
+/// Lease owners whose presence locks are free.
+async fn list_absent(db: &mut Session<'_>, owner: &str) -> StoreResult<Vec<String>> {
     const SEEMS_GONE: &str = "SELECT pg_try_advisory_lock($1) AND pg_advisory_unlock($1) \
                               AND pg_try_advisory_lock($2) AND pg_advisory_unlock($2)";
-    // A node whose connections broke is at work all the same, and takes its lock again at its next beat.
-    const SECOND_LOOK: &str = "SELECT pg_sleep(2)";
-    if !sqlx::query_scalar::<_, bool>(SERVER_IS_SETTLED).fetch_one(&mut *db.conn).await? {
-        return Ok(Vec::new());
-    }
-    let mut seem_gone = Vec::new();
+    let mut absent = Vec::new();
     for other in leases::list_other_owners(db, owner).await? {
         if ask_of_locks(db, SEEMS_GONE, &other).await? {
-            seem_gone.push(other);
+            absent.push(other);
         }
     }
-    if !seem_gone.is_empty() {
-        sqlx::query(SECOND_LOOK).execute(&mut *db.conn).await?;
-    }
-    Ok(seem_gone)
+    Ok(absent)
 }
 
 /// Keeps the node from coming back while the transaction lasts.

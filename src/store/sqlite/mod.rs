@@ -23,6 +23,8 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
+use tokio::sync::watch;
+
 use self::{
     checkpointer::{Checkpointer, LogGrowth},
     file::ServingLock,
@@ -263,6 +265,16 @@ impl SqliteStore {
         std::future::pending().await
     }
 
+    #[expect(clippy::unused_self, reason = "called as the other database's is")]
+    fn presence(&self) -> watch::Receiver<bool> {
+        watch::channel(true).1
+    }
+
+    #[expect(clippy::unused_self, reason = "called as the other database's is")]
+    fn confirm_gone(&self, absent: &[String]) -> Vec<String> {
+        absent.to_vec()
+    }
+
     async fn close_connections(&self) {
         if let Some(checkpointer) = &self.checkpointer {
             checkpointer.stop();
@@ -283,7 +295,7 @@ async fn server_time(_db: &mut Session<'_>) -> StoreResult<Option<EpochMs>> {
 }
 
 /// Only one process serves from the file, so that whoever else holds leases is gone.
-async fn list_gone(db: &mut Session<'_>, owner: &str) -> StoreResult<Vec<String>> {
+async fn list_absent(db: &mut Session<'_>, owner: &str) -> StoreResult<Vec<String>> {
     leases::list_other_owners(db, owner).await
 }
 

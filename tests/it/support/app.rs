@@ -27,7 +27,7 @@ use signalbox::{
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use super::Backend;
+use super::{Backend, Wire};
 
 /// The bootstrap key of every test's gateway.
 const SERVICE_KEY: &str = "test-service-key-0123456789-abcdefghij";
@@ -117,6 +117,13 @@ impl App {
         let backend = self.backend.shared().expect("several nodes share a PostgreSQL database");
         let settings = self.settings.iter().cloned().chain(options.settings).collect();
         Self::start_in(Arc::clone(&self.directory), backend, Options { settings }).await
+    }
+
+    /// The same for a node that reaches the database by a wire of its own.
+    pub async fn start_beside_on_a_wire(&self) -> (Self, Wire) {
+        let wire = Wire::to(&self.backend.url(self.directory.path())).await;
+        let node = self.start_beside_with(Options::default().with("SIGNALBOX_DATABASE__URL", &wire.url)).await;
+        (node, wire)
     }
 
     /// The same in a directory that the test looks into.

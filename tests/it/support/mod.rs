@@ -13,6 +13,9 @@ mod own_postgres;
 mod postgres;
 mod power;
 mod stage;
+#[path = "../../support/wire.rs"]
+#[expect(dead_code, reason = "the store's suite does more with it")]
+mod wire;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -26,6 +29,7 @@ pub use ledger::{Deliveries, Load, Webhook};
 pub use own_postgres::OwnPostgres;
 pub use power::{Cut, Flushes, Recorder, Trace, Unflushed};
 pub use stage::{Stage, code};
+pub use wire::Wire;
 
 /// Defines tests that run on both databases: `on_both! { async fn a_sentence(backend) { … } }`.
 macro_rules! on_both {

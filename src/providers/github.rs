@@ -166,6 +166,10 @@ impl Provider for GitHub {
         &["x-github-event", "x-github-delivery", "content-type"]
     }
 
+    fn delivery_id_header(&self) -> Option<&'static str> {
+        Some("x-github-delivery")
+    }
+
     fn extract(&self, headers: &Headers, body: &Bytes) -> Result<Inbound, ExtractError> {
         let event = header_text(headers, "x-github-event").ok_or(ExtractError::MissingHeader("X-GitHub-Event"))?;
         let id = header_text(headers, "x-github-delivery").ok_or(ExtractError::MissingHeader("X-GitHub-Delivery"))?;

@@ -159,6 +159,10 @@ impl Provider for Linear {
         &["linear-event", "linear-delivery"]
     }
 
+    fn delivery_id_header(&self) -> Option<&'static str> {
+        Some("linear-delivery")
+    }
+
     fn extract(&self, headers: &Headers, body: &Bytes) -> Result<Inbound, ExtractError> {
         let hook = Hook::read(body)?;
         let event = header_text(headers, "linear-event");

@@ -80,6 +80,12 @@ pub trait Provider: Send + Sync + 'static {
         &[]
     }
 
+    /// The header with its delivery id, in lower case, if it has one: what is left of a webhook that cannot be understood and
+    /// is signed anew each time it is tried.
+    fn delivery_id_header(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Understands a verified webhook.
     ///
     /// # Errors

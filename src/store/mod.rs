@@ -784,8 +784,8 @@ pub trait Store: ConnectionStore + OverviewStore {
     // --- quarantine -------------------------------------------------------------------------------------------------
 
     /// Keeps webhooks in one transaction, or counts those whose body is kept for the same cause; the oldest make room.
-    /// Answers, in order, under which id each is kept (the first one's) and how often it has come; one that is too large is
-    /// not kept.
+    /// Answers, in order, under which id each is kept (the first one's) and how often it has come; zero for one that was not
+    /// kept, because the bounds have no room for it.
     async fn quarantine(
         &self,
         webhooks: &[Quarantined],

@@ -16,7 +16,7 @@ use signalbox::{
     app,
     config::Config,
     model::{
-        clock::EpochMs,
+        clock::{Clock as _, EpochMs, SystemClock},
         provider::{ProviderDeliveryId, ProviderSlug},
         secret::Secret,
         webhook::Headers,
@@ -33,7 +33,7 @@ use signalbox::{
 };
 use url::Url;
 
-/// GitHub, but a body that says `poison` panics while the fault is there.
+/// A provider of ours, but a body that says `poison` panics while the fault is there.
 struct Faulty {
     real: Arc<dyn Provider>,
     fault: Arc<AtomicBool>,
@@ -66,6 +66,9 @@ impl Provider for Faulty {
     }
     fn read_headers(&self) -> &'static [&'static str] {
         self.real.read_headers()
+    }
+    fn delivery_id_header(&self) -> Option<&'static str> {
+        self.real.delivery_id_header()
     }
     fn extract(&self, headers: &Headers, body: &Bytes) -> Result<Inbound, ExtractError> {
         let poisonous = body.windows(6).any(|window| window == b"poison");
@@ -160,7 +163,7 @@ impl DeliveryLog for FaultyConnector {
 const CONSOLE: &str = "http://localhost:4107";
 const SERVICE_KEY: &str = "a-service-key-of-at-least-32-characters";
 
-/// Runs a case against a gateway in this process whose GitHub has a fault that the case can mend.
+/// Runs a case against a gateway in this process whose GitHub and Linear have a fault that the case can mend.
 fn with_a_faulty_provider<F: Future<Output = ()>>(case: impl FnOnce(SocketAddr, Arc<AtomicBool>) -> F) {
     let runtime =
         || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
@@ -179,18 +182,21 @@ fn with_a_faulty_provider<F: Future<Output = ()>>(case: impl FnOnce(SocketAddr, 
         let settings = sim::gateway_settings().chain(settings.map(|(name, value)| (name.to_owned(), value)));
         let specs: Vec<_> = Registry::built_in().iter().map(|registered| registered.spec).collect();
         let config = Config::load(None, settings, &specs).expect("a good configuration");
-        let built_in = Registry::built_in().iter().find(|registered| registered.spec.slug.as_str() == "github");
         let fault = Arc::new(AtomicBool::new(true));
-        let faulty = Faulty { real: (built_in.expect("listed").make)(), fault: fault.clone() };
-        let enabled = ProviderSettings {
-            webhook_secrets: config.providers["github"].webhook_secrets.clone(),
-            max_body_bytes: None,
-            timestamp_tolerance: std::time::Duration::from_mins(1),
-        };
-        let slug = faulty.slug();
-        let registry =
-            Registry::new(vec![Arc::new(faulty)], vec![("github".to_owned(), enabled)]).expect("a good registry");
-        let registry = registry.with_connector(slug, Ok(Arc::new(FaultyConnector { fault: fault.clone() })));
+        let (mut faulty, mut enabled) = (Vec::<Arc<dyn Provider>>::new(), Vec::new());
+        for slug in ["github", "linear"] {
+            let built_in = Registry::built_in().iter().find(|registered| registered.spec.slug.as_str() == slug);
+            faulty.push(Arc::new(Faulty { real: (built_in.expect("listed").make)(), fault: fault.clone() }));
+            let settings = ProviderSettings {
+                webhook_secrets: config.providers[slug].webhook_secrets.clone(),
+                max_body_bytes: None,
+                timestamp_tolerance: std::time::Duration::from_mins(1),
+            };
+            enabled.push((slug.to_owned(), settings));
+        }
+        let github = faulty[0].slug();
+        let registry = Registry::new(faulty, enabled).expect("a good registry");
+        let registry = registry.with_connector(github, Ok(Arc::new(FaultyConnector { fault: fault.clone() })));
         let running = app::start(config, Some(registry)).await.expect("it starts");
         case(running.address, fault).await;
         expect_sound(running.address).await;
@@ -238,6 +244,28 @@ fn a_webhook_whose_handling_panics_is_kept_and_set_aside_and_let_in_when_the_fau
         assert_eq!(released.json()["accepted"], 1, "{}", released.json());
         let again = client.post_webhook("github", &poison).await.expect("an answer");
         assert_eq!(again.json()["status"], "duplicate", "{}", again.json());
+    });
+}
+
+/// Linear writes the time of each try into the body and signs that: no two are alike.
+#[test]
+fn a_webhook_that_is_signed_anew_each_time_is_set_aside_the_third_time_all_the_same() {
+    with_a_faulty_provider(async |address, _fault| {
+        let linear = sim::find("linear").expect("simulated");
+        let mut client = Client::new(address);
+        let mut post = async |id: &str, number: i64| {
+            let body = json!({"type": "Issue", "action": "create", "organizationId": "poison",
+                "webhookTimestamp": SystemClock.now().0 + number});
+            let headers = vec![("linear-event", "Issue".to_owned()), ("linear-delivery", id.to_owned())];
+            let secret = linear.secret.as_bytes();
+            let request = linear.signing.sign(headers, body.to_string(), secret, sim::Encoding::Json);
+            client.post_webhook("linear", &request).await.expect("an answer").status
+        };
+        assert_eq!([post("l-1", 1).await, post("l-1", 2).await, post("l-2", 3).await], [500; 3]);
+        assert_eq!(post("l-1", 4).await, 200, "its third time");
+        let key = [("x-api-key", SERVICE_KEY)];
+        let kept = Client::new(address).send("GET", "/admin/quarantine", &key, Bytes::new()).await.expect("an answer");
+        assert_eq!(kept.json()["items"].as_array().map(Vec::len), Some(4), "none of them is lost: {}", kept.json());
     });
 }
 

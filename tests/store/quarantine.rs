@@ -119,7 +119,7 @@ store_suite! {
         keep(&store, &webhook(&store, &long), bounds).await.expect("kept");
         assert_eq!(bodies().await, ["4", &long]);
         let too_long = "x".repeat(1_001);
-        assert_eq!(keep(&store, &webhook(&store, &too_long), bounds).await.expect("answered").1, 1);
+        assert_eq!(keep(&store, &webhook(&store, &too_long), bounds).await.expect("answered").1, 0);
         assert_eq!(bodies().await, ["4", &long], "what cannot fit pushes nobody out");
     }
 
@@ -159,5 +159,27 @@ store_suite! {
         assert_eq!(bodies().await, ["genuine 2", "genuine 4", "genuine 5"]);
         keep(&store, &again[1], bounds).await.expect("kept");
         assert_eq!(bodies().await, ["genuine 2", "genuine 4", "genuine 5", "genuine 6"]);
+    }
+
+    async fn what_is_genuine_and_kept_together_pushes_none_of_it_out_or_is_answered_as_not_kept(store: TestStore) {
+        let bounds = QuarantineBounds { max_count: 4, max_bytes: 1_000 };
+        let because = |cause: &str, body: &str| Quarantined { cause: cause.into(), ..webhook(&store, body) };
+        let genuine = |body: &str| because("handling_panicked", body);
+        let old: Vec<_> = ["1", "2", "3"].map(genuine).into();
+        store.quarantine(&old, bounds).await.expect("kept");
+        // Each comes again in its old row, and with it others that are newer.
+        let mut all = old;
+        all.extend(["forged 1", "forged 2"].map(|body| because("invalid_signature", body)));
+        let kept = store.quarantine(&all, bounds).await.expect("kept");
+        assert_eq!(kept.iter().map(|(_, times)| *times).collect::<Vec<_>>(), [2, 2, 2, 1, 1]);
+        let bodies = async || {
+            let kept = store.list_quarantined_bodies(None, None, 10).await.expect("read").into_iter();
+            kept.map(|webhook| String::from_utf8_lossy(&webhook.body).into_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(bodies().await, ["1", "2", "3", "forged 2"]);
+        let narrow = QuarantineBounds { max_count: 2, ..bounds };
+        let kept = store.quarantine(&all[..3], narrow).await.expect("kept");
+        assert_eq!(kept.iter().map(|(_, times)| *times).collect::<Vec<_>>(), [0, 3, 3], "there is no room for the first");
+        assert_eq!(bodies().await, ["2", "3"]);
     }
 }

@@ -427,9 +427,9 @@ impl Pipeline {
         slots
     }
 
-    /// A verified webhook that could not be understood: the third time the same body comes, it is kept for a person.
+    /// A verified webhook that could not be understood: the third time it comes, it is kept for a person.
     async fn count_failure(&self, webhook: &ReceivedWebhook, error: &ExtractError) {
-        if self.failures.count(sha256(&webhook.body)) >= FAILURES_BEFORE_SET_ASIDE {
+        if self.failures.count(self.identity_over_retries(webhook)) >= FAILURES_BEFORE_SET_ASIDE {
             self.quarantine.keep(webhook, error.code()).await;
         }
     }
@@ -437,13 +437,23 @@ impl Pipeline {
     /// A webhook whose handling panicked is kept at once, and the provider asked to try again; the third time it is set
     /// aside for good, so that one poisonous webhook does not disable a whole connection at the provider.
     async fn set_aside(&self, webhook: &ReceivedWebhook) -> Result<Receipt, RouteError> {
+        let failures = self.failures.count(self.identity_over_retries(webhook));
         match self.quarantine.keep_now(webhook, "handling_panicked").await {
-            Ok(SetAside { id, times }) if times >= FAILURES_BEFORE_SET_ASIDE => {
+            // What was counted here may be forgotten; what was signed anew each time is another webhook for the quarantine.
+            Ok(SetAside { id, times }) if times > 0 && times.max(failures) >= FAILURES_BEFORE_SET_ASIDE => {
                 Ok(Receipt::SetAside { quarantine: id })
             }
             Ok(_) => Err(RouteError::Panicked),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What a webhook that cannot be understood has in common with its retries: its delivery id, if a header has it, or else
+    /// its body. Linear writes the time of each try into the body.
+    fn identity_over_retries(&self, webhook: &ReceivedWebhook) -> [u8; 32] {
+        let header = self.registry.find(webhook.provider.as_str()).and_then(|provider| provider.delivery_id_header());
+        let id = header.and_then(|name| webhook.headers.get(name));
+        id.map_or_else(|| sha256(&webhook.body), |id| sha256(format!("{} {id}", webhook.provider).as_bytes()))
     }
 }
 

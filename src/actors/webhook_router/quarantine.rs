@@ -95,7 +95,7 @@ pub(super) struct QuarantineLimits {
 pub(super) struct SetAside {
     /// Its id: that of the first time it came.
     pub id: QuarantineId,
-    /// How often it has come.
+    /// How often it has come; zero if it was not kept.
     pub times: u32,
 }
 

@@ -32,9 +32,13 @@ pub(crate) async fn keep(
     }
     // Once for all of them: the totals are counted anew, however much is kept.
     if !all.is_empty() {
-        let genuine = webhooks.iter().rposition(|webhook| !UNVERIFIED.contains(&webhook.cause.as_str()));
-        let promised = genuine.map_or("", |position| all[position].0.as_str());
-        make_room(db, promised, bounds).await?;
+        let is_genuine = |webhook: &Quarantined| !UNVERIFIED.contains(&webhook.cause.as_str());
+        let genuine = webhooks.iter().zip(&all).filter(|(webhook, _)| is_genuine(webhook));
+        let promised: Vec<QuarantineId> = genuine.map(|(_, (id, _))| id.clone()).collect();
+        let gone = make_room(db, &promised, bounds).await?;
+        for (_, times) in all.iter_mut().filter(|(id, _)| gone.contains(id)) {
+            *times = 0;
+        }
     }
     Ok(all)
 }
@@ -46,7 +50,7 @@ async fn keep_one(
 ) -> StoreResult<(QuarantineId, u32)> {
     let body_bytes = i64::try_from(webhook.body.len()).unwrap_or(i64::MAX);
     if count(body_bytes) > bounds.max_bytes || bounds.max_count == 0 {
-        return Ok((webhook.id.clone(), 1));
+        return Ok((webhook.id.clone(), 0));
     }
     let mut sql = Builder::new(
         "INSERT INTO gw_quarantine (id, provider, cause, headers, body_sha256, attempts, received_at, last_at, \
@@ -76,12 +80,18 @@ async fn keep_one(
 }
 
 /// Deletes until both bounds hold: first what nobody vouches for, which anybody can send in any amount, then what was
-/// genuinely signed and whose provider may have been told that it is kept; of either the oldest first. The genuine
-/// webhook `promised` is not among them: it may have an old row.
-async fn make_room(db: &mut Session<'_>, promised: &str, bounds: QuarantineBounds) -> StoreResult<()> {
+/// genuinely signed and whose provider may have been told that it is kept; of either the oldest first. The genuine webhooks
+/// `promised`, which may have old rows, are the last to go, all but the newest of them; answers which did.
+async fn make_room(
+    db: &mut Session<'_>,
+    promised: &[QuarantineId],
+    bounds: QuarantineBounds,
+) -> StoreResult<Vec<QuarantineId>> {
     const TOTALS: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(body_bytes), 0) AS BIGINT) FROM gw_quarantine";
     const OLDEST: &str = concat!(
-        "SELECT id, body_bytes FROM gw_quarantine WHERE id <> $1 AND (cause",
+        "SELECT id, body_bytes FROM gw_quarantine WHERE NOT (id",
+        in_list!("$1"),
+        ") AND (cause",
         in_list!("$2"),
         ") = $3 ORDER BY id LIMIT $4"
     );
@@ -89,9 +99,12 @@ async fn make_room(db: &mut Session<'_>, promised: &str, bounds: QuarantineBound
     let mut fields = Fields::new(&row);
     let (mut webhooks, mut bytes) = (count(fields.get()?), count(fields.get()?));
     let within = |webhooks: u64, bytes: u64| webhooks <= bounds.max_count && bytes <= bounds.max_bytes;
-    for unverified in [true, false] {
+    let newest = &promised[promised.len().saturating_sub(1)..];
+    let mut gone = Vec::new();
+    for (unverified, spared) in [(true, promised), (false, promised), (false, newest)] {
         while !within(webhooks, bytes) {
-            let oldest = query(OLDEST).bind(promised).bind(list(UNVERIFIED)).bind(unverified).bind(OLDEST_ROWS);
+            let spared = list(spared.iter().map(QuarantineId::as_str));
+            let oldest = query(OLDEST).bind(spared).bind(list(UNVERIFIED)).bind(unverified).bind(OLDEST_ROWS);
             let mut doomed = Vec::new();
             for row in oldest.fetch_all(&mut *db.conn).await? {
                 if within(webhooks, bytes) {
@@ -106,9 +119,10 @@ async fn make_room(db: &mut Session<'_>, promised: &str, bounds: QuarantineBound
                 break;
             }
             delete(db, &doomed, None).await?;
+            gone.extend(doomed.into_iter().filter(|id| promised.contains(id)));
         }
     }
-    Ok(())
+    Ok(gone)
 }
 
 pub(crate) async fn list_kept(

@@ -42,12 +42,22 @@ pub fn decide(
     now: EpochMs,
     random: f64,
 ) -> Decision {
-    let reason = result.code();
     match result {
-        AttemptResult::Answered { status: 200..=299, .. } => return Decision::Delivered,
-        AttemptResult::Answered { status: 410, .. } => return Decision::Dead { reason },
-        _ => {}
+        AttemptResult::Answered { status: 200..=299, .. } => Decision::Delivered,
+        AttemptResult::Answered { status: 410, .. } => Decision::Dead { reason: result.code() },
+        _ => decide_on_retry(attempts_before, result, schedule, now, random),
     }
+}
+
+/// The same for what is not the end by itself: also a 410 of an address that its owner has replaced meanwhile.
+pub fn decide_on_retry(
+    attempts_before: u32,
+    result: &AttemptResult,
+    schedule: &[Duration],
+    now: EpochMs,
+    random: f64,
+) -> Decision {
+    let reason = result.code();
     let step = usize::try_from(attempts_before).ok().and_then(|step| schedule.get(step));
     step.map_or(Decision::Dead { reason }, |&scheduled| Decision::RetryAt {
         at: now.plus(wait(scheduled, asked_wait(result), random)),

@@ -15,7 +15,7 @@ use signalbox::{
     store::{Deleted, DeletedEvents, QuarantineBounds, Quarantined, RetentionCutoffs},
 };
 
-use crate::{GITHUB, START, TestStore, fixtures::page};
+use crate::{GITHUB, START, TestStore, fixtures::page, on_postgres};
 
 const NEVER: EpochMs = EpochMs(0);
 
@@ -247,4 +247,40 @@ store_suite! {
         let kept = store.list_heal_runs(None, page(10)).await.expect("read").items;
         assert_eq!(kept, [running], "it has not ended");
     }
+}
+
+/// Retention has found the event expired and waits for its lock; whoever holds it has tried a dead letter again, in vain.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_dead_letter_has_died_again_since_it_was_looked_at_stays() {
+    on_postgres(async |store: TestStore| {
+        let event = store.accept_one("d1").await.event;
+        store.let_everything_die().await;
+        store.clock.advance(Duration::from_hours(24));
+        let now = store.now();
+        let cutoffs = RetentionCutoffs {
+            events: now,
+            dead_letters: now,
+            quarantine: NEVER,
+            log: NEVER,
+            flows: NEVER,
+            activity: NEVER,
+        };
+        let mut other = crate::postgres_connection(&store.url).await;
+        let mut retrying = sqlx::Connection::begin(&mut other).await.expect("a transaction");
+        sqlx::query("SELECT id FROM gw_events FOR UPDATE").execute(&mut *retrying).await.expect("locked");
+        let retention = store.store.clone();
+        let deleting = tokio::spawn(async move { retention.delete_expired_events(&cutoffs, None, 100).await });
+        let waits =
+            "SELECT COUNT(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        let mut observer = crate::postgres_connection(&store.url).await;
+        while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut observer).await.expect("answered") {
+            tokio::task::yield_now().await;
+        }
+        let dies = "UPDATE gw_deliveries SET finished_at = $1";
+        sqlx::query(dies).bind(now.0).execute(&mut *retrying).await.expect("written");
+        retrying.commit().await.expect("unlocked");
+        assert_eq!(deleting.await.expect("no panic").expect("answered").deleted, 0);
+        assert!(exists(&store, &event).await);
+    })
+    .await;
 }

@@ -168,8 +168,10 @@ impl OneAttempt {
         let aftermath = self.slot.judge(Verdict::of(&answer.result), now);
         self.follow_up(&answer.result, aftermath, now);
 
-        let schedule = &shared.config.retry_schedule;
-        let decision = schedule::decide(delivery.attempts_of_schedule(), &answer.result, schedule, now, rand::random());
+        let is_final = !schedule::is_gone(&answer.result) || self.was_sent_to_its_address().await;
+        let decide = if is_final { schedule::decide } else { schedule::decide_on_retry };
+        let (tried, schedule) = (self.claimed.delivery.attempts_of_schedule(), &shared.config.retry_schedule);
+        let decision = decide(tried, &answer.result, schedule, now, rand::random());
         let (status, reason, due_at) = match decision {
             Decision::Delivered => (DeliveryStatus::Delivered, None, now),
             Decision::RetryAt { at, reason } => (DeliveryStatus::Pending, Some(reason), at),
@@ -228,6 +230,17 @@ impl OneAttempt {
             };
         }
         if status == DeliveryStatus::Delivered { line!(debug) } else { line!(info) }
+    }
+
+    /// Whether the destination's row has the address that it was sent to. What a replaced one says is not the new one's word.
+    async fn was_sent_to_its_address(&self) -> bool {
+        let destination = &self.slot.lane().id;
+        match self.shared.load_target(destination).await {
+            Found::Target(target) => target.row_url == self.row_url,
+            Found::Unusable { row_url, .. } => row_url == self.row_url,
+            // It goes to whatever serves its integration now.
+            Found::Missing | Found::Unknown => false,
+        }
     }
 
     /// What an answer means beyond its delivery.

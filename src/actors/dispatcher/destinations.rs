@@ -168,13 +168,14 @@ impl Shared {
         found
     }
 
-    /// From memory if that is fresh. One load serves all who wait for it.
+    /// From memory if that is fresh; that nothing is sent to it must be so now, because its deliveries die of it. One load serves all who wait for it.
     async fn recall_target(&self, lane: &SharedLane) -> Found {
         let mut loaded = lane.loaded.lock().await;
         let generation = lane.generation.load(Ordering::Acquire);
         let is_fresh = |loaded: &&Loaded| loaded.generation == generation && loaded.at.elapsed() < MAX_AGE;
         if let Some(fresh) = loaded.as_ref().filter(is_fresh)
             && self.remembers_destinations
+            && !fresh.found.gets_nothing()
         {
             return fresh.found.clone();
         }

@@ -431,6 +431,43 @@ async fn a_destination_that_is_gone_is_disabled_and_gets_nothing_more() {
     assert!(log.items.iter().any(|entry| entry.action == "destination.disabled"));
 }
 
+/// As another node does: nobody tells this one.
+async fn rewrite(rig: &Rig, destination: &DestinationId, change: impl FnOnce(&mut Destination)) {
+    let before = rig.row(destination).await;
+    let mut after = before.clone();
+    change(&mut after);
+    let entry = rig.entry("destination.changed");
+    assert!(rig.store.save_destination(&after, Some(&before), &entry).await.expect("saved"));
+}
+
+#[actix::test]
+async fn what_a_replaced_address_says_is_gone_is_sent_to_the_new_one() {
+    let mut former = Sink::playing([Play::AnswerAfter(410, Duration::from_millis(200))]).await;
+    let mut new = Sink::playing([Play::Answer(200)]).await;
+    let rig = Rig::start(config(None)).await;
+    let (destination, _) = rig.add_destination(&former).await;
+    let claimed = rig.send_fresh(&destination).await;
+    former.next().await;
+    rewrite(&rig, &destination, |row| row.url = new.url()).await;
+    new.next().await;
+    assert_eq!(rig.ends(&claimed, DeliveryStatus::Delivered).await.attempts, 2);
+    assert_eq!(rig.row(&destination).await.disabled_reason, None);
+}
+
+#[actix::test]
+async fn nothing_is_buried_because_its_destination_was_disabled_when_somebody_last_looked() {
+    let mut sink = Sink::playing([Play::Answer(200)]).await;
+    let rig = Rig::start(config(None)).await;
+    let (destination, _) = rig.add_destination(&sink).await;
+    rewrite(&rig, &destination, |row| row.disabled_reason = Some("failing".to_owned())).await;
+    let buried = rig.send_fresh(&destination).await;
+    rig.ends(&buried, DeliveryStatus::Dead).await;
+    rewrite(&rig, &destination, |row| row.disabled_reason = None).await;
+    let sent = rig.send_fresh(&destination).await;
+    sink.next().await;
+    rig.ends(&sent, DeliveryStatus::Delivered).await;
+}
+
 #[actix::test]
 async fn the_configured_default_rests_when_it_says_gone_and_nothing_is_lost() {
     let mut sink = Sink::playing([Play::Answer(410)]).await;

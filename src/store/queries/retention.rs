@@ -38,11 +38,13 @@ const DEAD_LETTERS_EXPIRED: &str = "dead_letters_expired";
 
 const LOCK: &str = concat!("SELECT id FROM gw_events WHERE id", in_list!("$1"), for_update!());
 
-/// Of the locked events, those that nobody gave an open delivery meanwhile (a replay, a retry: they take that lock).
+/// Of the locked events, those that nobody gave an open delivery meanwhile (a replay, a retry: they take that lock), nor one
+/// that has died since.
 const STILL_EXPIRED: &str = concat!(
     "SELECT e.id FROM gw_events e WHERE e.id",
     in_list!("$1"),
-    " AND NOT EXISTS (SELECT 1 FROM gw_deliveries d WHERE d.event_id = e.id AND d.status IN ('pending', 'held'))"
+    " AND NOT EXISTS (SELECT 1 FROM gw_deliveries d WHERE d.event_id = e.id AND d.status <> 'delivered' \
+         AND (d.status <> 'dead' OR d.finished_at >= $2))"
 );
 
 const DELETE_ATTEMPTS: &str = concat!(
@@ -176,7 +178,7 @@ pub(crate) async fn delete_events(
         query(SAY_WHY_NOTHING_IS_LEFT).bind(&staying).bind(DEAD_LETTERS_EXPIRED).execute(&mut *db.conn).await?;
     }
     let candidates = list(expired.events.iter().map(String::as_str));
-    let rows = query(STILL_EXPIRED).bind(&candidates).fetch_all(&mut *db.conn).await?;
+    let rows = query(STILL_EXPIRED).bind(&candidates).bind(cutoffs.dead_letters.0).fetch_all(&mut *db.conn).await?;
     let doomed: Vec<String> = rows.iter().map(|row| Fields::new(row).get()).collect::<StoreResult<_>>()?;
     let doomed = list(doomed.iter().map(String::as_str));
     query(DELETE_ATTEMPTS).bind(&doomed).execute(&mut *db.conn).await?;

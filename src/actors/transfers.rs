@@ -37,18 +37,21 @@ impl Directory {
         };
         let receiver =
             self.edit(to, actor.clone(), move |record, edit| state::receive_resource(record, &link, at, edit)).await?;
+        self.deps().crash_after("transfer", "receive");
         let (giving, receiving) = (moving.id, receiver.resource.clone());
         self.edit(from, actor.clone(), move |record, edit| {
             state::give_away(record, &giving, &receiver, edit);
             Ok(())
         })
         .await?;
+        self.deps().crash_after("transfer", "give");
         // It has them now, and everybody learns of it.
         self.edit(to, actor.clone(), move |record, edit| {
             state::settle_received(record, &receiving, edit);
             Ok(())
         })
         .await?;
+        self.deps().crash_after("transfer", "settle");
         self.announce_link(to);
         // Their names have the account's in them.
         self.look_in_background(to);

@@ -118,6 +118,35 @@ on_both! {
         app.finish().await;
     }
 
+    async fn a_transfer_that_is_killed_between_any_two_steps_ends_in_the_same_rows_when_it_is_told_again(backend) {
+        let mut app = App::start(backend, Options::default()).await;
+        let provider = sim::find("github").expect("simulated");
+        for (round, step) in (0..).zip(["receive", "give", "settle"]) {
+            let (giving, receiving) =
+                (app.connect("org", provider, 10 + 2 * round).await, app.connect("org", provider, 11 + 2 * round).await);
+            let moving = app.subscribe("org", "ws", &giving, Some(&["github:push"])).await;
+            let before = giving.facts(1, SystemClock.now());
+            let told = Facts { delivery_id: format!("told {round}"), ..receiving.facts(1, SystemClock.now()) };
+            let moved = Facts { resource_id: before.resource_id, ..told };
+            app.kill().await;
+            app.set("SIGNALBOX_TEST_CRASH_AFTER", &format!("transfer.{step}"));
+            app.restart().await;
+            let told = provider.event("github:repository.transferred", &moved, provider.secret.as_bytes());
+            let unanswered = app.outsider().post_webhook(provider.slug, &told.expect("a known kind")).await;
+            assert!(unanswered.is_err(), "after {step}: nothing is promised before it is done");
+            app.crashed().await;
+            app.set("SIGNALBOX_TEST_CRASH_AFTER", "");
+            app.restart().await;
+            post(&app, &receiving, "github:repository.transferred", &moved).await;
+            assert_eq!(linked(&app, "org", &giving).await, [""; 0], "after {step}");
+            assert_eq!(linked(&app, "org", &receiving).await, std::slice::from_ref(&moved.resource_id), "after {step}");
+            let shown = app.operator("org").ask("GET", &format!("/integrations/{moving}"), None).await.expect("there");
+            assert_eq!((&shown["status"], &shown["connectionId"]), (&json!("active"), &json!(receiving.connection)), "{shown}");
+            assert_eq!(shown["sourceConfig"]["installationId"], json!(moved.external_id), "after {step}: {shown}");
+        }
+        app.finish().await;
+    }
+
     async fn whoever_subscribed_to_the_end_of_a_repository_is_told_of_it_and_nobody_else(backend) {
         let app = App::start(backend, Options::default()).await;
         let github = app.connect("org", sim::find("github").expect("simulated"), 1).await;

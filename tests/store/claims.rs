@@ -1,6 +1,9 @@
 //! Claiming and leases.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use signalbox::{
     model::{
@@ -51,6 +54,27 @@ store_suite! {
         assert_eq!(store.claim("node-b").await.len(), 0, "leased to somebody else");
         store.clock.advance(Duration::from_secs(30));
         assert_eq!(store.claim("node-b").await.len(), 1, "the lease ended by itself");
+    }
+
+    async fn each_of_several_that_are_claimed_together_comes_with_its_own_events_body(store: TestStore) {
+        let mut bodies = BTreeMap::new();
+        for (number, bytes) in [(1, 10), (2, 5_000), (3, 0), (4, 300_000)] {
+            let body = format!(r#"{{"event":{number},"text":"{}"}}"#, "x".repeat(bytes));
+            let event = NewEvent { body: body.clone().into(), ..store.event(&format!("d{number}")) };
+            // To two integrations each: their bodies are read once.
+            let event = store.with_delivery(store.with_delivery(event));
+            for new in &event.deliveries {
+                bodies.insert(new.delivery.id.clone(), (event.event.id.clone(), body.clone()));
+            }
+            store.accept_event(event).await.expect("stored");
+        }
+        let claimed = store.claim("node-a").await;
+        assert_eq!(claimed.len(), bodies.len());
+        for claimed in claimed {
+            let (event, body) = &bodies[&claimed.delivery.id];
+            assert_eq!((&claimed.event.id, &claimed.delivery.event), (event, event));
+            assert!(claimed.body == body.as_bytes(), "{} has another event's body", claimed.delivery.id);
+        }
     }
 
     async fn concurrent_claimers_never_get_the_same_delivery(store: TestStore) {

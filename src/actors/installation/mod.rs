@@ -139,11 +139,19 @@ pub(crate) struct SupervisorDeps {
     pub backfill: Option<BackfillHook>,
     /// Told about every installation that was connected or gained a link.
     pub linked: mpsc::UnboundedSender<InstallationId>,
-    /// Ends the process after the commit of this step; for tests.
+    /// Ends the process after the commit of this step (`<work>.<step>`); for tests.
     pub crash_after: Option<String>,
 }
 
 impl SupervisorDeps {
+    /// For tests: the end of the process at a chosen place.
+    pub fn crash_after(&self, work: &str, step: &str) {
+        let chosen = self.crash_after.as_deref().and_then(|chosen| chosen.split_once('.'));
+        if chosen == Some((work, step)) {
+            std::process::abort();
+        }
+    }
+
     /// Tells whoever waits for connections and links (late binding, the backfill service) of this installation.
     pub fn announce_link(&self, id: &InstallationId) {
         if self.linked.send(id.clone()).is_err() {

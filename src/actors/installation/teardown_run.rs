@@ -53,7 +53,7 @@ pub(super) struct TeardownRun {
 impl TeardownRun {
     /// Works until nothing is due, or somebody else has the lease.
     pub async fn run(self) {
-        self.crash_after(TeardownStep::CloseGate);
+        self.deps.crash_after("teardown", TeardownStep::CloseGate.as_str());
         loop {
             let teardown = match self.claim().await {
                 Ok(Some(teardown)) => teardown,
@@ -85,7 +85,7 @@ impl TeardownRun {
         match self.supervisor.edit(decide).await {
             Ok(true) => {
                 if !matches!(tried, Tried::Failed(_)) {
-                    self.crash_after(step);
+                    self.deps.crash_after("teardown", step.as_str());
                 }
                 true
             }
@@ -94,14 +94,6 @@ impl TeardownRun {
                 tracing::warn!(installation.id = %self.id, step = step.as_str(), %error, "a step was not written");
                 false
             }
-        }
-    }
-
-    /// For tests: the end of the process at a chosen place.
-    fn crash_after(&self, step: TeardownStep) {
-        let chosen = self.deps.crash_after.as_deref().and_then(|point| point.strip_prefix("teardown."));
-        if chosen == Some(step.as_str()) {
-            std::process::abort();
         }
     }
 

@@ -481,7 +481,8 @@ fn caches_are_off() -> bool {
     std::env::var("SIGNALBOX_TEST_NO_CACHE").is_ok_and(|value| value == "1")
 }
 
-/// With `SIGNALBOX_TEST_CRASH_AFTER=<work>.<step>` (a teardown, a transfer) the process ends right after that step's commit, as if killed.
+/// With `SIGNALBOX_TEST_CRASH_AFTER=<work>.<step>` (a teardown, a transfer) the process ends right after that step's commit,
+/// as if killed.
 #[expect(clippy::disallowed_methods, reason = "a switch of the test suite, not a setting")]
 fn crash_point() -> Option<String> {
     std::env::var("SIGNALBOX_TEST_CRASH_AFTER").ok()

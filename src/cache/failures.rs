@@ -10,7 +10,8 @@ const MAX_WEBHOOKS: u64 = 10_000;
 /// How long a failing webhook is remembered: longer than the slowest provider's last retry (Linear: six hours).
 const MAX_AGE: Duration = Duration::from_hours(12);
 
-/// Counts failures by a digest of what a webhook has in common with its retries. Losing it means that a webhook is set aside a few failures later.
+/// Counts failures by a digest of what a webhook has in common with its retries. Losing it means that a webhook is set aside
+/// a few failures later.
 #[derive(Debug, Clone)]
 pub struct FailureCounts(Cache<[u8; 32], u32>);
 

@@ -168,7 +168,8 @@ impl Shared {
         found
     }
 
-    /// From memory if that is fresh; that nothing is sent to it must be so now, because its deliveries die of it. One load serves all who wait for it.
+    /// From memory if that is fresh; that nothing is sent to it must be so now, because its deliveries die of it. One load
+    /// serves all who wait for it.
     async fn recall_target(&self, lane: &SharedLane) -> Found {
         let mut loaded = lane.loaded.lock().await;
         let generation = lane.generation.load(Ordering::Acquire);

@@ -2,7 +2,8 @@
 //!
 //! **Owns** one connection per store and the task that reads it. **Invariants**: whenever notifications may have been
 //! missed (a broken connection, one on which nothing arrives, a reader that fell behind), [`Change::Unknown`] takes their
-//! place, at most [`SILENCE`] and [`ANSWER_TIME`] later, and again and again while nobody can listen. **Must not know** what a change means.
+//! place, at most [`SILENCE`] and [`ANSWER_TIME`] later, and again and again while nobody can listen. **Must not know** what
+//! a change means.
 
 use std::time::{Duration, Instant};
 

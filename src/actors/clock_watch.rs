@@ -1,6 +1,7 @@
-//! Notices that the wall clock was set back.
+//! Notices that the clock was set back by which deliveries are due.
 //!
-//! Due times are wall-clock times, so that every node and every later process can read them. A clock that is set back by
+//! Due times are wall-clock times (the server's, where there is one: `dispatcher/due_clock.rs`), so that every node and every
+//! later process can read them. A clock that is set back by
 //! a day would keep whatever waits for its turn or its retry waiting for that day. One that is set forward makes them
 //! due at once, which needs no help.
 //!

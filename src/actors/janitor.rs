@@ -162,14 +162,14 @@ impl Actor for Janitor {
             let watch = Arc::clone(&watch);
             async move {
                 deps.dispatcher.follow_server_clock().await?;
-                watch_clock(&*deps.store, deps.clock.now(), deps.longest_wait, &watch).await
+                watch_clock(&*deps.store, deps.dispatcher.due_now(), deps.longest_wait, &watch).await
             }
         });
         // Apart from the clock, which a long backlog must not keep from being watched.
         self.every(ctx, CLOCK_EVERY, "backlog", move |deps| {
             let watch = Arc::clone(&watched);
             async move {
-                if hasten_backlog(&*deps.store, &*deps.clock, &watch).await? > 0 {
+                if hasten_backlog(&*deps.store, || deps.dispatcher.due_now(), &watch).await? > 0 {
                     deps.dispatcher.nudge(None);
                 }
                 Ok(())
@@ -181,7 +181,7 @@ impl Actor for Janitor {
         });
         self.every(ctx, READDRESS_ALL_EVERY, "readdress all", |deps| async move { readdress(&deps, None).await });
         self.later(ctx, READDRESS_EVERY, READDRESS_EVERY, "readdress", |deps| async move {
-            let since = deps.clock.now().minus(READDRESS_AGE);
+            let since = deps.dispatcher.due_now().minus(READDRESS_AGE);
             readdress(&deps, Some(since)).await
         });
         self.every(ctx, TEARDOWNS_EVERY, "teardowns", |deps| async move { deps.directory.resume_teardowns().await });
@@ -282,7 +282,7 @@ impl Handler<Drain> for Janitor {
 
 /// Deliveries leased by nodes that are gone fall due at once.
 async fn take_over_leases(deps: &JanitorDeps) -> Result<(), StoreError> {
-    let released = deps.store.release_leases_of_the_gone(&deps.node, deps.clock.now()).await?;
+    let released = deps.store.release_leases_of_the_gone(&deps.node, deps.dispatcher.due_now()).await?;
     if released > 0 {
         tracing::info!(deliveries = released, "took over the deliveries of a node that is gone");
         deps.dispatcher.nudge(None);
@@ -312,14 +312,14 @@ async fn watch_clock(
 /// After a clock that was set back, what waits is due when it would have been. Answers how many deliveries are due earlier.
 async fn hasten_backlog(
     store: &dyn Store,
-    clock: &dyn Clock,
+    now: impl Fn() -> EpochMs,
     watch: &Mutex<Option<ClockWatch>>,
 ) -> Result<u64, StoreError> {
     let lock = || watch.lock().unwrap_or_else(PoisonError::into_inner);
     let owed = || lock().as_ref().and_then(ClockWatch::owed);
     let mut deliveries = 0;
     while let Some((setback, after)) = owed() {
-        let portion = store.hasten_deliveries(&setback, after.as_ref(), clock.now()).await?;
+        let portion = store.hasten_deliveries(&setback, after.as_ref(), now()).await?;
         deliveries += portion.deliveries;
         let is_end = portion.looked_up_to.is_none();
         if let Some(watch) = lock().as_mut() {
@@ -425,7 +425,9 @@ async fn follow<T>(name: &'static str, mut next: impl AsyncFnMut() -> Option<T>,
 /// Gives what waits without a destination the one that serves it now, of what falls due at `since` or later.
 async fn readdress(deps: &JanitorDeps, since: Option<EpochMs>) -> Result<(), StoreError> {
     let fallback = deps.fallback_destination.as_ref();
-    if deps.store.readdress_deliveries(ToReaddress::Undirected { since }, fallback, deps.clock.now()).await? > 0 {
+    if deps.store.readdress_deliveries(ToReaddress::Undirected { since }, fallback, deps.dispatcher.due_now()).await?
+        > 0
+    {
         deps.dispatcher.nudge(None);
     }
     Ok(())
@@ -580,7 +582,7 @@ mod tests {
         let look = async |watch: &Mutex<Option<ClockWatch>>, now| {
             rig.clock.set(now);
             watch_clock(&*rig.store, now, 2 * HOUR, watch).await.expect("watched");
-            hasten_backlog(&*rig.store, &rig.clock, watch).await.expect("hastened")
+            hasten_backlog(&*rig.store, || rig.clock.now(), watch).await.expect("hastened")
         };
         for hastened in [1, 0, 0] {
             assert_eq!(look(&Mutex::new(None), NOW).await, hastened);

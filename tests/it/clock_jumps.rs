@@ -266,3 +266,42 @@ async fn a_clock_that_is_behind_on_one_node_does_not_end_its_leases_for_another(
     other.leave().await;
     behind.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_a_day_off_on_one_node_neither_hurries_nor_delays_what_others_send() {
+    const EVENTS: u64 = 3;
+    let (Some(backend), Some(clock)) = (Backend::postgres().await, FakeClock::find()) else { return };
+    let sink = Sink::start().await.expect("a port");
+    sink.behave("/in", Behaviour::status_only(500));
+    let patient = |options: Options| {
+        options
+            .with("SIGNALBOX_DELIVERY__RETRY_SCHEDULE_S", "600")
+            .with("SIGNALBOX_DELIVERY__CIRCUIT_FAILURES", "100000")
+    };
+    let first = App::start(backend, patient(Options::default())).await;
+    let second = first.start_beside_with(patient(clock.of(Options::default()))).await;
+    let github = subscribed(&first, &sink, &["in"]).await;
+    let mut events = 0;
+    for offset in ["+0", "-1d", "+1d", "+0"] {
+        clock.jump_to(offset);
+        // The janitor looks at the clocks once a second.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        for node in [&first, &second] {
+            post(node, &github, events..events + EVENTS).await;
+            events += EVENTS;
+        }
+        let retries =
+            "SELECT COUNT(*) FROM gw_deliveries WHERE attempts = 1 AND due_at / 1000 - EXTRACT(EPOCH FROM now()) ";
+        let waiting = async {
+            let between = format!("{retries} BETWEEN 400 AND 720");
+            while first.count(&between).await < i64::try_from(events).expect("small") {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(SOON, waiting).await.unwrap_or_else(|_| panic!("at {offset} something waits otherwise"));
+    }
+    let all = usize::try_from(events).expect("small");
+    assert_eq!(sink.total(), all, "each was tried once, and no retry before its time");
+    second.leave().await;
+    first.finish().await;
+}

@@ -171,7 +171,7 @@ impl OneAttempt {
         let is_final = !schedule::is_gone(&answer.result) || self.was_sent_to_its_address().await;
         let decide = if is_final { schedule::decide } else { schedule::decide_on_retry };
         let (tried, schedule) = (self.claimed.delivery.attempts_of_schedule(), &shared.config.retry_schedule);
-        let decision = decide(tried, &answer.result, schedule, now, rand::random());
+        let decision = decide(tried, &answer.result, schedule, shared.due_clock.now(), rand::random());
         let (status, reason, due_at) = match decision {
             Decision::Delivered => (DeliveryStatus::Delivered, None, now),
             Decision::RetryAt { at, reason } => (DeliveryStatus::Pending, Some(reason), at),
@@ -300,7 +300,11 @@ impl OneAttempt {
         self.held = None;
         let fallback = shared.default_target.as_ref().map(|_| DestinationId::configured_default());
         let org = &self.claimed.delivery.org;
-        match shared.store.readdress_deliveries(ToReaddress::OfOrg(org), fallback.as_ref(), shared.clock.now()).await {
+        match shared
+            .store
+            .readdress_deliveries(ToReaddress::OfOrg(org), fallback.as_ref(), shared.due_clock.now())
+            .await
+        {
             Ok(readdressed) => tracing::info!(destination.id = %self.slot.lane().id, readdressed, "destination gone"),
             Err(error) => tracing::warn!(code = error.code(), "deliveries cannot be readdressed"),
         }

@@ -84,12 +84,11 @@ impl Claim {
 
     fn request(&self, ask: Ask) -> ClaimRequest {
         let count = |places: usize| u32::try_from(places).unwrap_or(u32::MAX);
-        let now = self.shared.clock.now();
         ClaimRequest {
             destination: self.open.lane.id.clone(),
             owner: self.shared.node.clone(),
-            now,
-            lease_until: self.shared.lease_until(now),
+            now: self.shared.due_clock.now(),
+            lease_until: self.shared.lease_until(),
             first_tries: count(ask.first_tries),
             retries: count(ask.retries),
             in_all: count(ask.in_all),
@@ -181,7 +180,7 @@ impl Shared {
         if deliveries.is_empty() {
             return;
         }
-        let now = self.clock.now();
+        let now = self.due_clock.now();
         if let Err(error) = self.store.release_leases(&self.node, Some(deliveries), now).await {
             tracing::warn!(code = error.code(), "leases cannot be given back; they will run out");
         }

@@ -13,6 +13,7 @@ mod actor;
 mod attempt;
 mod claim;
 mod destinations;
+mod due_clock;
 mod lanes;
 mod messages;
 mod recording;
@@ -26,7 +27,7 @@ mod tests;
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix::Arbiter;
@@ -162,20 +163,25 @@ impl DispatcherHandle {
         &self.shared.node
     }
 
-    /// Until when a lease that begins now is written.
-    pub fn lease_until(&self, now: EpochMs) -> EpochMs {
-        self.shared.lease_until(now)
+    /// What is due now is due at this time: the time by the clock that all nodes go by.
+    pub fn due_now(&self) -> EpochMs {
+        self.shared.due_clock.now()
     }
 
-    /// Looks at the clock by which other nodes judge this one's leases: what this one's own is behind, its leases are
-    /// written longer.
+    /// Until when a lease that begins now is written.
+    pub fn lease_until(&self) -> EpochMs {
+        self.shared.lease_until()
+    }
+
+    /// Looks at the clock that all nodes go by.
     ///
     /// # Errors
     /// `StoreError` if the store does not answer.
     pub async fn follow_server_clock(&self) -> StoreResult<()> {
-        let server = self.shared.store.server_time().await?;
-        let behind = server.map(|server| server.since(self.shared.clock.now())).unwrap_or_default();
-        self.shared.clock_lag_ms.store(u64::try_from(behind.as_millis()).unwrap_or(0), Ordering::Relaxed);
+        let asked_at = Instant::now();
+        if let Some(server) = self.shared.store.server_time().await? {
+            self.shared.due_clock.follow(server, asked_at);
+        }
         Ok(())
     }
 
@@ -254,7 +260,7 @@ impl DispatcherHandle {
         for lane in shared.lanes.all() {
             lane.seats.clear();
         }
-        let releasing = shared.store.release_leases(&shared.node, None, shared.clock.now());
+        let releasing = shared.store.release_leases(&shared.node, None, shared.due_clock.now());
         match timeout(release_time, releasing).await {
             Ok(Ok(released)) => tracing::info!(released, "the dispatcher is done"),
             Ok(Err(error)) => tracing::warn!(code = error.code(), "leases cannot be given up; they will run out"),

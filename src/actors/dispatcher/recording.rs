@@ -135,7 +135,7 @@ impl Shared {
         let record = &result.record;
         if record.status != DeliveryStatus::Pending {
             self.metrics.delivery_finished(result.provider, &result.org, record.status);
-        } else if lock(&self.retry_times).note(record.due_at, &result.lane.id, self.clock.now()) {
+        } else if lock(&self.retry_times).note(record.due_at, &result.lane.id, self.due_clock.now()) {
             self.wake();
         }
     }

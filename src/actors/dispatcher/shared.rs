@@ -25,6 +25,7 @@ use super::{
     actor::Dispatcher,
     claim::Claim,
     destinations::Target,
+    due_clock::DueClock,
     lanes::{ClaimStart, Lanes},
     messages::Wake,
     recording::RecordQueue,
@@ -80,8 +81,8 @@ pub(super) struct Shared {
     pub held: DashSet<DeliveryId>,
     /// Results that are not recorded yet.
     pub record_queue: Mutex<RecordQueue>,
-    /// What this node's clock is behind the store's.
-    pub clock_lag_ms: AtomicU64,
+    /// By which deliveries are due and leased.
+    pub due_clock: DueClock,
     pub draining: AtomicBool,
     /// Told true when attempts in flight must be cut.
     pub cut: watch::Sender<bool>,
@@ -118,6 +119,7 @@ impl Shared {
             vault: deps.vault,
             metrics: deps.metrics,
             traces: deps.traces,
+            due_clock: DueClock::new(Arc::clone(&deps.clock)),
             clock: deps.clock,
             ids: deps.ids,
             config: deps.config,
@@ -129,7 +131,6 @@ impl Shared {
             retry_times: Mutex::default(),
             held: DashSet::new(),
             record_queue: Mutex::default(),
-            clock_lag_ms: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             cut: watch::Sender::new(false),
             queue: Mutex::default(),
@@ -153,8 +154,7 @@ impl Shared {
     /// only moves forward does not jump, but stands still while the machine is suspended.
     pub(super) fn lease_left(&self, leased_at: Instant, until: Option<EpochMs>) -> Duration {
         let by_monotonic = self.lease().saturating_sub(leased_at.elapsed());
-        let now = self.clock.now().plus(self.clock_lag());
-        until.map_or(by_monotonic, |until| by_monotonic.min(until.since(now)))
+        until.map_or(by_monotonic, |until| by_monotonic.min(until.since(self.due_clock.now_at_the_latest())))
     }
 
     /// How much of a lease an attempt needs: all of its time, and some to record the result before the row is claimed
@@ -163,14 +163,9 @@ impl Shared {
         self.client.timeout() + RECORDING_TIME
     }
 
-    /// Until when a lease that begins now is written, so that it lasts as long by the clock of the store.
-    pub(super) fn lease_until(&self, now: EpochMs) -> EpochMs {
-        now.plus(self.lease() + self.clock_lag())
-    }
-
-    /// How far this node's clock is behind the store's.
-    fn clock_lag(&self) -> Duration {
-        Duration::from_millis(self.clock_lag_ms.load(Ordering::Relaxed))
+    /// Until when a lease that begins now is written.
+    pub(super) fn lease_until(&self) -> EpochMs {
+        self.due_clock.now().plus(self.lease())
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -278,7 +273,7 @@ impl Shared {
         if self.is_draining() {
             return;
         }
-        for destination in lock(&self.retry_times).take_due(self.clock.now()) {
+        for destination in lock(&self.retry_times).take_due(self.due_clock.now()) {
             lock(&self.queue).push(&destination);
         }
         let turns = lock(&self.queue).len();
@@ -301,7 +296,7 @@ impl Shared {
 
     /// How long until the next retry this process knows of.
     pub(super) fn until_next_retry(&self) -> Option<Duration> {
-        lock(&self.retry_times).next().map(|at| at.since(self.clock.now()))
+        lock(&self.retry_times).next().map(|at| at.since(self.due_clock.now()))
     }
 
     // --- polling ----------------------------------------------------------------------------------------------------
@@ -330,7 +325,7 @@ impl Shared {
         drop(self.actor());
         let mut after = lock(&self.polled_up_to).take();
         for _ in 0..POLL_PAGES {
-            match self.store.list_due_destinations(self.clock.now(), after.as_ref(), POLL_PAGE).await {
+            match self.store.list_due_destinations(self.due_clock.now(), after.as_ref(), POLL_PAGE).await {
                 Ok(due) => {
                     for destination in &due {
                         self.want(&destination.destination);

@@ -208,7 +208,7 @@ impl Rig {
     }
 
     async fn commit_body(&self, destinations: &[DestinationId], leased: bool, body: Bytes) -> Vec<ClaimedDelivery> {
-        let lease_until = leased.then(|| self.dispatcher.lease_until(self.clock.now()));
+        let lease_until = leased.then(|| self.dispatcher.lease_until());
         let claimed = self.new_event(destinations, lease_until, &body);
         self.accept(&claimed).await;
         claimed

@@ -154,7 +154,7 @@ impl MendingHandle {
     pub async fn release_held(&self, id: &InstallationId, actor: &Actor) -> Result<u64, StoreError> {
         let mut released = 0;
         // Claiming goes by due time: the chunks follow each other in it, however quickly they are released.
-        let mut due_at = self.pipeline.clock.now().minus(LONGEST_RELEASE);
+        let mut due_at = self.pipeline.dispatcher.due_now().minus(LONGEST_RELEASE);
         loop {
             let held = self.pipeline.store.list_held(id, CHUNK).await?;
             if held.is_empty() {
@@ -196,7 +196,7 @@ impl MendingHandle {
         entry.subject = Some(delivery.id.to_string());
         entry.from_state = Some(delivery.status.to_string());
         entry.to_state = Some(DeliveryStatus::Pending.to_string());
-        let (fallback, now) = (self.pipeline.directory.fallback_destination(), self.pipeline.clock.now());
+        let (fallback, now) = (self.pipeline.directory.fallback_destination(), self.pipeline.dispatcher.due_now());
         let retried = self.pipeline.store.retry_delivery(&delivery.id, fallback, now, &entry).await?;
         if retried {
             // It may have another destination than before.

@@ -383,7 +383,7 @@ impl Pipeline {
 
     /// The rows of planned deliveries, waiting to be claimed (or, on `hold`, to be released).
     pub(super) fn deliveries_of(&self, event: &Event, planned: Vec<PlannedDelivery>, hold: bool) -> Vec<NewDelivery> {
-        let now = self.clock.now();
+        let (now, due_at) = (self.clock.now(), self.dispatcher.due_now());
         planned
             .into_iter()
             .map(|planned| {
@@ -399,7 +399,7 @@ impl Pipeline {
                     status: if hold { DeliveryStatus::Held } else { DeliveryStatus::Pending },
                     attempts: 0,
                     attempts_before_retry: 0,
-                    due_at: now,
+                    due_at,
                     lease_until: None,
                     replay: false,
                     created_at: now,
@@ -418,7 +418,7 @@ impl Pipeline {
             let delivery = &mut new.delivery;
             let destination = delivery.destination.as_ref().filter(|_| delivery.status == DeliveryStatus::Pending);
             if let Some(slot) = destination.and_then(|destination| self.dispatcher.reserve(destination, body_bytes)) {
-                delivery.due_at = self.dispatcher.lease_until(delivery.created_at);
+                delivery.due_at = self.dispatcher.lease_until();
                 delivery.lease_until = Some(delivery.due_at);
                 new.lease_owner = Some(self.dispatcher.node().to_owned());
                 slots.push((index, slot));

@@ -34,6 +34,8 @@ const FENCE: Duration = Duration::from_secs(8);
 /// A node is gone for the others once they have seen its locks free for so long: longer than [`FENCE`], which began when it
 /// lost them at the latest.
 const GRACE: Duration = Duration::from_secs(10);
+/// Who looked longer ago has not seen what was meanwhile.
+const LOOKING_ON: Duration = Duration::from_secs(5);
 /// The server gives up a silent connection, and with it the lock of a machine that died, after about 11 seconds; also one
 /// that an answer was under way to.
 const KEEPALIVES: &str = "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; \
@@ -60,16 +62,24 @@ const SAYS_SO: &str = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'a
 
 /// Since when this process has seen others' locks free.
 #[derive(Debug, Default)]
-pub(super) struct Absences(Mutex<HashMap<String, Instant>>);
+pub(super) struct Absences(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    absent_since: HashMap<String, Instant>,
+    last: Option<Instant>,
+}
 
 impl Absences {
     /// Of the nodes whose locks are free now, those that are gone.
-    pub(super) fn confirm(&self, seem_gone: &[String], now: Instant) -> Vec<String> {
-        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        since.retain(|node, _| seem_gone.contains(node));
+    pub(super) fn confirm(&self, absent: &[String], now: Instant) -> Vec<String> {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_looked_on =
+            seen.last.replace(now).is_some_and(|last| now.saturating_duration_since(last) <= LOOKING_ON);
+        seen.absent_since.retain(|node, _| has_looked_on && absent.contains(node));
         let mut gone = Vec::new();
-        for node in seem_gone {
-            let since = *since.entry(node.clone()).or_insert(now);
+        for node in absent {
+            let since = *seen.absent_since.entry(node.clone()).or_insert(now);
             if now.saturating_duration_since(since) >= GRACE {
                 gone.push(node.clone());
             }
@@ -236,6 +246,8 @@ mod tests {
         assert_eq!(absences.confirm(&both, start), [""; 0]);
         assert_eq!(absences.confirm(&both[..1], start + GRACE / 2), [""; 0], "b is back");
         assert_eq!(absences.confirm(&both, start + GRACE), [a]);
+        assert_eq!(absences.confirm(&both[1..], start + GRACE * 3 / 2), [""; 0], "a is back");
         assert_eq!(absences.confirm(&both[1..], start + 2 * GRACE), [b]);
+        assert_eq!(absences.confirm(&both[1..], start + 4 * GRACE), [""; 0], "nobody has looked for a while");
     }
 }

@@ -15,7 +15,7 @@ use crate::{
         backfill_run::{BackfillRun, BackfillStatus},
         clock::{Clock, Ids},
         ids::InstallationId,
-        installation::{Installation, InstallationStatus},
+        installation::Installation,
         log_entry::{Actor, LogEntry},
         secret::Secret,
     },
@@ -104,7 +104,7 @@ impl BackfillHook {
     async fn tell(&self, id: &InstallationId) -> Result<(), BackfillError> {
         let store = &self.deps.store;
         let Some(installation) = store.find_installation(id).await? else { return Ok(()) };
-        if installation.status != InstallationStatus::Active {
+        if !installation.status.routes() {
             return Ok(());
         }
         let run = self.pending_run(&installation);
@@ -169,11 +169,11 @@ impl BackfillHook {
             return Ok(false);
         }
         let installation = store.find_installation(&run.installation).await?;
-        let is_active = installation.is_some_and(|installation| installation.status == InstallationStatus::Active);
-        if !is_active {
+        let is_connected = installation.is_some_and(|installation| installation.status.routes());
+        if !is_connected {
             self.end(run, BackfillStatus::Cancelled, None).await?;
         }
-        Ok(is_active)
+        Ok(is_connected)
     }
 
     async fn end(&self, run: &BackfillRun, status: BackfillStatus, error: Option<&str>) -> Result<(), StoreError> {

@@ -6,6 +6,14 @@ use bytes::Bytes;
 
 use super::{clock::EpochMs, provider::ProviderSlug};
 
+/// The longest id accepted from a caller, characters.
+pub const MAX_ID_CHARS: usize = 128;
+
+/// Whether an id that a caller chose for its request may be echoed, stored and logged: visible ASCII of sane length.
+pub fn is_acceptable_id(id: &str) -> bool {
+    (1..=MAX_ID_CHARS).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// A name and its value.
 type Header = (Box<str>, Box<[u8]>);
 

@@ -171,14 +171,17 @@ impl Provider for GitHub {
     }
 
     fn extract(&self, headers: &Headers, body: &Bytes) -> Result<Inbound, ExtractError> {
-        let event = header_text(headers, "x-github-event").ok_or(ExtractError::MissingHeader("X-GitHub-Event"))?;
-        let id = header_text(headers, "x-github-delivery").ok_or(ExtractError::MissingHeader("X-GitHub-Delivery"))?;
         let payload = if form::is_form(headers, body) {
             let field = form::find_field(body, b"payload");
             Bytes::from(field.ok_or_else(|| ExtractError::InvalidPayload("the form has no payload field".into()))?)
         } else {
             body.clone()
         };
+        // What cannot be read is said first.
+        let missing =
+            |header| Payload::read(&payload, None).map_or_else(|error| error, |_| ExtractError::MissingHeader(header));
+        let event = header_text(headers, "x-github-event").ok_or_else(|| missing("X-GitHub-Event"))?;
+        let id = header_text(headers, "x-github-delivery").ok_or_else(|| missing("X-GitHub-Delivery"))?;
         understand(event, None, ProviderDeliveryId::new(id), payload)
     }
 

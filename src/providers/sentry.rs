@@ -121,8 +121,11 @@ impl Provider for Sentry {
     }
 
     fn extract(&self, headers: &Headers, body: &Bytes) -> Result<Inbound, ExtractError> {
-        let resource =
-            header_text(headers, "sentry-hook-resource").ok_or(ExtractError::MissingHeader("Sentry-Hook-Resource"))?;
+        let Some(resource) = header_text(headers, "sentry-hook-resource") else {
+            // What cannot be read is said first.
+            Json::body_members(body, ["action"])?;
+            return Err(ExtractError::MissingHeader("Sentry-Hook-Resource"));
+        };
         understand(resource, None, content_id(Self::SLUG, Some(resource), body), body.clone())
     }
 

@@ -261,16 +261,6 @@ pub async fn patch(
     let destination = destination.map(read_destination).transpose()?;
     let events = events.map(|keys| checked_events(&gateway.registry, integration.provider, Some(keys))).transpose()?;
 
-    let mut secret = None;
-    let scope = served_by(&integration);
-    if let Some((url, headers)) = destination {
-        secret = gateway.destinations.put(&scope, &url, headers, &caller.actor()).await?.secret;
-    } else if ends_destination {
-        match gateway.destinations.delete(&scope, &caller.actor()).await {
-            Ok(_) | Err(DestinationsError::NotFound) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
     let integration = if events.is_some() || auto_sync.is_some() {
         let patch = IntegrationPatch { events, auto_sync };
         gateway.directory.patch_integration(&integration.installation, &integration.id, patch, caller.actor()).await?
@@ -278,8 +268,16 @@ pub async fn patch(
         integration
     };
     let mut shown = with_destination(&gateway, &integration).await?;
-    if let Some(secret) = secret.as_ref().and_then(|secret| secret.expose_str()) {
-        shown["destination"]["secret"] = json!(secret);
+    // Last, because nothing may fail any more once there is a secret to be shown, this once.
+    let scope = served_by(&integration);
+    if let Some((url, headers)) = destination {
+        let put = gateway.destinations.put(&scope, &url, headers, &caller.actor()).await?;
+        shown["destination"] = destination_json(&put.view, put.secret.as_ref());
+    } else if ends_destination {
+        match gateway.destinations.delete(&scope, &caller.actor()).await {
+            Ok(_) | Err(DestinationsError::NotFound) => shown["destination"] = Value::Null,
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(HttpResponse::Ok().json(shown))
 }

@@ -20,15 +20,16 @@ use actix_web::{
 use futures_util::future::{Ready, ready};
 
 use super::{cors::CrossOrigin, error_codes as codes, problem::Problem, unread_body::ReadingEnd};
-use crate::{model::clock::Ids, telemetry::request_log::RequestLine};
+use crate::{
+    model::{clock::Ids, webhook::is_acceptable_id},
+    telemetry::request_log::RequestLine,
+};
 
 /// Named by the caller or made here; echoed.
 pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Names what several requests belong to; the request id unless the caller says otherwise.
 pub static CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 
-/// The longest id accepted from a caller, characters.
-const MAX_ID_CHARS: usize = 128;
 /// What `Retry-After` says on every 503, seconds.
 const RETRY_AFTER_S: &str = "1";
 
@@ -52,9 +53,7 @@ impl RequestIds {
 
 /// A header's value, if it may be echoed, stored and logged.
 fn acceptable(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    let value = headers.get(name)?.to_str().ok()?;
-    let fits = (1..=MAX_ID_CHARS).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_graphic());
-    fits.then(|| value.to_owned())
+    headers.get(name)?.to_str().ok().filter(|id| is_acceptable_id(id)).map(str::to_owned)
 }
 
 impl FromRequest for RequestIds {
@@ -127,7 +126,8 @@ pub async fn frame(
         log_cause(problem, &ids);
         response = write_problem(response, problem, &ids);
     }
-    set_headers(response.headers_mut(), &ids);
+    let is_unavailable = response.status() == StatusCode::SERVICE_UNAVAILABLE;
+    set_headers(response.headers_mut(), &ids, is_unavailable);
     cross_origin.set_headers(response.headers_mut());
     log_line(&response, problem.as_ref(), &ids, started);
     Ok(match reading_end {
@@ -175,9 +175,6 @@ fn write_problem(
         }
         let headers = &mut head.headers;
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if status == 503 {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
-        }
         if problem.code() == &codes::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -185,11 +182,14 @@ fn write_problem(
     })
 }
 
-fn set_headers(headers: &mut HeaderMap, ids: &RequestIds) {
+fn set_headers(headers: &mut HeaderMap, ids: &RequestIds, is_unavailable: bool) {
     for (name, value) in [(&REQUEST_ID, &ids.request), (&CORRELATION_ID, &ids.correlation)] {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(name.clone(), value);
         }
+    }
+    if is_unavailable {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let unless_set = [
@@ -250,7 +250,10 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::model::clock::{EpochMs, ManualClock};
+    use crate::model::{
+        clock::{EpochMs, ManualClock},
+        webhook::MAX_ID_CHARS,
+    };
 
     async fn fails() -> Result<HttpResponse, Problem> {
         Err(Problem::new(&codes::STORE_UNAVAILABLE).caused_by("disk full on /var/lib"))

@@ -73,8 +73,11 @@ async fn rows(db: &mut PgConnection, table: &'static str) -> StoreResult<Option<
     if !exists(db, table).await? {
         return Ok(None);
     }
-    // One of our own names, not anybody's input. By the text of the row, so that two runs see one order.
-    let sql = format!("SELECT to_jsonb(t)::text FROM {table} t ORDER BY t.created_at NULLS LAST, t.id");
+    // One of our own names, not anybody's input. By the text of the row, so that two runs see one order, and that a table
+    // without one of these columns has one too.
+    let sql = format!(
+        "SELECT to_jsonb(t)::text FROM {table} t ORDER BY to_jsonb(t)->>'created_at' NULLS LAST, to_jsonb(t)->>'id'"
+    );
     let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(db).await?;
     let objects = rows.iter().map(|row| {
         let text: &str = row.try_get(0)?;

@@ -806,6 +806,12 @@ async fn the_backfill_service_hears_of_a_connection_once_when_it_is_active_for_t
         stage.app.operator("org_a").ask("POST", &path, Some(&link)).await.expect("linked");
         assert_eq!(stage.backfills("org_a", id, 2).await, 2, "a link is told of as before");
     }
+    // A dead token keeps nobody from linking, nor the service from hearing of it.
+    stage.app.write_rows(&format!("UPDATE gw_installations SET status = 'needs_reauth' WHERE id = '{sentry}'")).await;
+    let link = json!({"providerResourceId": "2"});
+    let path = format!("/connections/{sentry}/resources");
+    stage.app.operator("org_a").ask("POST", &path, Some(&link)).await.expect("linked");
+    assert_eq!(stage.backfills("org_a", &sentry, 3).await, 3);
     // What had ended begins anew.
     assert_eq!(stage.call("org_a", "DELETE", &format!("/connections/{linear}")).await.status, 200);
     assert_eq!(connect("linear", "active").await, linear);

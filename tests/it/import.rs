@@ -40,7 +40,7 @@ const TABLES: &str = "
         created_at timestamptz NOT NULL DEFAULT now(), updated_at timestamptz);
     CREATE TABLE lightfast_gw_resources (id varchar(191) PRIMARY KEY, installation_id varchar(191) NOT NULL,
         provider_resource_id varchar(191) NOT NULL, resource_name varchar(500), status varchar(50) NOT NULL,
-        created_at timestamptz NOT NULL DEFAULT now(), updated_at timestamptz);
+        updated_at timestamptz);
     CREATE TABLE lightfast_workspace_integrations (id varchar(191) PRIMARY KEY, workspace_id varchar(191) NOT NULL,
         installation_id varchar(191), connected_by varchar(191), provider varchar(50), source_config jsonb NOT NULL,
         provider_resource_id varchar(191), is_active boolean NOT NULL DEFAULT true,

@@ -23,6 +23,7 @@ on_both! {
         app.subscribe("org", "ws", &github, Some(&["github:push"])).await;
         let facts = github.facts(1, SystemClock.now());
         let rotated = github.provider.event("github:push", &facts, b"the secret nobody told us about").expect("known");
+        let rotated = rotated.with_header("x-correlation-id", Some("cor-of-its-sender"));
         for _ in 0..2 {
             let answer = app.outsider().post_webhook("github", &rotated).await.expect("an answer");
             assert_eq!(answer.status, 401);
@@ -40,7 +41,8 @@ on_both! {
         app.restart().await;
         let mended = app.operator("org").ask_for_all("POST", "/admin/quarantine/reverify").await.expect("an answer");
         assert_eq!((mended["accepted"].as_i64(), mended["rejected"].as_i64()), (Some(1), Some(0)), "{mended}");
-        sink.wait_for(1, SOON).await.expect("delivered at last");
+        let delivered = sink.wait_for(1, SOON).await.expect("delivered at last");
+        assert_eq!(delivered[0].headers.get("x-correlation-id"), Some("cor-of-its-sender"));
         let empty = app.operator("org").ask_for_all("GET", "/admin/quarantine").await.expect("an answer");
         assert_eq!(empty["items"], json!([]));
         app.finish().await;

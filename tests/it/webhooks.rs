@@ -57,6 +57,8 @@ on_both! {
         let foreign = github.provider.event("github:push", &facts, b"another secret").expect("known");
         refused(&app, "github", &foreign, 401, "invalid_signature").await;
         refused(&app, "github", &genuine.clone().with_header("x-github-event", None), 400, "missing_required_headers").await;
+        let neither = github.provider.signing.sign(Vec::new(), "[]", github.provider.secret.as_bytes(), Encoding::Json);
+        refused(&app, "github", &neither, 400, "invalid_payload").await;
         refused(&app, "github", &genuine.clone().with_header("x-github-delivery", None), 400, "missing_required_headers").await;
         refused(&app, "github", &genuine.clone().with_header("content-encoding", Some("gzip")), 415, "unsupported_content_encoding").await;
         for body in [&b""[..], b"[]", b"\"text\"", b"12", b"{", b"{}}", b"\xff\xfe{}", b"null"] {

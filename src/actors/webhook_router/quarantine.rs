@@ -25,7 +25,7 @@ use crate::{
         clock::{Clock, EpochMs, Ids},
         ids::QuarantineId,
         provider::ProviderSlug,
-        webhook::{Headers, ReceivedWebhook},
+        webhook::{Headers, ReceivedWebhook, is_acceptable_id},
     },
     providers::{Provider, Registry},
     store::{QuarantineBounds, Quarantined, SharedStore, StoreError},
@@ -311,7 +311,11 @@ pub(super) fn webhook_of(row: &Quarantined) -> Option<ReceivedWebhook> {
             _ => return None,
         }
     }
-    Some(received(row.provider, headers, row.body.clone(), row.received_at, row.id.to_string()))
+    // As it was when it came: what it belongs to, if its sender said so.
+    let named = ["x-correlation-id", "x-request-id"].into_iter().filter_map(|name| headers.get(name));
+    let correlation_id = named.filter(|id| is_acceptable_id(id)).map(str::to_owned).next();
+    let correlation_id = correlation_id.unwrap_or_else(|| row.id.to_string());
+    Some(received(row.provider, headers, row.body.clone(), row.received_at, correlation_id))
 }
 
 fn received(

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{BackfillStatus, HealStatus, StepStatus, TeardownStatus, TeardownStep, Time, shapes};
+use super::{BackfillStatus, HealStatus, StepStatus, TeardownStatus, TeardownStep, Time, TimeOrMillis, shapes};
 
 shapes! {
     /// Where a person's browser goes to connect.
@@ -155,8 +155,7 @@ shapes! {
 
     /// What to compare.
     HealRequest { provider: String, }, sometimes {
-        /// RFC 3339 or epoch milliseconds.
-        since: Time,
+        since: TimeOrMillis,
     }
 
     /// A comparison of a provider's delivery log with what was received.

@@ -4,7 +4,7 @@ use utoipa::{
     IntoParams, PartialSchema, ToSchema,
     openapi::{
         RefOr, Schema,
-        schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type},
+        schema::{KnownFormat, ObjectBuilder, OneOfBuilder, SchemaFormat, Type},
     },
 };
 
@@ -77,6 +77,23 @@ impl PartialSchema for Time {
 }
 
 impl ToSchema for Time {}
+
+/// A time, as text or as a number.
+pub struct TimeOrMillis;
+
+impl PartialSchema for TimeOrMillis {
+    fn schema() -> RefOr<Schema> {
+        let millis = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0));
+        let millis = millis.description(Some("Epoch milliseconds."));
+        OneOfBuilder::new()
+            .item(Time::schema())
+            .item(millis)
+            .description(Some("RFC 3339 or epoch milliseconds."))
+            .into()
+    }
+}
+
+impl ToSchema for TimeOrMillis {}
 
 /// Which page of a list.
 #[derive(IntoParams)]

@@ -200,6 +200,17 @@ impl DestinationsHandle {
         Ok(Page { items, next_cursor: page.next_cursor })
     }
 
+    /// Looks at a URL and headers that somebody wants to set; the URL as it is written down.
+    ///
+    /// # Errors
+    /// [`DestinationsError`] if the URL or a header is refused.
+    pub fn check(&self, url: &str, headers: &BTreeMap<String, String>) -> Result<String, DestinationsError> {
+        let checked = validate_url(url, self.deps().allow_private_networks)
+            .map_err(|why| DestinationsError::UrlRefused(why.to_string()))?;
+        validate_headers(headers).map_err(|why| DestinationsError::HeaderRefused(why.to_string()))?;
+        Ok(as_written(url, &checked))
+    }
+
     /// Creates or replaces the destination of this scope. A replaced one keeps its secret, loses the headers that are
     /// not given again, and is in use again if it was disabled.
     ///
@@ -212,13 +223,7 @@ impl DestinationsHandle {
         headers: BTreeMap<String, String>,
         actor: &Actor,
     ) -> Result<PutDestination, DestinationsError> {
-        let checked = validate_url(url, self.deps().allow_private_networks)
-            .map_err(|why| DestinationsError::UrlRefused(why.to_string()))?;
-        let url = as_written(url, &checked);
-        if let Err(why) = validate_headers(&headers) {
-            return Err(DestinationsError::HeaderRefused(why.to_string()));
-        }
-
+        let url = self.check(url, &headers)?;
         let _writing = self.shared.writing.lock().await;
         for _write in 0..MAX_WRITES {
             let now = self.deps().clock.now();

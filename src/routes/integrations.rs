@@ -261,6 +261,10 @@ pub async fn patch(
     let destination = destination.map(read_destination).transpose()?;
     let events = events.map(|keys| checked_events(&gateway.registry, integration.provider, Some(keys))).transpose()?;
 
+    if let Some((url, headers)) = &destination {
+        // Before anything is changed.
+        gateway.destinations.check(url, headers)?;
+    }
     let integration = if events.is_some() || auto_sync.is_some() {
         let patch = IntegrationPatch { events, auto_sync };
         gateway.directory.patch_integration(&integration.installation, &integration.id, patch, caller.actor()).await?

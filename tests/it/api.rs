@@ -471,6 +471,27 @@ on_both! {
         app.finish().await;
     }
 
+    async fn a_patch_that_is_refused_changes_nothing_and_one_that_resumes_lifts_an_imported_pause(backend) {
+        let scene = Scene::set(App::start(backend, Options::default()).await).await;
+        let (mut operator, path) = (scene.app.operator("org"), scene.path("/integrations/{int}"));
+        let before = operator.ask("GET", &path, None).await.expect("there");
+        let reserved = json!({"url": scene.sink.url("/"), "headers": {"webhook-id": "x"}});
+        for destination in [json!({"url": "ftp://sink.example"}), reserved] {
+            let body = json!({"events": [], "autoSync": false, "destination": destination});
+            assert_eq!(operator.call("PATCH", &path, Some(&body)).await.expect("an answer").status, 400);
+            assert_eq!(operator.ask("GET", &path, None).await.expect("there"), before);
+        }
+        scene.app.write_rows("UPDATE workspace_integrations SET status = 'paused'").await;
+        let (_, answer) = scene.app.post_event(&scene.github, "github:push", 40).await;
+        assert_eq!(answer.json()["outcome"], "filtered");
+        let resumed = operator.ask("PATCH", &path, Some(&json!({"autoSync": true}))).await.expect("patched");
+        assert_eq!(resumed["status"], "active", "{resumed}");
+        let (_, answer) = scene.app.post_event(&scene.github, "github:push", 41).await;
+        assert_eq!(answer.json()["outcome"], "routed");
+        scene.sink.wait_for(2, SOON).await.expect("delivered");
+        scene.app.finish().await;
+    }
+
     async fn a_destinations_url_may_be_long_and_is_shown_as_its_owner_wrote_it(backend) {
         let sink = Sink::start().await.expect("a port");
         sink.behave("/", Behaviour::status_only(410));

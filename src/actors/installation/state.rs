@@ -360,8 +360,18 @@ pub fn patch_integration(
     let integration = &mut record.integrations[position];
     set_events(&mut integration.source_config, patch.events.as_deref(), patch.auto_sync);
     integration.updated_at = edit.now;
+    let from = integration.status;
+    // Imported ones are paused by their status.
+    if patch.auto_sync == Some(true) && from == IntegrationStatus::Paused {
+        integration.status = IntegrationStatus::Active;
+        integration.status_reason = None;
+    }
     let changed = integration.clone();
-    let entry = edit.entry(record, "integration.changed", Some(id.to_string()));
+    let mut entry = edit.entry(record, "integration.changed", Some(id.to_string()));
+    if changed.status != from {
+        entry.from_state = Some(from.to_string());
+        entry.to_state = Some(changed.status.to_string());
+    }
     record.log.push(entry);
     Ok(changed)
 }

@@ -70,7 +70,9 @@ pub fn weigh(row: &SealedToken, rejected: Option<u64>, eased_until: Option<Epoch
         Some(claim) if now < claim.until => Weighed::Wait,
         Some(_lapsed) => Weighed::Renew { suspect: true },
         None => {
-            let is_due = renewal_due(row.updated_at, row.expires_at).is_some_and(|due| due <= now);
+            // What cannot be renewed is good until its end.
+            let is_renewable = row.refresh.is_some();
+            let is_due = is_renewable && renewal_due(row.updated_at, row.expires_at).is_some_and(|due| due <= now);
             let is_eased = eased_until.is_some_and(|until| now < until);
             if is_usable(row, rejected, now) && (!is_due || is_eased) {
                 Weighed::HandOut
@@ -235,6 +237,13 @@ mod tests {
         assert_eq!(weigh(&short, None, None, NOW.plus(MINUTE * 3)), Weighed::HandOut);
         assert_eq!(weigh(&short, None, None, NOW.plus(MINUTE * 4)), Weighed::Renew { suspect: false });
         assert_eq!(weigh(&row(None), None, None, NOW.plus(MINUTE * 1_000_000)), Weighed::HandOut);
+    }
+
+    #[test]
+    fn a_token_that_cannot_be_renewed_is_handed_out_until_its_end() {
+        let hour = SealedToken { refresh: None, ..row(Some(MINUTE * 60)) };
+        assert_eq!(weigh(&hour, None, None, NOW.plus(MINUTE * 59)), Weighed::HandOut);
+        assert_eq!(weigh(&hour, None, None, NOW.plus(MINUTE * 60)), Weighed::Renew { suspect: false });
     }
 
     #[test]

@@ -62,7 +62,7 @@ fn answer(text: &str, rest: &[u8]) {
         let schedule = [Duration::ZERO, Duration::from_secs(5), Duration::from_secs(u64::from(u32::MAX))];
         for (attempt, scheduled) in schedule.iter().enumerate() {
             let attempts = u32::try_from(attempt).expect("three");
-            if let Decision::RetryAt { at, .. } = decide(attempts, &result, &schedule, now, 0.999_999) {
+            if let Decision::RetryAt { at, .. } = decide(attempts, &result, false, &schedule, now, 0.999_999) {
                 assert!(at >= now && at <= now.plus(*scheduled * 2), "a wait of more than twice the scheduled one");
             }
         }

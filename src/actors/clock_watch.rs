@@ -1,9 +1,8 @@
 //! Notices that the clock was set back by which deliveries are due.
 //!
 //! Due times are wall-clock times (the server's, where there is one: `dispatcher/due_clock.rs`), so that every node and every
-//! later process can read them. A clock that is set back by
-//! a day would keep whatever waits for its turn or its retry waiting for that day. One that is set forward makes them
-//! due at once, which needs no help.
+//! later process can read them. A clock that is set back by a day would keep whatever waits for its turn or its retry waiting
+//! for that day. One that is set forward makes them due at once, which needs no help.
 //!
 //! **Invariants**: compared with the monotonic clock, so that time passing is not a jump; what was noticed is owed until
 //! somebody says that all of the backlog has been looked at, and to no delivery twice. Pure: both clocks are arguments. **Must not know** what is done about it.

@@ -34,30 +34,22 @@ pub enum Decision {
 }
 
 /// Decides what follows from `result`, the delivery having had `attempts_before` attempts of this schedule before it.
-/// `schedule` holds the waits before each retry; `random` is in `[0, 1)`.
+/// `schedule` holds the waits before each retry; `random` is in `[0, 1)`. A 410 is the end unless the address that it came
+/// from was replaced meanwhile.
 pub fn decide(
     attempts_before: u32,
     result: &AttemptResult,
-    schedule: &[Duration],
-    now: EpochMs,
-    random: f64,
-) -> Decision {
-    match result {
-        AttemptResult::Answered { status: 200..=299, .. } => Decision::Delivered,
-        AttemptResult::Answered { status: 410, .. } => Decision::Dead { reason: result.code() },
-        _ => decide_on_retry(attempts_before, result, schedule, now, random),
-    }
-}
-
-/// The same for what is not the end by itself: also a 410 of an address that its owner has replaced meanwhile.
-pub fn decide_on_retry(
-    attempts_before: u32,
-    result: &AttemptResult,
+    address_was_replaced: bool,
     schedule: &[Duration],
     now: EpochMs,
     random: f64,
 ) -> Decision {
     let reason = result.code();
+    match result {
+        AttemptResult::Answered { status: 200..=299, .. } => return Decision::Delivered,
+        AttemptResult::Answered { status: 410, .. } if !address_was_replaced => return Decision::Dead { reason },
+        _ => {}
+    }
     let step = usize::try_from(attempts_before).ok().and_then(|step| schedule.get(step));
     step.map_or(Decision::Dead { reason }, |&scheduled| Decision::RetryAt {
         at: now.plus(wait(scheduled, asked_wait(result), random)),
@@ -120,7 +112,7 @@ mod tests {
     }
 
     fn retry_in_ms(attempts_before: u32, result: &AttemptResult, random: f64) -> i64 {
-        match decide(attempts_before, result, &schedule(), NOW, random) {
+        match decide(attempts_before, result, false, &schedule(), NOW, random) {
             Decision::RetryAt { at, .. } => at.0 - NOW.0,
             other => panic!("{other:?} is no retry"),
         }
@@ -130,7 +122,7 @@ mod tests {
     fn every_2xx_is_delivered_however_often_it_was_tried() {
         for status in [200, 201, 202, 204, 299] {
             for attempts in [0, 5, 99] {
-                let decision = decide(attempts, &answered(status), &schedule(), NOW, MIDDLE);
+                let decision = decide(attempts, &answered(status), false, &schedule(), NOW, MIDDLE);
                 assert_eq!(decision, Decision::Delivered, "{status}");
             }
         }
@@ -138,7 +130,9 @@ mod tests {
 
     #[test]
     fn a_410_is_dead_at_once() {
-        assert_eq!(decide(0, &answered(410), &schedule(), NOW, MIDDLE), Decision::Dead { reason: "gone" });
+        assert_eq!(decide(0, &answered(410), false, &schedule(), NOW, MIDDLE), Decision::Dead { reason: "gone" });
+        let of_a_former_address = decide(0, &answered(410), true, &schedule(), NOW, MIDDLE);
+        assert!(matches!(of_a_former_address, Decision::RetryAt { reason: "gone", .. }), "{of_a_former_address:?}");
         assert!(is_gone(&answered(410)) && !is_gone(&answered(404)) && !is_gone(&AttemptResult::TimedOut));
     }
 
@@ -159,16 +153,16 @@ mod tests {
             for (attempts_before, wait) in (0..).zip(schedule()) {
                 let at = NOW.plus(wait);
                 let expected = Decision::RetryAt { at, reason };
-                assert_eq!(decide(attempts_before, &result, &schedule(), NOW, MIDDLE), expected);
+                assert_eq!(decide(attempts_before, &result, false, &schedule(), NOW, MIDDLE), expected);
             }
-            assert_eq!(decide(5, &result, &schedule(), NOW, MIDDLE), Decision::Dead { reason });
-            assert_eq!(decide(u32::MAX, &result, &schedule(), NOW, MIDDLE), Decision::Dead { reason });
+            assert_eq!(decide(5, &result, false, &schedule(), NOW, MIDDLE), Decision::Dead { reason });
+            assert_eq!(decide(u32::MAX, &result, false, &schedule(), NOW, MIDDLE), Decision::Dead { reason });
         }
     }
 
     #[test]
     fn without_a_schedule_the_first_failure_is_the_last() {
-        assert_eq!(decide(0, &AttemptResult::TimedOut, &[], NOW, MIDDLE), Decision::Dead { reason: "timeout" });
+        assert_eq!(decide(0, &AttemptResult::TimedOut, false, &[], NOW, MIDDLE), Decision::Dead { reason: "timeout" });
     }
 
     #[test]
@@ -213,7 +207,7 @@ mod tests {
         fn a_delivery_always_ends(results in proptest::collection::vec(300_u16..600, 0..20)) {
             let schedule = schedule();
             for (attempts_before, status) in (0..).zip(results) {
-                let decision = decide(attempts_before, &answered(status), &schedule, NOW, 0.3);
+                let decision = decide(attempts_before, &answered(status), false, &schedule, NOW, 0.3);
                 let last = attempts_before as usize >= schedule.len() || status == 410;
                 prop_assert_eq!(matches!(decision, Decision::Dead { .. }), last);
             }

@@ -34,6 +34,12 @@ async fn keep(store: &TestStore, webhook: &Quarantined, bounds: QuarantineBounds
     Ok(kept.pop().expect("an answer for each"))
 }
 
+/// The bodies of what is kept, oldest first.
+async fn bodies(store: &TestStore) -> Vec<String> {
+    let kept = store.list_quarantined_bodies(None, None, 10).await.expect("read").into_iter();
+    kept.map(|webhook| String::from_utf8_lossy(&webhook.body).into_owned()).collect()
+}
+
 store_suite! {
     async fn a_quarantined_webhook_is_listed_without_and_read_with_its_body(store: TestStore) {
         let first = webhook(&store, "first");
@@ -110,26 +116,18 @@ store_suite! {
         for number in 0..5 {
             keep(&store, &webhook(&store, &format!("{number}")), bounds).await.expect("kept");
         }
-        let bodies = async || {
-            let kept = store.list_quarantined_bodies(None, None, 10).await.expect("read").into_iter();
-            kept.map(|webhook| String::from_utf8_lossy(&webhook.body).into_owned()).collect::<Vec<_>>()
-        };
-        assert_eq!(bodies().await, ["2", "3", "4"]);
+        assert_eq!(bodies(&store).await, ["2", "3", "4"]);
         let long = "x".repeat(999);
         keep(&store, &webhook(&store, &long), bounds).await.expect("kept");
-        assert_eq!(bodies().await, ["4", &long]);
+        assert_eq!(bodies(&store).await, ["4", &long]);
         let too_long = "x".repeat(1_001);
         assert_eq!(keep(&store, &webhook(&store, &too_long), bounds).await.expect("answered").1, 0);
-        assert_eq!(bodies().await, ["4", &long], "what cannot fit pushes nobody out");
+        assert_eq!(bodies(&store).await, ["4", &long], "what cannot fit pushes nobody out");
     }
 
     async fn what_anybody_can_send_makes_room_before_what_was_genuinely_signed(store: TestStore) {
         let bounds = QuarantineBounds { max_count: 4, max_bytes: 1_000 };
         let because = |cause: &str, body: &str| Quarantined { cause: cause.into(), ..webhook(&store, body) };
-        let bodies = async || {
-            let kept = store.list_quarantined_bodies(None, None, 10).await.expect("read").into_iter();
-            kept.map(|webhook| String::from_utf8_lossy(&webhook.body).into_owned()).collect::<Vec<_>>()
-        };
         let first = because("handling_panicked", "genuine 1");
         keep(&store, &first, bounds).await.expect("kept");
         keep(&store, &because("invalid_payload", "genuine 2"), bounds).await.expect("kept");
@@ -143,22 +141,22 @@ store_suite! {
         for (number, error) in unverified.into_iter().enumerate() {
             keep(&store, &because(error.code(), &number.to_string()), bounds).await.expect("kept");
         }
-        assert_eq!(bodies().await, ["genuine 1", "genuine 2", "3", "4"], "the oldest of them first");
+        assert_eq!(bodies(&store).await, ["genuine 1", "genuine 2", "3", "4"], "the oldest of them first");
         let large = "x".repeat(990);
         keep(&store, &because("invalid_signature", &large), bounds).await.expect("answered");
-        assert_eq!(bodies().await, ["genuine 1", "genuine 2"], "not even for the newest");
+        assert_eq!(bodies(&store).await, ["genuine 1", "genuine 2"], "not even for the newest");
 
         for number in 3..=5 {
             let genuine = because("handling_panicked", &format!("genuine {number}"));
             keep(&store, &genuine, bounds).await.expect("kept");
         }
-        assert_eq!(bodies().await, ["genuine 2", "genuine 3", "genuine 4", "genuine 5"]);
+        assert_eq!(bodies(&store).await, ["genuine 2", "genuine 3", "genuine 4", "genuine 5"]);
         // It comes again, in the row of its first time: its provider may be told that it is kept.
         let again = [because("invalid_payload", "genuine 2"), because("handling_panicked", "genuine 6")];
         store.quarantine(&again[..1], QuarantineBounds { max_count: 3, ..bounds }).await.expect("kept");
-        assert_eq!(bodies().await, ["genuine 2", "genuine 4", "genuine 5"]);
+        assert_eq!(bodies(&store).await, ["genuine 2", "genuine 4", "genuine 5"]);
         keep(&store, &again[1], bounds).await.expect("kept");
-        assert_eq!(bodies().await, ["genuine 2", "genuine 4", "genuine 5", "genuine 6"]);
+        assert_eq!(bodies(&store).await, ["genuine 2", "genuine 4", "genuine 5", "genuine 6"]);
     }
 
     async fn what_is_genuine_and_kept_together_pushes_none_of_it_out_or_is_answered_as_not_kept(store: TestStore) {
@@ -172,14 +170,10 @@ store_suite! {
         all.extend(["forged 1", "forged 2"].map(|body| because("invalid_signature", body)));
         let kept = store.quarantine(&all, bounds).await.expect("kept");
         assert_eq!(kept.iter().map(|(_, times)| *times).collect::<Vec<_>>(), [2, 2, 2, 1, 1]);
-        let bodies = async || {
-            let kept = store.list_quarantined_bodies(None, None, 10).await.expect("read").into_iter();
-            kept.map(|webhook| String::from_utf8_lossy(&webhook.body).into_owned()).collect::<Vec<_>>()
-        };
-        assert_eq!(bodies().await, ["1", "2", "3", "forged 2"]);
+        assert_eq!(bodies(&store).await, ["1", "2", "3", "forged 2"]);
         let narrow = QuarantineBounds { max_count: 2, ..bounds };
         let kept = store.quarantine(&all[..3], narrow).await.expect("kept");
         assert_eq!(kept.iter().map(|(_, times)| *times).collect::<Vec<_>>(), [0, 3, 3], "there is no room for the first");
-        assert_eq!(bodies().await, ["2", "3"]);
+        assert_eq!(bodies(&store).await, ["2", "3"]);
     }
 }

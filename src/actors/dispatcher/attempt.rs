@@ -168,10 +168,10 @@ impl OneAttempt {
         let aftermath = self.slot.judge(Verdict::of(&answer.result), now);
         self.follow_up(&answer.result, aftermath, now);
 
-        let is_final = !schedule::is_gone(&answer.result) || self.was_sent_to_its_address().await;
-        let decide = if is_final { schedule::decide } else { schedule::decide_on_retry };
-        let (tried, schedule) = (self.claimed.delivery.attempts_of_schedule(), &shared.config.retry_schedule);
-        let decision = decide(tried, &answer.result, schedule, shared.due_clock.now(), rand::random());
+        let replaced = schedule::is_gone(&answer.result) && !self.was_sent_to_its_address().await;
+        let (tried, waits) = (self.claimed.delivery.attempts_of_schedule(), &shared.config.retry_schedule);
+        let due_now = shared.due_clock.now();
+        let decision = schedule::decide(tried, &answer.result, replaced, waits, due_now, rand::random());
         let (status, reason, due_at) = match decision {
             Decision::Delivered => (DeliveryStatus::Delivered, None, now),
             Decision::RetryAt { at, reason } => (DeliveryStatus::Pending, Some(reason), at),

@@ -40,6 +40,9 @@ const LOOKING_ON: Duration = Duration::from_secs(5);
 /// that an answer was under way to.
 const KEEPALIVES: &str = "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; \
                           SET tcp_user_timeout = 11000";
+/// Whether a connection that says so is heard: it was made while nobody took over.
+const SAYS_SO: &str = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' \
+                       AND granted AND pid = pg_backend_pid())";
 
 /// The keys of a node's locks: its own, of which there is one, and that of its connections, which they share.
 pub(super) fn keys(node: &str) -> [i64; 2] {
@@ -55,10 +58,6 @@ pub(super) fn of_connection(node: &str) -> String {
     let [_, shared] = keys(node);
     format!("{KEEPALIVES}; SELECT pg_try_advisory_lock_shared({shared})")
 }
-
-/// Whether a connection that says so is heard: it was made while nobody took over.
-const SAYS_SO: &str = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' \
-                       AND granted AND pid = pg_backend_pid())";
 
 /// Since when this process has seen others' locks free.
 #[derive(Debug, Default)]

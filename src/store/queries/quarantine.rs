@@ -102,9 +102,9 @@ async fn make_room(
     let newest = &promised[promised.len().saturating_sub(1)..];
     let mut gone = Vec::new();
     for (unverified, spared) in [(true, promised), (false, promised), (false, newest)] {
+        let spared = list(spared.iter().map(QuarantineId::as_str));
         while !within(webhooks, bytes) {
-            let spared = list(spared.iter().map(QuarantineId::as_str));
-            let oldest = query(OLDEST).bind(spared).bind(list(UNVERIFIED)).bind(unverified).bind(OLDEST_ROWS);
+            let oldest = query(OLDEST).bind(&*spared).bind(list(UNVERIFIED)).bind(unverified).bind(OLDEST_ROWS);
             let mut doomed = Vec::new();
             for row in oldest.fetch_all(&mut *db.conn).await? {
                 if within(webhooks, bytes) {

@@ -25,13 +25,27 @@ const DELIVERIES_A_PASS: i64 = 5_000;
 /// Minutes of activity deleted at once. Retention looks once a minute at least, so that none is left behind.
 const MINUTES_AT_ONCE: i64 = 10;
 
-/// Old events, with how many deliveries they have, how many of those are open or dead, and how many of those have not
-/// expired. Counted, because PostgreSQL reads a whole table of deliveries once for what it can turn into a join.
-const LOOK_AT_EVENTS: &str = "SELECT e.id, (SELECT COUNT(*) FROM gw_deliveries d WHERE d.event_id = e.id), \
+/// The deliveries of an event that keep it: open ones, and dead letters that have not expired.
+macro_rules! deliveries_that_keep_it {
+    ($dead_letters:literal) => {
+        concat!(
+            "gw_deliveries d WHERE d.event_id = e.id AND d.status <> 'delivered' \
+             AND (d.status <> 'dead' OR d.finished_at >= ",
+            $dead_letters,
+            ")"
+        )
+    };
+}
+
+/// Old events, with how many deliveries they have, how many of those are open or dead, and how many of those keep their
+/// event. Counted, because PostgreSQL reads a whole table of deliveries once for what it can turn into a join.
+const LOOK_AT_EVENTS: &str = concat!(
+    "SELECT e.id, (SELECT COUNT(*) FROM gw_deliveries d WHERE d.event_id = e.id), \
      (SELECT COUNT(*) FROM gw_deliveries d WHERE d.event_id = e.id AND d.status <> 'delivered'), \
-     (SELECT COUNT(*) FROM gw_deliveries d WHERE d.event_id = e.id AND d.status <> 'delivered' \
-         AND (d.status <> 'dead' OR d.finished_at >= $1)) \
-     FROM gw_events e WHERE e.id > $2 AND e.id < $3 ORDER BY e.id LIMIT $4";
+     (SELECT COUNT(*) FROM ",
+    deliveries_that_keep_it!("$1"),
+    ") FROM gw_events e WHERE e.id > $2 AND e.id < $3 ORDER BY e.id LIMIT $4"
+);
 
 /// Why a routed event has no delivery.
 const DEAD_LETTERS_EXPIRED: &str = "dead_letters_expired";
@@ -43,8 +57,9 @@ const LOCK: &str = concat!("SELECT id FROM gw_events WHERE id", in_list!("$1"), 
 const STILL_EXPIRED: &str = concat!(
     "SELECT e.id FROM gw_events e WHERE e.id",
     in_list!("$1"),
-    " AND NOT EXISTS (SELECT 1 FROM gw_deliveries d WHERE d.event_id = e.id AND d.status <> 'delivered' \
-         AND (d.status <> 'dead' OR d.finished_at >= $2))"
+    " AND NOT EXISTS (SELECT 1 FROM ",
+    deliveries_that_keep_it!("$2"),
+    ")"
 );
 
 const DELETE_ATTEMPTS: &str = concat!(
